@@ -1,0 +1,106 @@
+"""The registry: how a kind named in a scenario becomes a function, whoever wrote it.
+
+A registry knows names, functions and their settings. It knows nothing of what the functions do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from fedsim.core.errors import ScenarioError, choices
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry(Generic[F]):
+    """Functions by name: what the simulator gives them by name, the rest of their parameters a scenario may set.
+
+    *noun* is the word that error lines and entry points (group ``fedsim.<noun>``) use; *given* are the parameter
+    names that the simulator fills in itself, where a function asks for them.
+    """
+
+    def __init__(self, noun: str, given: Iterable[str] = ()) -> None:
+        self.noun = noun
+        self.given = frozenset(given)
+        self._entries: dict[str, F] = {}
+
+    def register(self, name: str) -> Callable[[F], F]:
+        """Return a decorator that files a function under *name*."""
+
+        def file(function: F) -> F:
+            if name in self._entries:
+                raise ValueError(f"{self.noun} {name!r} is registered twice")
+            self._entries[name] = function
+            return function
+
+        return file
+
+    def names(self) -> list[str]:
+        """Return every name, sorted: ours, and those that installed packages bring."""
+        return sorted({*self._entries, *(point.name for point in entry_points(group=f"fedsim.{self.noun}"))})
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def get(self, name: str, *, at: str) -> F:
+        """Return the function called *name*; ``package.module:name`` is imported.
+
+        *at* is the dotted key of the scenario that asks. Raises ScenarioError when there is none.
+        """
+        if name in self._entries:
+            return self._entries[name]
+        if ":" in name:
+            return load_object(name, at=at)
+        for point in entry_points(group=f"fedsim.{self.noun}", name=name):
+            return point.load()
+        raise ScenarioError(
+            f"{at} = {name!r}: no such {self.noun}. {choices(name, self.names())}"
+            f" Your own goes in as 'package.module:name'."
+        )
+
+
+    def settings(self, function: F) -> dict[str, inspect.Parameter]:
+        """Return what a scenario may set of *function*: its parameters but the given ones, annotations resolved.
+
+        >>> def ring(key, *, capacity: int = 10): ...
+        >>> list(Registry("replay", given=["key"]).settings(ring))
+        ['capacity']
+        """
+        named = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        hints = _hints(function)
+        return {
+            name: parameter.replace(annotation=hints.get(name, Any))
+            for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind in named and name not in self.given
+        }
+
+    def call(self, function: F, settings: Mapping[str, Any], **given: Any) -> Any:
+        """Return ``function(...)`` with *settings* and those of *given* that it asks for by name."""
+        asked = inspect.signature(function).parameters
+        return function(**{name: value for name, value in given.items() if name in asked}, **settings)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    target = function.__init__ if inspect.isclass(function) else function
+    try:
+        return get_type_hints(target, include_extras=True)
+    except (NameError, TypeError):  # A stranger's annotations may not resolve; their settings then go unchecked.
+        return {}
+
+
+def load_object(path: str, *, at: str) -> Any:
+    """Return the object at ``package.module:name``; raise ScenarioError, in one line, when it is not there."""
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # Whatever a stranger's module raises while it loads is the reader's to see.
+        raise ScenarioError(f"{at} = {path!r}: cannot import {module_name!r} ({error}).") from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        public = [entry for entry in vars(module) if not entry.startswith("_")]
+        raise ScenarioError(f"{at} = {path!r}: {module_name!r} has no {name!r}. {choices(name, public)}") from None

@@ -1,0 +1,102 @@
+"""What a source of data is: examples that all sit in one pool, or examples made for each client when asked for.
+
+Knows how a file is found and fingerprinted. Knows no clients and no partition.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from fedsim.core.errors import ScenarioError
+from fedsim.core.registry import Registry
+from fedsim.core.types import Array, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Features and targets, row by row. Shapes: x (n, ...) float32, images channel first; y (n,) int64."""
+
+    x: Array
+    y: Array
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Examples kept once, for a partition to share out.
+
+    *outputs* is the number of classes. *test* is the source's own test part, where it has one. *groups* names the
+    natural client of each training example, 0 to g - 1. *files* maps each file read to its SHA-256.
+    """
+
+    train: Examples
+    outputs: int
+    test: Examples | None = None
+    groups: IntArray | None = None
+    files: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Generator(Protocol):
+    """Examples made for one client at a time, each client's a function of (key, client) alone."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one example's features."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Return the number of classes."""
+        ...
+
+    def sizes(self, clients: IntArray) -> IntArray:
+        """Return how many examples each of *clients* holds. Shapes: (n,) -> (n,)."""
+        ...
+
+    def client(self, client: int) -> Examples:
+        """Return the examples of *client*."""
+        ...
+
+
+Find = Callable[[str], Path]
+"""Turns a path of the scenario into one on disk, or raises ScenarioError."""
+
+sources: Registry[Callable[..., Pool | Generator]] = Registry("source", given=["find", "key"])
+"""Functions that return a Pool or a Generator. Given: ``find`` (Find), ``key`` (Key)."""
+
+DATA_VARIABLE = "FEDSIM_DATA"
+
+
+def finder(beside: Path) -> Find:
+    """Return the rule by which every file source looks up *path*: as it is, beside the scenario, under $FEDSIM_DATA."""
+
+    def find(path: str) -> Path:
+        places = [beside / path]  # An absolute path swallows the folder before it.
+        if root := os.environ.get(DATA_VARIABLE):
+            places.append(Path(root) / path)
+        for place in places:
+            if place.exists():
+                return place
+        tried = " and ".join(str(place) for place in dict.fromkeys(places))
+        hint = "" if root or Path(path).is_absolute() else f" Set {DATA_VARIABLE} to the folder that holds your data."
+        raise ScenarioError(f"data.source.path = {path!r}: not found. Looked at {tried}.{hint}")
+
+    return find
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def changed(files: dict[str, str]) -> list[str]:
+    """Return those of *files* whose bytes are no longer what their fingerprint says, or which are gone."""
+    return [name for name, mark in files.items() if not Path(name).exists() or fingerprint(Path(name)) != mark]
