@@ -60,7 +60,7 @@ class Key:
         Counter-based (two rounds of the SplitMix64 finaliser over 128 bits of key, Steele et al. 2014), so that
         a property of a million clients costs nothing until they are touched. Shapes: ids (n,) -> (n,).
 
-        >>> Key(1).uniform(np.arange(3))[1] == Key(1).uniform(np.array([1]))[0]
+        >>> bool(Key(1).uniform(np.arange(3))[1] == Key(1).uniform(1)[0])
         True
         """
         low = np.uint64(int.from_bytes(self.digest[:8], "little"))
