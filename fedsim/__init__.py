@@ -1,0 +1,33 @@
+"""fedsim: a federated and online learning simulator. Virtual time, real training, reproducible bit for bit.
+
+Importing it is cheap: torch and Flower come in when the first run needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fedsim.core.errors import FedsimError, RunError, ScenarioError
+from fedsim.core.keys import Key
+
+if TYPE_CHECKING:
+    from fedsim.record.runs import Run, load
+    from fedsim.run import run
+
+__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "load", "run"]
+
+_LATE = {"Run": "fedsim.record.runs", "load": "fedsim.record.runs", "run": "fedsim.run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_LATE[name]), name)
+    globals()[name] = value  # Also keeps the function `run` in front of the submodule of that name.
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

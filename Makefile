@@ -1,0 +1,38 @@
+# Everything starts from a fresh clone: each target sets up what it needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# One intra-op thread per process: faster for small models, and what makes digests equal.
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: setup demo test reproduce bench types clean
+
+setup: $(VENV)/.done  ## virtual environment with pinned packages
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: setup  ## run the quickstart scenario
+	$(BIN)/fedsim run scenarios/quickstart.toml
+
+test: setup  ## all tests but the slow ones
+	$(BIN)/python -m pytest
+
+reproduce: setup  ## published results, minutes to an hour; wants FEDSIM_DATA
+	$(BIN)/python -m pytest -m slow tests
+
+types: setup  ## pyright, strict
+	$(BIN)/pyright
+
+bench: setup  ## the figures of analysis/benchmarks/RESULTS.md
+	$(BIN)/python -m analysis.benchmarks.overhead
+	$(BIN)/python -m analysis.benchmarks.scale
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,139 @@
+"""The federation's data: which examples each client trains on, which it keeps back, which the server scores on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.core.errors import ScenarioError
+from fedsim.core.keys import Key
+from fedsim.core.types import IntArray
+from fedsim.data.partition import Partition
+from fedsim.data.source import Examples, Generator, Pool
+
+TEST_FRACTION = 0.2
+"""Held out for the server where neither the scenario nor the source says otherwise."""
+
+TEST_CLIENTS = 100
+"""How many clients' held-out parts make the server's test set when data are generated per client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Federation:
+    """Clients 0 to count - 1 and their examples.
+
+    Positions are places in the pool, or in the client's own examples where data are generated. *kept_back* is the
+    share of a client's examples that federated evaluation uses and training never sees.
+    """
+
+    count: int
+    outputs: int
+    shape: tuple[int, ...]
+    test: Examples
+    files: dict[str, str]
+    key: Key
+    pooled: Examples | None = None
+    partition: Partition | None = None
+    generator: Generator | None = None
+    test_fraction: float = 0.0
+    kept_back: float = 0.0
+
+    def sizes(self, clients: IntArray) -> IntArray:
+        """Return how many examples each of *clients* trains on. Shapes: (n,) -> (n,)."""
+        held = self._held(clients)
+        return held - np.where(held > 1, np.clip((held * self.kept_back).astype(np.int64), self.kept_back > 0, None), 0)
+
+    def train(self, client: int) -> IntArray:
+        """Return the positions that *client* trains on, ascending."""
+        positions = self._positions(client)
+        size = int(self.sizes(np.array([client]))[0])
+        return positions if size == len(positions) else np.sort(self._shuffled(client, positions)[:size])
+
+    def validation(self, client: int) -> IntArray:
+        """Return the positions that *client* keeps back for evaluation; one with a single example scores on that."""
+        positions = self._positions(client)
+        size = int(self.sizes(np.array([client]))[0])
+        return positions if size == len(positions) else np.sort(self._shuffled(client, positions)[size:])
+
+    def examples(self, client: int) -> Examples:
+        """Return the examples of a generated client, test part included; positions are places in them."""
+        assert self.generator is not None
+        return self.generator.client(client)
+
+    def labels(self, client: int) -> IntArray:
+        """Return the targets that *client* trains on, in order of position."""
+        targets = self.pooled.y if self.pooled is not None else self.examples(client).y
+        return targets[self.train(client)]
+
+    def _held(self, clients: IntArray) -> IntArray:
+        if self.partition is not None:
+            return self.partition.offsets[clients + 1] - self.partition.offsets[clients]
+        assert self.generator is not None
+        sizes = self.generator.sizes(clients)
+        return sizes - _test_size(sizes, self.test_fraction)
+
+    def _positions(self, client: int) -> IntArray:
+        if self.partition is not None:
+            return self.partition.positions(client)
+        return np.arange(int(self._held(np.array([client]))[0]), dtype=np.int64)
+
+    def _shuffled(self, client: int, positions: IntArray) -> IntArray:
+        return self.key.fold("kept back", client).numpy().permutation(positions)
+
+
+def pool_federation(
+    pool: Pool, partition: Partition, test: Examples, train: Examples, key: Key, kept_back: float
+) -> Federation:
+    """Return the federation of *partition* over *train*."""
+    return Federation(
+        count=len(partition.offsets) - 1, outputs=pool.outputs, shape=train.x.shape[1:], test=test, files=pool.files,
+        key=key, pooled=train, partition=partition, kept_back=kept_back,
+    )  # fmt: skip
+
+
+def generated_federation(
+    generator: Generator, clients: int, key: Key, test_fraction: float | None, kept_back: float
+) -> Federation:
+    """Return the federation of *clients* generated clients; each one's last examples are its test part.
+
+    The server scores on the test parts of the first 100 clients, so that a fleet of a million can be built at once.
+    """
+    share = TEST_FRACTION if test_fraction is None else test_fraction
+    parts: list[Examples] = []
+    for client in range(min(clients, TEST_CLIENTS)):
+        examples = generator.client(client)
+        size = int(_test_size(np.array([len(examples)]), share)[0])
+        parts.append(Examples(examples.x[len(examples) - size :], examples.y[len(examples) - size :]))
+    test = Examples(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
+    return Federation(
+        count=clients, outputs=generator.outputs, shape=generator.shape, test=test, files={}, key=key,
+        generator=generator, test_fraction=share, kept_back=kept_back,
+    )  # fmt: skip
+
+
+def split(pool: Pool, test_fraction: float | None, key: Key) -> tuple[Examples, Examples, IntArray]:
+    """Return (train, test, positions of train in the pool).
+
+    A *test_fraction* that the scenario gives is held out of the training part at random; without one, the source's
+    own test part is used where it has one, and a fifth is held out where it has none.
+    """
+    train = pool.train
+    if test_fraction is None and pool.test is not None:
+        return train, pool.test, np.arange(len(train), dtype=np.int64)
+    share = TEST_FRACTION if test_fraction is None else test_fraction
+    size = round(len(train) * share)
+    if not 0 < size < len(train):
+        raise ScenarioError(
+            f"data.test_fraction = {share}: leaves {len(train) - size} of {len(train)} examples to train on and"
+            f" {size} to test on; both must have at least one."
+        )
+    order = key.fold("test").numpy().permutation(len(train))
+    held, kept = np.sort(order[:size]), np.sort(order[size:])
+    return Examples(train.x[kept], train.y[kept]), Examples(train.x[held], train.y[held]), kept
+
+
+def _test_size(sizes: IntArray, share: float) -> IntArray:
+    # At least one example stays to train on, and one is tested on where there are two.
+    return np.where(sizes > 1, np.clip((sizes * share).astype(np.int64), 1, sizes - 1), 0)
+

@@ -1,0 +1,180 @@
+"""Every touch of Flower's private names, in one place; each has a canary test in ``tests/flower``.
+
+Supports flwr 1.38 and later, below 2. A name that has moved makes the canary fail, not a run go wrong.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message
+from flwr.serverapp.strategy import Strategy, strategy_utils
+from flwr.supercore.differential_privacy import KEY_NORM_BIT
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedsim.core.keys import Key
+from fedsim.core.types import Array as NDArray
+from fedsim.core.types import Params
+
+NORM_BIT = KEY_NORM_BIT
+"""The metric that Flower's adaptive clipping mod adds to a reply."""
+
+SERVER_NODE = 1
+"""The node id of Flower's SuperLink."""
+
+READS_ONLY = frozenset({"FedAvg", "FedProx", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad"})
+"""Stock strategies that never write into a reply's arrays: these may read the engine's own memory."""
+
+
+def set_identity(node: int = SERVER_NODE) -> None:
+    """Tell Flower who is speaking: from 1.38 on ``Message()`` raises without it. Process-wide, hence constant."""
+    identity: Any = TaskIdentity
+    identity.task_id, identity.run_id, identity.node_id = 1, 1, node
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Give *message* an id. Flower's own grids do exactly this; there is no public setter."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+class LazyArray(Array):
+    """A Flower Array over a numpy array that is serialised only if someone asks for its bytes.
+
+    ``numpy()`` returns the array itself, read-only, or a copy that may be written (*writable*).
+    """
+
+    __slots__ = ()
+
+    def __init__(self, array: NDArray, *, writable: bool = False) -> None:
+        view = array.view()
+        view.flags.writeable = False
+        self.__dict__.update(
+            _array=view, _writable=writable, dtype=str(view.dtype), shape=tuple(view.shape), stype="numpy.ndarray"
+        )
+
+    @property
+    def data(self) -> bytes:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Return the bytes that would be sent (numpy's .npy format)."""
+        if "_data" not in self.__dict__:
+            self.__dict__["_data"] = Array.from_numpy_ndarray(self.__dict__["_array"]).data
+        return self.__dict__["_data"]
+
+    @data.setter
+    def data(self, value: bytes) -> None:
+        self.__dict__["_data"] = value
+
+    def numpy(self) -> NDArray:
+        """Return the array without a detour over bytes."""
+        array = self.__dict__["_array"]
+        return array.copy() if self.__dict__["_writable"] else array
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Array, (self.dtype, self.shape, self.stype, self.data))
+
+
+LazyArray.__qualname__ = "Array"  # Flower writes the class's name into the object's header, hence into its id.
+
+
+@functools.cache
+def lazy_arrays_work() -> bool:
+    """Return whether this flwr takes a LazyArray for an Array: same object id, same bytes, same numbers."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    try:
+        record, plain = ArrayRecord(), ArrayRecord({"a": Array(array)})
+        record["a"] = LazyArray(array)
+        return record.object_id == plain.object_id and np.array_equal(record["a"].numpy(), array)
+    except Exception:  # Whatever a future flwr does with it: then every reply is serialised, slower and as right.
+        return False
+
+
+def array_record(params: Params, *, writable: bool = True) -> ArrayRecord:
+    """Return *params* as an ArrayRecord, without serialising where this flwr allows it."""
+    if not lazy_arrays_work():
+        return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in params.items()})
+    record = ArrayRecord()
+    for name, array in params.items():
+        record[name] = LazyArray(array, writable=writable)
+    return record
+
+
+@functools.lru_cache(maxsize=4096)
+def encoded_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Return how many bytes Flower makes of an array, from its type and shape alone (numpy's .npy format).
+
+    >>> encoded_bytes("float32", (200, 784))
+    627328
+    """
+    header = BytesIO()
+    description = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, description)
+    return len(header.getvalue()) + int(np.prod(shape)) * np.dtype(dtype).itemsize
+
+
+@contextmanager
+def virtual_sleep(sleep: Callable[[float], None]) -> Iterator[None]:
+    """Within, Flower's node sampling waits on *sleep* instead of the host's clock."""
+    module: Any = strategy_utils
+    before = module.sleep
+    module.sleep = sleep
+    try:
+        yield
+    finally:
+        module.sleep = before
+
+
+Heard = Callable[[str, int, Any], None]
+"""Told (step, round, what the step returned) each time a strategy has done a step."""
+
+
+def name_draws(strategy: Strategy, key: Key, heard: Heard = lambda *_: None) -> Strategy:
+    """Return *strategy*, its steps made to draw from generators named by step and round, and *heard* to be told.
+
+    Flower samples nodes from the global ``random`` and differential-privacy noise from the global
+    ``numpy.random``; both are set for the call and given back as they were.
+    """
+    for step in ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate"):
+        setattr(strategy, step, _named(getattr(strategy, step), key.fold("strategy", step), heard))
+    return strategy
+
+
+def _named(step: Callable[..., Any], key: Key, heard: Heard) -> Callable[..., Any]:
+    @functools.wraps(step)
+    def call(server_round: int, *args: Any, **kwargs: Any) -> Any:
+        named = key.fold("round", server_round)
+        before, before_numpy = random.getstate(), np.random.get_state()
+        random.seed(named.seed64())
+        np.random.seed(named.seed64() % 2**32)
+        try:
+            result = step(server_round, *args, **kwargs)
+            if step.__name__.startswith("configure"):
+                result = list(result)  # A generator would draw later, when the names are gone.
+        finally:
+            random.setstate(before)
+            np.random.set_state(before_numpy)
+        heard(step.__name__, server_round, result)
+        return result
+
+    return call
+
+
+@contextmanager
+def log_to(path: Path | None) -> Iterator[None]:
+    """Within, Flower's log goes to the file *path* and nowhere else; to nowhere at all when there is no path."""
+    logger = logging.getLogger("flwr")
+    handlers, propagate = list(logger.handlers), logger.propagate
+    handler = logging.NullHandler() if path is None else logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(levelname)s : %(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+        handler.close()

@@ -1,0 +1,156 @@
+"""Our values as Flower records and back, and how many bytes they are on the wire.
+
+Here Flower's ``node_id`` becomes *client*, and stays so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedsim.client import Memory, Order, Reply
+from fedsim.core.errors import RunError
+from fedsim.core.types import Params
+from fedsim.flower.compat import LazyArray, array_record, encoded_bytes
+from fedsim.learn.work import Job, Start
+
+NODE_OFFSET = 1000
+"""node_id = client + 1000: deterministic, and clear of 0 and 1, which Flower keeps for itself."""
+
+FRAMING_BYTES = 446
+"""What Flower adds to a message: metadata, record headers, object ids. Measured on flwr 1.41, three records."""
+
+FRAMING_ARRAY_BYTES = 316
+"""What Flower adds per array: its own header and that of its chunk. Measured on flwr 1.41."""
+
+_JOB = {field.name: field.name.replace("_", "-") for field in dataclasses.fields(Job) if field.name != "kind"}
+_STATE = "fedsim"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes of one message: what it carries, and what Flower wraps around it."""
+
+    payload: int
+    framing: int
+
+    @property
+    def total(self) -> int:
+        """Return payload and framing together."""
+        return self.payload + self.framing
+
+
+def node_of(client: int) -> int:
+    """Return Flower's node id of *client*."""
+    return client + NODE_OFFSET
+
+
+def client_of(node: int) -> int:
+    """Return the client behind Flower's *node* id."""
+    return node - NODE_OFFSET
+
+
+def job_config(job: Job) -> ConfigRecord:
+    """Return *job* as the config record that travels with the parameters."""
+    return ConfigRecord({wire: getattr(job, name) for name, wire in _JOB.items()})
+
+
+def order_of(message: Message, starts: StartCache) -> Order:
+    """Return what *message* asks for: Flower's names for settings of ours win where a strategy sets them."""
+    content = message.content
+    config = next(iter(content.config_records.values()), ConfigRecord())
+    kind = message.metadata.message_type
+    if kind not in ("train", "evaluate"):
+        raise RunError(f"a message of type {kind!r} came in; our client takes 'train' and 'evaluate'")
+    fields = {name: config[wire] for name, wire in _JOB.items() if wire in config}
+    arrays = next(iter(content.array_records.values()), None)
+    if arrays is None:
+        raise RunError(f"a {kind!r} message came in without parameters")
+    return Order(Job(kind=kind, **fields), starts.of(arrays))  # pyright: ignore[reportArgumentType]
+
+
+class StartCache:
+    """Decodes each set of parameters once, however many messages carry it."""
+
+    def __init__(self) -> None:
+        self._last: tuple[ArrayRecord, Start] | None = None
+
+    def of(self, arrays: ArrayRecord) -> Start:
+        """Return the parameters in *arrays*."""
+        if self._last is None or self._last[0] is not arrays:
+            self._last = (arrays, Start(params_of(arrays)))
+        return self._last[1]
+
+
+def params_of(arrays: ArrayRecord) -> Params:
+    """Return the numpy arrays in a record."""
+    return {name: array.numpy() for name, array in arrays.items()}
+
+
+def snapshot(content: RecordDict) -> RecordDict:
+    """Return *content* as it is now: strategies go on changing the config record they have sent.
+
+    Array records are shared: their bytes cannot change.
+    """
+    copy = RecordDict()
+    for name, record in content.items():
+        copy[name] = record if isinstance(record, ArrayRecord) else record.copy()
+    return copy
+
+
+def reply_content(reply: Reply, *, writable: bool) -> RecordDict:
+    """Return *reply* as Flower records: one of arrays (training) and one of metrics."""
+    content = RecordDict()
+    if reply.params:
+        content["arrays"] = array_record(reply.params, writable=writable)
+    content["metrics"] = MetricRecord(dict(reply.metrics))
+    return content
+
+
+def size_of(content: RecordDict) -> Size:
+    """Return the bytes of *content* on the wire: the payload is what Flower's own ``count_bytes`` says.
+
+    Arrays are measured by shape, not serialised for it.
+    """
+    payload, arrays = 0, 0
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            arrays += len(record)
+            payload += sum(len(key) + _array_bytes(array) for key, array in record.items())
+        else:
+            payload += record.count_bytes()
+    return Size(payload, FRAMING_BYTES + FRAMING_ARRAY_BYTES * arrays)
+
+
+def reply_size(params: Mapping[str, tuple[str, tuple[int, ...]]], metrics: tuple[str, ...]) -> Size:
+    """Return the bytes of a reply from names, types and shapes alone, before any number in it exists."""
+    payload = sum(8 + len(name) for name in metrics)
+    payload += sum(len(name) + encoded_bytes(*form) for name, form in params.items())
+    return Size(payload, FRAMING_BYTES + FRAMING_ARRAY_BYTES * len(params))
+
+
+def forms(params: Params) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the type and shape of each array: all that its size on the wire depends on."""
+    return {name: (str(array.dtype), array.shape) for name, array in params.items()}
+
+
+def memory_of(state: RecordDict) -> Memory:
+    """Return a client's memory from its Flower state."""
+    record = state.config_records.get(_STATE)
+    return Memory() if record is None else Memory(int(record["trained"]), int(record["evaluated"]))  # pyright: ignore[reportArgumentType]
+
+
+def keep_memory(state: RecordDict, memory: Memory) -> None:
+    """Write *memory* into a client's Flower state, where it outlives the process."""
+    state[_STATE] = ConfigRecord(dataclasses.asdict(memory))
+
+
+def _array_bytes(array: object) -> int:
+    if isinstance(array, LazyArray):
+        return encoded_bytes(array.dtype, array.shape)
+    return len(array.data)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
+
+

@@ -1,0 +1,76 @@
+"""What training costs in floating-point operations, counted on the real model; the clock is made of this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedsim.core.errors import ScenarioError
+from fedsim.learn.models import trainable
+from fedsim.learn.objectives import Objective
+from fedsim.learn.optim import flops_per_step
+from fedsim.learn.work import Job
+
+ELEMENTWISE = 4.0
+"""Operations charged per element that a layer puts out (bias, activation, their gradients): torch counts none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Operations per example, forward alone and with the gradient, and the number of trained parameters."""
+
+    forward: float
+    training: float
+    parameters: int
+
+    def of(self, job: Job, examples: int) -> float:
+        """Return the operations that *job* takes on a client with *examples* examples."""
+        if job.kind == "evaluate":
+            return self.forward * examples
+        start = self.forward * examples if job.initial_loss else 0.0
+        updates = flops_per_step(job, self.parameters) * job.batches(examples)
+        return start + self.training * job.seen(examples) + updates
+
+
+def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops:
+    """Return what *model* costs per example of the batch (x, y), by torch's counter and a charge per element put out.
+
+    A model whose matrix products torch does not see (embedding lookups, an LSTM on a CPU) declares
+    ``flops_per_example`` for the forward pass, of which training takes three times as much.
+    Raises ScenarioError when neither says anything: a clock that stands still is worse than none.
+    """
+    parameters = sum(parameter.numel() for parameter in trainable(model).values())
+    declared: Any = getattr(model, "flops_per_example", None)
+    if declared is not None:
+        return Flops(float(declared), 3.0 * float(declared), parameters)
+    elements = 0
+
+    def add(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
+        nonlocal elements
+        elements += outputs.numel() if isinstance(outputs, Tensor) else 0
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    hooks = [leaf.register_forward_hook(add) for leaf in leaves]
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as forward:
+            model(x)
+        extra = ELEMENTWISE * elements
+        with torch.enable_grad(), FlopCounterMode(display=False) as training:
+            objective.loss(model(x), y).backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.zero_grad(set_to_none=True)
+    if not training.get_total_flops():
+        raise ScenarioError(
+            f"model.kind: {type(model).__name__} counts zero floating-point operations, so its training would take no"
+            f" time. Give it an attribute flops_per_example (forward pass, one example)."
+        )
+    rows = len(x)
+    return Flops(
+        (forward.get_total_flops() + extra / 2) / rows, (training.get_total_flops() + extra) / rows, parameters
+    )

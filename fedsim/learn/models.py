@@ -1,0 +1,97 @@
+"""The models a scenario can name, and how one comes to its first parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedsim.core.errors import ScenarioError
+from fedsim.core.keys import Key
+from fedsim.core.registry import Registry
+from fedsim.core.types import Count, Params
+
+models: Registry[Callable[..., nn.Module]] = Registry("model", given=["shape", "outputs"])
+"""Functions or classes that return an ``nn.Module``. Given: ``shape`` of one example, number of ``outputs``."""
+
+
+@models.register("logreg")
+def logreg(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """A linear classifier: (inputs + 1) * outputs parameters."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs))
+
+
+@models.register("mlp")
+def mlp(shape: tuple[int, ...], outputs: int, *, hidden: Sequence[Count]) -> nn.Module:
+    """A multilayer perceptron with ReLU; ``hidden = [200, 200]`` on 28 x 28 images is McMahan's 2NN, 199,210 parameters.
+
+    Reference: McMahan et al. 2017, arXiv:1602.05629, section 3.
+    """
+    widths = [math.prod(shape), *hidden]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, width in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(inputs, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+
+
+@models.register("cnn")
+def cnn(shape: tuple[int, ...], outputs: int) -> nn.Module:
+    """McMahan's CNN: two 5 x 5 convolutions (32, 64), each with 2 x 2 pooling, then 512; 1,663,370 parameters on 28 x 28.
+
+    Reference: McMahan et al. 2017, arXiv:1602.05629, section 3.
+    """
+    if len(shape) != 3 or min(shape[1:]) < 4:
+        raise ScenarioError(
+            f"model.kind = 'cnn': wants images of shape (channels, height, width), 4 x 4 or more; these examples have"
+            f" shape {shape}. 'mlp' and 'logreg' take any shape."
+        )
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 512), nn.ReLU(),
+        nn.Linear(512, outputs),
+    )  # fmt: skip
+
+
+def build(kind: str, settings: dict[str, Any], shape: tuple[int, ...], outputs: int, key: Key) -> nn.Module:
+    """Return the model *kind*, its first parameters drawn from *key* (PyTorch's own initialisation).
+
+    Raises ScenarioError for a model that cannot be trained here: it is not an ``nn.Module``, has nothing to train,
+    or keeps buffers, which no message carries yet.
+    """
+    with torch.random.fork_rng(devices=[]):  # Layers draw from torch's global generator: borrow it, give it back.
+        torch.manual_seed(key.seed64())
+        make = models.get(kind, at="model.kind")
+        model: Any = models.call(make, settings, shape=shape, outputs=outputs)
+    if not isinstance(model, nn.Module):
+        raise ScenarioError(f"model.kind = {kind!r}: returned a {type(model).__name__}, not a torch.nn.Module.")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ScenarioError(f"model.kind = {kind!r}: has no trainable parameter.")
+    if buffers := [name for name, _ in model.named_buffers()]:
+        raise ScenarioError(
+            f"model.kind = {kind!r}: keeps buffers ({', '.join(buffers[:3])}), which are not averaged yet."
+            f" Use GroupNorm or LayerNorm where it uses BatchNorm."
+        )
+    return model.train()
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, and so travel; frozen ones stay as the model was built."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def params_of(model: nn.Module) -> Params:
+    """Return a copy of the trainable parameters as numpy arrays, in the module's order."""
+    return {name: parameter.detach().cpu().numpy().copy() for name, parameter in trainable(model).items()}
+
+
+def load_params(model: nn.Module, params: Params) -> nn.Module:
+    """Return *model* with *params* written into it."""
+    with torch.no_grad():
+        for name, parameter in trainable(model).items():
+            parameter.copy_(torch.tensor(params[name]))
+    return model

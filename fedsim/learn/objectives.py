@@ -1,0 +1,64 @@
+"""What a model is trained and scored on: a loss for one batch, and sums from which scores over any set follow.
+
+Scores come from sums over examples, never from means of batch means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fedsim.core.registry import Registry
+
+
+class Objective(Protocol):
+    """A learning task. Targets may be classes, numbers or token sequences: only the objective looks inside."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss over a batch, a scalar that can be differentiated."""
+        ...
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return additive sums over a batch, ``examples`` among them."""
+        ...
+
+    def scores(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores that *sums* (added up over batches) amount to; ``loss`` is always one of them."""
+        ...
+
+
+objectives: Registry[Callable[..., Objective]] = Registry("objective")
+
+
+class Classification:
+    """Cross-entropy over classes; scores are the mean loss and the share of correct answers."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy. Shapes: outputs (b, classes), targets (b,) -> ()."""
+        return F.cross_entropy(outputs, targets)
+
+    def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return summed loss, number correct, number of examples."""
+        return {
+            "loss": F.cross_entropy(outputs, targets, reduction="sum"),
+            "correct": (outputs.argmax(-1) == targets).sum(),
+            "examples": torch.tensor(targets.numel()),
+        }
+
+    def scores(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Return accuracy and loss.
+
+        >>> Classification().scores({"loss": 3.0, "correct": 1.0, "examples": 4.0})
+        {'accuracy': 0.25, 'loss': 0.75}
+        """
+        return {"accuracy": sums["correct"] / sums["examples"], "loss": sums["loss"] / sums["examples"]}
+
+
+@objectives.register("classification")
+def classification() -> Objective:
+    """Cross-entropy; accuracy and loss are reported."""
+    return Classification()

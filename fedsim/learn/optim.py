@@ -1,0 +1,80 @@
+"""Local optimisers, on parameters stacked over clients: elementwise, in place, one row a client.
+
+What is written here has the arithmetic of ``torch.optim.SGD``; stacking rows changes no bit of any row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedsim.core.errors import ScenarioError
+from fedsim.core.registry import Registry
+from fedsim.core.types import NonNegative, Positive
+from fedsim.learn.work import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Sgd:
+    """Settings of mini-batch SGD, as a job carries them."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+
+
+optimizers: Registry[Callable[..., Sgd]] = Registry("optimizer")
+
+
+@optimizers.register("sgd")
+def sgd(
+    *, lr: Positive, momentum: NonNegative = 0.0, weight_decay: NonNegative = 0.0, nesterov: bool = False
+) -> Sgd:
+    """Mini-batch SGD with momentum and weight decay (``torch.optim.SGD``); its state starts anew with each task."""
+    if momentum >= 1:
+        raise ScenarioError(f"training.optimizer.momentum = {momentum}: must be < 1; 0.9 is usual.")
+    if nesterov and not momentum:
+        raise ScenarioError("training.optimizer.nesterov = true: needs momentum > 0; 0.9 is usual.")
+    return Sgd(lr, momentum, weight_decay, nesterov)
+
+
+def flops_per_step(job: Job, parameters: int) -> float:
+    """Return what one update costs beyond the gradient: 2 operations per parameter for each term of the rule."""
+    terms = 1 + (job.weight_decay > 0) + (job.momentum > 0) + job.nesterov + 1.5 * (job.proximal_mu > 0)
+    return 2.0 * terms * parameters
+
+
+class Rows:
+    """Stacked parameters of a chunk of clients, and the optimiser state that goes with them.
+
+    Shapes: every tensor is (rows, ...). All rows follow the same job; *starts* are the parameters they came from.
+    """
+
+    def __init__(self, job: Job, starts: list[Tensor]) -> None:
+        self.job = job
+        self.params = [start.clone(memory_format=torch.contiguous_format) for start in starts]
+        self._starts = starts
+        self._moments = [torch.zeros_like(p) for p in self.params] if job.momentum else []
+
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], first: bool) -> None:
+        """Update *rows* in place, given their gradients; *first* says that it is the task's first step."""
+        job = self.job
+        for i, (whole, gradient) in enumerate(zip(self.params, gradients, strict=True)):
+            param = whole[rows]  # A slice is a view; an index is a copy, written back below.
+            if job.proximal_mu:
+                gradient = gradient.add(param - self._starts[i][rows], alpha=job.proximal_mu)
+            if job.weight_decay:
+                gradient = gradient.add(param, alpha=job.weight_decay)
+            if job.momentum:
+                moment = self._moments[i][rows]
+                moment = moment.copy_(gradient) if first else moment.mul_(job.momentum).add_(gradient)
+                if not isinstance(rows, slice):
+                    self._moments[i][rows] = moment
+                gradient = gradient.add(moment, alpha=job.momentum) if job.nesterov else moment
+            param.add_(gradient, alpha=-job.lr)
+            if not isinstance(rows, slice):
+                whole[rows] = param

@@ -1,0 +1,60 @@
+"""Examples as tensors: one pool for data that are kept once, a pool per chunk for data made client by client."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.core.types import IntArray
+from fedsim.data.federation import Federation
+from fedsim.data.source import Examples
+from fedsim.learn.work import Task
+
+CACHED_BYTES = 512 * 2**20
+"""How much of generated data is kept for clients that come back."""
+
+
+class Store:
+    """A federation's examples on one device, in one precision. Positions in, rows of tensors out."""
+
+    def __init__(self, federation: Federation, dtype: torch.dtype, device: torch.device) -> None:
+        self._federation, self._dtype, self._device = federation, dtype, device
+        pooled = federation.pooled
+        self._pool = self.tensors(pooled) if pooled is not None else None
+        self._made: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
+        self._made_bytes = 0
+
+    def tensors(self, examples: Examples) -> tuple[Tensor, Tensor]:
+        """Return *examples* as tensors; floating targets take the precision of the features, classes stay whole."""
+        x = torch.from_numpy(np.ascontiguousarray(examples.x))
+        y = torch.from_numpy(np.ascontiguousarray(examples.y))
+        x = x.to(self._device, self._dtype if x.is_floating_point() else x.dtype)
+        return x, y.to(self._device, self._dtype if y.is_floating_point() else y.dtype)
+
+    def pool(self, tasks: list[Task]) -> tuple[Tensor, Tensor, IntArray]:
+        """Return (x, y, offsets): tensors, and what to add to each task's positions to find its rows in them."""
+        if self._pool is not None:
+            return *self._pool, np.zeros(len(tasks), dtype=np.int64)
+        made = [self._client(task.client) for task in tasks]
+        offsets = np.concatenate([[0], np.cumsum([len(y) for _, y in made])[:-1]]).astype(np.int64)
+        if len(made) == 1:
+            return *made[0], offsets
+        return torch.cat([x for x, _ in made]), torch.cat([y for _, y in made]), offsets
+
+    def _client(self, client: int) -> tuple[Tensor, Tensor]:
+        if client in self._made:
+            self._made.move_to_end(client)
+            return self._made[client]
+        pair = self.tensors(self._federation.examples(client))
+        self._made[client] = pair
+        self._made_bytes += _size(pair)
+        while self._made_bytes > CACHED_BYTES and len(self._made) > 1:
+            self._made_bytes -= _size(self._made.popitem(last=False)[1])
+        return pair
+
+
+def _size(pair: tuple[Tensor, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in pair)

@@ -1,0 +1,128 @@
+"""Tracing: an ordinary module and loss become one flat graph that trains any number of clients at once.
+
+The graph is traced once per batch shape, on tensors without storage, for a number of rows so large and prime that
+every size in the graph which depends on it can be told by division; those sizes are then computed from the input.
+So one graph serves every chunk, and a row's bits cannot depend on which graph it ran through.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call, grad_and_value, vmap  # pyright: ignore[reportUnknownVariableType]
+from torch.fx import GraphModule, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from fedsim.core.errors import ScenarioError
+from fedsim.learn.models import trainable
+from fedsim.learn.objectives import Objective
+
+Gradient = Callable[[list[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
+"""(parameters (rows, ...), x (rows, b, ...), y (rows, b, ...)) -> (loss (rows,), gradients (rows, ...))."""
+
+ROWS = 1_000_003
+"""The stand-in for "number of rows" while tracing: prime, and larger than any real size in a graph."""
+
+_aten = torch.ops.aten
+_CONVOLUTIONS = {_aten.convolution.default, _aten.convolution_backward.default}
+
+
+def gradient(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Gradient:
+    """Return the gradient function of *model* under *objective* for batches shaped like *x* (b, ...) and *y* (b, ...).
+
+    Rows are stacked into one graph, but for convolutions on a CPU, which run one client at a time whatever the
+    chunk: grouped convolution with one client gives other bits there than with two, and is slower.
+    Raises ScenarioError when the model cannot be traced, draws random numbers, or its loss is not one number.
+    """
+    names = list(trainable(model))
+
+    def one(params: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
+        loss = objective.loss(functional_call(model, dict(zip(names, params, strict=True)), (x,)), y)
+        if loss.dim():
+            raise ScenarioError(
+                f"training.objective: the loss has shape {tuple(loss.shape)}; it must be one number, the batch's mean."
+            )
+        return loss
+
+    single = _trace(one, model, x, y, rows=None)
+    if x.device.type == "cpu" and any(node.target in _CONVOLUTIONS for node in single.graph.nodes):
+        return _one_by_one(single, len(names))
+    stacked = _trace(one, model, x, y, rows=ROWS)
+    _free_rows(stacked)
+
+    def run(params: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        *gradients, loss = stacked(*params, x, y)
+        return loss, gradients
+
+    return run
+
+
+def _one_by_one(graph: GraphModule, count: int) -> Gradient:
+    def run(params: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        rows = [graph(*(p[i] for p in params), x[i], y[i]) for i in range(len(x))]
+        if len(rows) == 1:
+            return rows[0][count].reshape(1), [g.unsqueeze(0) for g in rows[0][:count]]
+        return torch.stack([row[count] for row in rows]), [torch.stack(g) for g in list(zip(*rows, strict=True))[:count]]
+
+    return run
+
+
+def _trace(one: Callable[..., Tensor], model: nn.Module, x: Tensor, y: Tensor, rows: int | None) -> GraphModule:
+    def step(*flat: Tensor) -> list[Tensor]:
+        run: Any = grad_and_value(one)
+        gradients, loss = (vmap(run) if rows else run)(list(flat[:-2]), flat[-2], flat[-1])
+        return [*gradients, loss]
+
+    lead = () if rows is None else (rows,)
+    shapes = [*trainable(model).values(), x, y]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            flat = [torch.empty((*lead, *t.shape), dtype=t.dtype, device=t.device) for t in shapes]
+            graph = cast(GraphModule, make_fx(step)(*flat))  # pyright: ignore[reportUnknownVariableType]
+    except ScenarioError:
+        raise
+    except Exception as error:  # Anything a stranger's forward() may raise.
+        reason = str(error).strip().split("\n")[0][:160]
+        raise ScenarioError(
+            f"model.kind: {type(model).__name__} cannot be trained on a batch of shape {tuple(x.shape)}:"
+            f" {type(error).__name__}: {reason}"
+        ) from error
+    for node in graph.graph.nodes:
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ScenarioError(
+                f"model.kind: {type(model).__name__} draws random numbers while it trains ({node.target});"
+                f" layers like Dropout are not supported yet. Leave them out."
+            )
+    return graph
+
+
+def _free_rows(module: GraphModule) -> None:
+    """Replace every size that is a multiple of ROWS by that multiple of the rows at hand."""
+    graph = module.graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(inputs[-1]):
+        rows = graph.call_function(_aten.sym_size.int, (inputs[0], 0))
+    sizes: dict[int, Node] = {1: rows}
+
+    def free(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            items = cast(list[Any], list(value))  # pyright: ignore[reportUnknownArgumentType]
+            return [free(item) for item in items]
+        if isinstance(value, bool) or not isinstance(value, int) or value < ROWS or value % ROWS:
+            return value
+        multiple = value // ROWS
+        if multiple not in sizes:
+            with graph.inserting_after(rows):
+                sizes[multiple] = graph.call_function(operator.mul, (rows, multiple))
+        return sizes[multiple]
+
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node is not rows and node.target is not operator.mul:
+            node.args = tuple(free(argument) for argument in node.args)
+            node.kwargs = {name: free(argument) for name, argument in node.kwargs.items()}
+    module.recompile()

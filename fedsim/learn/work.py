@@ -1,0 +1,116 @@
+"""Work as values: the job a message orders, the task a client makes of it, the result an engine returns.
+
+A task holds all that its result depends on, and nothing of Flower, SimPy or torch: it can be pickled, sent to
+another process, computed now or later, alone or beside others, with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from fedsim.core.keys import Key
+from fedsim.core.types import IntArray, Params
+
+FULL = 0
+"""The batch size that stands for "all examples of the client" (McMahan's B = infinity)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The order form that a message carries: what to do with the parameters that come with it.
+
+    Either *epochs* or *steps* is positive, the other is 0. *batch_size* 0 means the client's whole data.
+    *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
+    *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
+    """
+
+    kind: Literal["train", "evaluate"] = "train"
+    epochs: int = 1
+    steps: int = 0
+    batch_size: int = FULL
+    lr: float = 0.1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    proximal_mu: float = 0.0
+    initial_loss: bool = False
+
+    def size(self, examples: int) -> int:
+        """Return the batch size on a client with *examples* examples."""
+        return examples if self.batch_size == FULL else min(self.batch_size, examples)
+
+    def batches(self, examples: int) -> int:
+        """Return the number of local steps on a client with *examples* examples."""
+        return self.steps or self.epochs * math.ceil(examples / self.size(examples))
+
+    def seen(self, examples: int) -> int:
+        """Return how many examples pass through the model, each pass counted; a short last batch counts as it is.
+
+        >>> Job(epochs=2, batch_size=10).seen(25), Job(epochs=0, steps=3, batch_size=10).seen(15)
+        (50, 25)
+        """
+        whole, rest = divmod(self.batches(examples), math.ceil(examples / self.size(examples)))
+        return whole * examples + min(rest * self.size(examples), examples)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Parameters to start from. Two starts with equal *content* are equal bit for bit."""
+
+    params: Params
+
+    @cached_property
+    def content(self) -> str:
+        """Return the content id: a SHA-256 over names, shapes, types and bytes."""
+        return digest_of(self.params)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One client's work on one message: everything its result depends on.
+
+    *number* counts the client's own tasks from 0; *positions* are places in the client's data, in the order in
+    which a sequential pass would read them; *key* names every draw that the task may make.
+    """
+
+    client: int
+    number: int
+    job: Job
+    start: Start
+    positions: IntArray
+    key: Key
+
+    @property
+    def label(self) -> str:
+        """Return how error lines call this task."""
+        return f"client {self.client}, task {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of a task: *params* (training only), *metrics* by name, and a digest of both."""
+
+    metrics: Mapping[str, float]
+    params: Params = field(default_factory=dict[str, np.ndarray])
+
+    @property
+    def digest(self) -> str:
+        """Return a SHA-256 over the metrics and the parameters."""
+        numbers = ",".join(f"{name}={float(value).hex()}" for name, value in sorted(self.metrics.items()))
+        return digest_of(self.params, numbers)
+
+
+def digest_of(params: Params, salt: str = "") -> str:
+    """Return the SHA-256, in hex, over *salt* and each array's name, type, shape and bytes, in the given order."""
+    mark = hashlib.sha256(salt.encode())
+    for name, array in params.items():
+        mark.update(f"|{name}:{array.dtype.str}:{array.shape}|".encode())
+        mark.update(np.ascontiguousarray(array).data)
+    return mark.hexdigest()

@@ -1,0 +1,132 @@
+"""What a scenario would cost, foretold by driving the event layer without training anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord
+
+from fedsim.core.types import IntArray
+from fedsim.flower import compat, records
+from fedsim.learn.work import Result, Task
+from fedsim.scenario.build import Parts, build
+from fedsim.scenario.load import Loaded
+from fedsim.sim.grid import VirtualGrid
+from fedsim.sim.rows import RoundRow, TaskRow
+
+REHEARSED_ROUNDS = 20
+"""Rounds that are rehearsed at most; the rest is foretold from their mean."""
+LABELS_FROM = 2000
+"""Clients whose labels are counted at most."""
+
+
+class Timekeeper:
+    """An engine that takes tasks and never computes them."""
+
+    def submit(self, task: Task) -> int:
+        """Take a task."""
+        return task.number
+
+    def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
+        """Refuse: nothing is computed in a rehearsal."""
+        raise AssertionError("a rehearsal computes nothing")
+
+    def discard(self, ticket: int) -> None:
+        """Forget a task."""
+
+
+@dataclass
+class _Rehearsal:
+    tasks: list[TaskRow] = field(default_factory=list[TaskRow])
+    rounds: list[RoundRow] = field(default_factory=list[RoundRow])
+
+    def task(self, row: TaskRow) -> None:
+        self.tasks.append(row)
+
+    def round(self, row: RoundRow) -> None:
+        self.rounds.append(row)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A scenario's world and its foretold cost. Bytes include framing; times are virtual."""
+
+    parts: Parts
+    sizes: IntArray
+    labels: list[int]
+    rehearsed: int
+    clients_per_round: float
+    missed_per_round: float
+    round_s: float
+    slowest_round_s: float
+    down_bytes_per_round: float
+    up_bytes_per_round: float
+
+    @property
+    def rounds(self) -> int:
+        """Return the number of rounds that the scenario asks for."""
+        return self.parts.scenario.server.rounds
+
+    def plain(self) -> dict[str, Any]:
+        """Return the figures as plain values."""
+        quartiles = np.quantile(self.sizes, [0, 0.25, 0.5, 0.75, 1]).tolist()
+        return {
+            "scenario": self.parts.scenario.name,
+            "clients": self.parts.federation.count,
+            "examples_per_client": dict(zip(("min", "q1", "median", "q3", "max"), quartiles, strict=True)),
+            "labels_per_client_median": float(np.median(self.labels)) if self.labels else None,
+            "train_examples": int(self.sizes.sum()),
+            "test_examples": len(self.parts.federation.test),
+            "parameters": self.parts.fleet.flops.parameters,
+            "training_flops_per_example": self.parts.fleet.flops.training,
+            "chunk": self.parts.engine.chunk,
+            "rounds": self.rounds,
+            "rehearsed_rounds": self.rehearsed,
+            "clients_per_round": self.clients_per_round,
+            "missed_per_round": self.missed_per_round,
+            "round_s": self.round_s,
+            "slowest_round_s": self.slowest_round_s,
+            "virtual_s": self.round_s * self.rounds,
+            "bytes_down_per_round": self.down_bytes_per_round,
+            "bytes_up_per_round": self.up_bytes_per_round,
+            "bytes_down": self.down_bytes_per_round * self.rounds,
+            "bytes_up": self.up_bytes_per_round * self.rounds,
+        }
+
+
+def preview(loaded: Loaded) -> Preview:
+    """Return what *loaded* would cost; the event layer runs, no model is trained. Raises ScenarioError."""
+    parts = build(loaded)
+    scenario, heard = loaded.scenario, _Rehearsal()
+    grid = VirtualGrid(parts.fleet, Timekeeper(), heard)
+    strategy = compat.name_draws(parts.strategy.strategy, parts.key)
+    arrays = compat.array_record(parts.first)
+    train, evaluate = records.job_config(parts.job), ConfigRecord()
+    rehearsed = min(scenario.server.rounds, REHEARSED_ROUNDS)
+    with compat.log_to(None), compat.virtual_sleep(grid.sleep):
+        for number in range(1, rehearsed + 1):
+            for step, config in ((strategy.configure_train, train), (strategy.configure_evaluate, evaluate)):
+                grid.rehearse(step(number, arrays, config, grid), timeout=scenario.server.round_timeout_s)
+    sent = grid.invariants
+    train_rounds = [row for row in heard.rounds if row.kind == "train"]
+    lasted = np.zeros(rehearsed + 1)
+    for row in heard.rounds:
+        lasted[row.round] += row.ended_s - row.started_s
+    clients = np.arange(parts.federation.count)
+    some = clients[:: max(1, len(clients) // LABELS_FROM)]
+    targets_are_classes = np.issubdtype(parts.federation.test.y.dtype, np.integer)
+    return Preview(
+        parts=parts,
+        sizes=parts.federation.sizes(clients),
+        labels=[len(np.unique(parts.federation.labels(int(c)))) for c in some] if targets_are_classes else [],
+        rehearsed=rehearsed,
+        clients_per_round=float(np.mean([row.asked for row in train_rounds])) if train_rounds else 0.0,
+        missed_per_round=float(np.mean([row.missed for row in train_rounds])) if train_rounds else 0.0,
+        round_s=grid.now / rehearsed,
+        slowest_round_s=float(lasted.max()),
+        down_bytes_per_round=sent.down_bytes / rehearsed,
+        up_bytes_per_round=sent.up_bytes / rehearsed,
+    )

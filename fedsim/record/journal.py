@@ -1,0 +1,117 @@
+"""The journal: every row of a run in SQLite, written as the run goes, readable meanwhile and after a kill."""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import time
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from fedsim.core.types import Seconds
+from fedsim.record.digest import Chain
+from fedsim.sim.rows import RoundRow, TaskRow
+
+FILE = "journal.sqlite"
+BATCH_ROWS = 2000
+"""Rows that wait in memory at most; a commit for each would cost more than the simulation."""
+BATCH_WALL_S = 0.5
+"""How stale the file may be for someone who watches it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One score at one moment. *scope*: central (the server's test part), federated (clients' own), or training.
+
+    The bytes are what all clients together had put on the wire by then, framing included.
+    """
+
+    round: int
+    now_s: Seconds
+    scope: str
+    name: str
+    value: float
+    down_bytes: int
+    up_bytes: int
+
+
+_TABLES: dict[type, str] = {TaskRow: "tasks", RoundRow: "rounds", MetricRow: "metrics"}
+_SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL"}
+
+
+class Journal:
+    """Takes rows, keeps totals and digests, and writes in batches. Also the simulator's observer.
+
+    ``digest`` covers training tasks; ``metrics_digest`` covers evaluation tasks and scores.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = sqlite3.connect(folder / FILE)
+        self._file.execute("PRAGMA journal_mode=WAL")  # Readers never wait for the writer, nor it for them.
+        self._file.execute("PRAGMA synchronous=NORMAL")
+        for row, table in _TABLES.items():
+            columns = ", ".join(f'"{f.name}" {_SQL.get(str(f.type), "TEXT")}' for f in dataclasses.fields(row))
+            self._file.execute(f"CREATE TABLE {table} ({columns})")
+        self._file.commit()
+        self._rows: dict[type, list[tuple[Any, ...]]] = {row: [] for row in _TABLES}
+        self._values = {row: attrgetter(*(f.name for f in dataclasses.fields(row))) for row in _TABLES}
+        self._flushed = time.monotonic()
+        self.digest, self.metrics_digest = Chain(), Chain()
+        self.down_bytes = self.up_bytes = self.wasted_bytes = 0
+
+    def task(self, row: TaskRow) -> None:
+        """Record a task whose fate is sealed."""
+        values = self._values[TaskRow](row)
+        (self.digest if row.kind == "train" else self.metrics_digest).add(*values)
+        self._rows[TaskRow].append(values)
+        self.down_bytes += row.down_bytes + row.down_framing_bytes
+        self.up_bytes += row.up_bytes + row.up_framing_bytes
+        if row.outcome != "arrived":
+            self.wasted_bytes += row.wire_bytes
+        self._maybe_flush()
+
+    def round(self, row: RoundRow) -> None:
+        """Record that a batch of replies was handed over."""
+        self._rows[RoundRow].append(self._values[RoundRow](row))
+        self._maybe_flush()
+
+    def metric(self, row: MetricRow) -> None:
+        """Record a score."""
+        values = self._values[MetricRow](row)
+        self.metrics_digest.add(*values)
+        self._rows[MetricRow].append(values)
+        self._maybe_flush()
+
+    def flush(self) -> None:
+        """Write what waits in memory."""
+        for row, table in _TABLES.items():
+            if rows := self._rows[row]:
+                marks = ", ".join("?" * len(rows[0]))
+                self._file.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+                rows.clear()
+        self._file.commit()
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Write what waits, and fold SQLite's side files into the journal."""
+        self.flush()
+        self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._file.execute("PRAGMA journal_mode=DELETE")
+        self._file.close()
+
+    def _maybe_flush(self) -> None:
+        waiting = sum(map(len, self._rows.values()))
+        if waiting >= BATCH_ROWS or time.monotonic() - self._flushed > BATCH_WALL_S:
+            self.flush()
+
+
+def read(folder: Path, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """Return the column names and rows of *table*, in the order of writing; works while a run is writing."""
+    file = sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        cursor = file.execute(f"SELECT * FROM {table} ORDER BY rowid")
+        return [column[0] for column in cursor.description], cursor.fetchall()
+    finally:
+        file.close()

@@ -1,0 +1,147 @@
+"""From a scenario to the things that run it: data, model, engine, fleet, strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedsim.core.errors import ScenarioError
+from fedsim.core.keys import Key
+from fedsim.core.types import Params
+from fedsim.data.federation import Federation, generated_federation, pool_federation, split
+from fedsim.data.source import Examples, Pool, finder
+from fedsim.learn import flops
+from fedsim.learn.engine import CohortEngine
+from fedsim.learn.models import build as build_model
+from fedsim.learn.models import params_of
+from fedsim.learn.objectives import Objective
+from fedsim.learn.optim import Sgd
+from fedsim.learn.store import Store
+from fedsim.learn.work import FULL, Job
+from fedsim.scenario.kinds import chosen, slots
+from fedsim.scenario.load import Loaded
+from fedsim.scenario.schema import Scenario, Table
+from fedsim.sim.world import Fleet
+from fedsim.strategy.stock import Built
+from fedsim.strategy.stock import build as build_strategy
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a scenario is made of, ready to run. *job* is the training order; *first* the initial parameters."""
+
+    scenario: Scenario
+    key: Key
+    federation: Federation
+    model: nn.Module
+    objective: Objective
+    engine: CohortEngine
+    test: tuple[Tensor, Tensor]
+    first: Params
+    job: Job
+    fleet: Fleet
+    strategy: Built
+
+
+def build(loaded: Loaded) -> Parts:
+    """Return the parts of a scenario. Raises ScenarioError for whatever only shows when things are put together."""
+    scenario, key = loaded.scenario, Key(loaded.scenario.seed)
+    table = slots()
+    strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction)
+    job = _job(scenario, strategy)
+    federation = _federation(loaded, key)
+    dtype = getattr(torch, scenario.engine.dtype)
+    chosen(table["model"], scenario.model.table)  # Checks the settings, and says so in the reader's words.
+    settings = {name: value for name, value in scenario.model.table.items() if name != "kind"}
+    model = build_model(scenario.model.kind, settings, federation.shape, federation.outputs, key.fold("model"))
+    model = model.to(dtype)
+    registry = table["objective"]
+    function, given = chosen(registry, scenario.training.objective)
+    objective: Objective = registry.registry.call(function, given)
+    store = Store(federation, dtype, torch.device(scenario.engine.device))
+    engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk)
+    test = store.tensors(federation.test)
+    counted, scores = _probe(model, objective, engine, store, federation)
+    if scenario.stop and scenario.stop.metric not in scores:
+        raise ScenarioError(
+            f"stop.metric = {scenario.stop.metric!r}: is not reported here. It takes: {', '.join(sorted(scores))}."
+        )
+    fleet = Fleet(
+        federation=federation, flops=counted, scores=scores, extra_metrics=strategy.extra_metrics, key=key,
+        compute=_made(scenario.clients.compute, "compute", key.fold("device")),
+        network=_made(scenario.clients.network, "network", key.fold("link")),
+        availability=_made(scenario.clients.availability, "availability", key.fold("availability")),
+    )  # fmt: skip
+    return Parts(
+        scenario, key, federation, model, objective, engine, test, params_of(model), job, fleet, strategy
+    )
+
+
+def _job(scenario: Scenario, strategy: Built) -> Job:
+    training = scenario.training
+    function, settings = chosen(slots()["optimizer"], training.optimizer)
+    optimizer = function(**settings)
+    if not isinstance(optimizer, Sgd):
+        raise ScenarioError("training.optimizer.kind: must return the settings of an optimizer that fedsim has (sgd).")
+    return Job(
+        epochs=training.epochs or 0, steps=training.steps or 0,
+        batch_size=FULL if training.batch_size == "full" else training.batch_size,
+        lr=optimizer.lr, momentum=optimizer.momentum, weight_decay=optimizer.weight_decay,
+        nesterov=optimizer.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
+    )  # fmt: skip
+
+
+def _federation(loaded: Loaded, key: Key) -> Federation:
+    scenario = loaded.scenario
+    table, data, count = slots(), scenario.data, scenario.clients.count
+    kept_back = scenario.evaluate.client_test_fraction if scenario.evaluate.federated_fraction else 0.0
+    slot = table["source"]
+    function, settings = chosen(slot, data.source)
+    source = slot.registry.call(function, settings, find=finder(loaded.folder), key=key.fold("data"))
+    if not isinstance(source, Pool):
+        if data.partition is not None:
+            raise ScenarioError(
+                f"data.partition: {data.source['kind']!r} makes each client's examples itself; leave it out."
+            )
+        return generated_federation(source, count, key.fold("data"), data.test_fraction, kept_back)
+    if data.partition is None:
+        raise ScenarioError("data.partition: missing. Try { kind = 'iid' } or { kind = 'dirichlet', alpha = 0.3 }.")
+    train, test, kept = split(source, data.test_fraction, key.fold("data"))
+    if count > len(train):
+        raise ScenarioError(
+            f"clients.count = {count}: more clients than the {len(train)} examples to train on, and each needs one."
+        )
+    slot = table["partition"]
+    function, settings = chosen(slot, data.partition)
+    partition = slot.registry.call(
+        function, settings, labels=train.y, clients=count, key=key.fold("data", "partition"),
+        groups=None if source.groups is None else source.groups[kept],
+    )  # fmt: skip
+    return pool_federation(source, partition, test, train, key.fold("data"), kept_back)
+
+
+def _probe(
+    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation
+) -> tuple[flops.Flops, tuple[str, ...]]:
+    """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained."""
+    two = np.resize(np.arange(len(federation.test)), 2)
+    x, y = store.tensors(Examples(federation.test.x[two], federation.test.y[two]))
+    try:
+        model(x)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ScenarioError(
+            f"model.kind: {type(model).__name__} does not take examples of shape {federation.shape}:"
+            f" {str(error).splitlines()[0][:160]}"
+        ) from error
+    engine.prepare(x, y)
+    scores = tuple(engine.evaluate(params_of(model), x, y))
+    return flops.count(model, objective, x, y), scores
+
+
+def _made(table: Table, noun: str, key: Key) -> Any:
+    slot = slots()[noun]
+    function, settings = chosen(slot, table)
+    return slot.registry.call(function, settings, key=key)

@@ -1,0 +1,119 @@
+"""Every ``kind`` a scenario can name: which registry answers, what its settings are, and whether they are right."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from fedsim.core.errors import ScenarioError
+from fedsim.core.registry import Registry
+from fedsim.core.types import Range
+from fedsim.scenario.explain import explain
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A place in the scenario that takes a kind: its dotted key, the word for what goes there, its registry."""
+
+    key: str
+    noun: str
+    registry: Registry[Any]
+
+
+def slots() -> dict[str, Slot]:
+    """Return every slot but the strategy's, by noun. Imports what registers, torch included."""
+    from fedsim.cost.availability import availabilities
+    from fedsim.cost.compute import computes
+    from fedsim.cost.network import networks
+    from fedsim.data import bundled, files, synthetic  # noqa: F401  # Importing registers.
+    from fedsim.data.partition import partitions
+    from fedsim.data.source import sources
+    from fedsim.learn.models import models
+    from fedsim.learn.objectives import objectives
+    from fedsim.learn.optim import optimizers
+
+    found: list[tuple[str, Registry[Any]]] = [
+        ("data.source", sources), ("data.partition", partitions), ("clients.compute", computes),
+        ("clients.network", networks), ("clients.availability", availabilities), ("model", models),
+        ("training.optimizer", optimizers), ("training.objective", objectives),
+    ]  # fmt: skip
+    return {registry.noun: Slot(key, registry.noun, registry) for key, registry in found}
+
+
+def chosen(slot: Slot, table: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the function that *table* names and its checked settings. Raises ScenarioError in the reader's words."""
+    kind, given = _split(slot.key, table)
+    function = slot.registry.get(kind, at=f"{slot.key}.kind")
+    model = settings_model(slot.registry, function, kind)
+    try:
+        checked = model.model_validate(given)
+    except ValidationError as error:
+        raise ScenarioError(explain(error, slot.key, options=list(model.model_fields), owner=kind)) from None
+    return function, {name: getattr(checked, name) for name in checked.model_fields_set}
+
+
+def settings_model(registry: Registry[Any], function: Callable[..., Any], kind: str) -> type[BaseModel]:
+    """Return a pydantic model of what may be set of *function*: the same checks for the file and the JSON Schema."""
+    fields: dict[str, Any] = {
+        name: (_checked(p.annotation), ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in registry.settings(function).items()
+    }
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return create_model(kind, __config__=config, **fields)
+
+
+def describe(registry: Registry[Any], name: str) -> Iterator[tuple[str, str, str]]:
+    """Yield (setting, what it takes, its default) for kind *name*."""
+    function = registry.get(name, at=registry.noun)
+    for setting, parameter in registry.settings(function).items():
+        required = parameter.default is inspect.Parameter.empty
+        yield setting, words(parameter.annotation), "required" if required else _literal(parameter.default)
+
+
+def words(hint: Any) -> str:
+    """Return a type hint as a reader of scenario files would say it.
+
+    >>> words(Annotated[float, Range(gt=0)]), words(list[int]), words(bool)
+    ('number > 0', 'list of whole number', 'true or false')
+    """
+    plain: dict[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
+    if get_origin(hint) is Annotated:
+        base, *marks = get_args(hint)
+        ranges = " ".join(str(mark) for mark in marks if isinstance(mark, Range))
+        return f"{words(base)} {ranges}".strip()
+    if hint in plain:
+        return plain[hint]
+    arguments = [argument for argument in get_args(hint) if argument is not type(None)]
+    if get_origin(hint) in (list, Sequence):
+        return f"list of {words(arguments[0])}"
+    if arguments and all(isinstance(argument, str) for argument in arguments):
+        return " | ".join(arguments)
+    return " or ".join(words(argument) for argument in arguments) or str(hint)
+
+
+def _split(key: str, table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    kind = table.get("kind")
+    if not isinstance(kind, str):
+        raise ScenarioError(f"{key}.kind: missing. A table like {{ kind = '...' }} goes here; see 'fedsim list'.")
+    return kind, {name: value for name, value in table.items() if name != "kind"}
+
+
+def _checked(hint: Any) -> Any:
+    """Return *hint* with our ranges turned into pydantic's, however deep they sit."""
+    if get_origin(hint) is Annotated:
+        base, *marks = get_args(hint)
+        for mark in marks:
+            if isinstance(mark, Range):
+                base = Annotated[base, Field(gt=mark.gt, ge=mark.ge, lt=mark.lt, le=mark.le)]
+        return base
+    if get_origin(hint) in (list, Sequence):
+        return Annotated[list[_checked(get_args(hint)[0])], Field(min_length=1)]
+    return hint
+
+
+def _literal(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,0 +1,131 @@
+"""The keys of a scenario file, their types and ranges. Frozen; unknown keys are refused; units are in the names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Table = dict[str, Any]
+"""A table ``{ kind = "...", settings }``; its settings are checked against the registered function (kinds.py)."""
+
+
+class Section(BaseModel):
+    """A frozen table that refuses unknown keys and takes no string for a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the examples come from and how they are shared out."""
+
+    source: Table
+    partition: Table | None = None
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class Clients(Section):
+    """How many clients, and their devices, links and availability."""
+
+    count: Annotated[int, Field(ge=1, le=10_000_000)]
+    compute: Table = Field(default_factory=lambda: {"kind": "constant", "gflops": 5.0, "overhead_s": 1.0})
+    network: Table = Field(default_factory=lambda: {"kind": "ideal"})
+    availability: Table = Field(default_factory=lambda: {"kind": "always"})
+
+
+class Model(BaseModel):
+    """The model; every other key is a setting of its kind."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    kind: str
+
+    @property
+    def table(self) -> Table:
+        """Return kind and settings together."""
+        return {"kind": self.kind, **(self.model_extra or {})}
+
+
+class Training(Section):
+    """What a client does with one message."""
+
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1)] | None = None
+    batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = 10
+    optimizer: Table
+    objective: Table = Field(default_factory=lambda: {"kind": "classification"})
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Training:
+        if (self.epochs is None) == (self.steps is None):
+            got = "neither" if self.epochs is None else "both"
+            raise ValueError(f"give either epochs or steps ({got} given), like epochs = 1")
+        return self
+
+
+class Server(Section):
+    """Which Flower strategy aggregates, for how long."""
+
+    strategy: Table
+    rounds: Annotated[int, Field(ge=1)]
+    round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+
+
+class Evaluate(Section):
+    """When the model is scored: on the server's test part, and by clients on examples they keep back."""
+
+    every: Annotated[int, Field(ge=1)] = 1
+    federated_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    client_test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+
+class Stop(Section):
+    """When the run has learned enough: a score of the central evaluation crosses a line."""
+
+    metric: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Stop:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ValueError("give either at_least or at_most, like at_least = 0.97")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Return whether *value* is good enough to stop."""
+        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
+
+
+class Engine(Section):
+    """How the numbers are computed; on one machine type nothing here but dtype and device moves a digest."""
+
+    device: Literal["cpu"] = "cpu"
+    dtype: Literal["float32", "float64"] = "float32"
+    workers: Annotated[int, Field(ge=1, le=1)] = 1
+    chunk: Annotated[int, Field(ge=1)] | None = None
+
+
+class Scenario(Section):
+    """A whole federation: data, clients, model, training, server."""
+
+    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    data: Data
+    clients: Clients
+    model: Model
+    training: Training
+    server: Server
+    evaluate: Evaluate = Evaluate()
+    stop: Stop | None = None
+    engine: Engine = Engine()
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256, in hex, of every key and value, defaults included."""
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
+
+    def plain(self) -> dict[str, Any]:
+        """Return the scenario as plain tables, without the keys that stand empty."""
+        return self.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,189 @@
+"""What a person sees in a terminal: live progress, the summary of a run, the preview, the list of kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedsim.core.errors import ScenarioError, choices
+from fedsim.record.runs import Run
+from fedsim.scenario.schema import Scenario
+
+if TYPE_CHECKING:
+    from fedsim.preview import Preview
+    from fedsim.run import Progress as Where
+
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as a person reads them, in powers of ten.
+
+    >>> megabytes(8_392_421), megabytes(12)
+    ('8.39 MB', '12 B')
+    """
+    for unit, name in _UNITS:
+        if size >= unit:
+            return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Return virtual seconds as a person reads them.
+
+    >>> duration(12.34), duration(754), duration(200_000)
+    ('12.3 s', '12 min 34 s', '2 d 7 h 33 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h {minutes} min"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+@contextmanager
+def progress(scenario: Scenario, *, silent: bool) -> Iterator[Callable[[Where], None] | None]:
+    """Show a run's progress on standard error while it goes; yields what to tell it with, or None when silent."""
+    console = Console(stderr=True)
+    if silent or not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
+        TextColumn("{task.fields[scores]}"), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores="building the world")
+
+        def tell(where: Where) -> None:
+            scores = "  ".join(f"{name} {value:.4g}" for name, value in sorted(where.scores.items()))
+            bar.update(line, completed=where.round, now=f"virtual {duration(where.now_s)}", scores=scores)
+
+        yield tell
+
+
+def summary_line(run: Run) -> dict[str, Any]:
+    """Return the figures of a run as one flat table: what ``--json`` prints."""
+    about = run.manifest
+    return {
+        "run": str(run.path), "status": run.status, "digest": about["digest"], "metrics_digest": about["metrics_digest"],
+        "final": about["final"], "virtual_s": about["virtual_s"], "wall_s": about["wall_s"],
+        "bytes_down": about["bytes_down"], "bytes_up": about["bytes_up"],
+    }  # fmt: skip
+
+
+def summary(run: Run) -> None:
+    """Print what a run was and what came of it."""
+    about, console = run.manifest, Console()
+    scenario = Scenario.model_validate(about["scenario"])
+    table = Table(title=f"{run.name}: {run.status}", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in about["final"].items():
+        if name != "rounds":
+            table.add_row(name, f"{value:.4f}")
+    reached = about["final"].get("rounds", 0)
+    table.add_row("rounds", f"{reached} of {scenario.server.rounds}{_stopped(scenario, about['final'])}")
+    table.add_row("virtual time", duration(about["virtual_s"]))
+    table.add_row("sent down, up", f"{megabytes(about['bytes_down'])}, {megabytes(about['bytes_up'])}")
+    if about["bytes_wasted"]:
+        table.add_row("of it wasted", megabytes(about["bytes_wasted"]))
+    tasks = run.tasks
+    outcomes = tasks.outcome.value_counts()
+    others = ", ".join(f"{outcomes[name]:,} {name}" for name in ("late", "failed", "in flight") if name in outcomes)
+    table.add_row("client tasks", f"{len(tasks):,}{f' ({others})' if others else ''}")
+    table.add_row("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
+                  f" ({about['model']['parameters']:,} parameters)")  # fmt: skip
+    table.add_row("seed", str(about["seed"]))
+    table.add_row("digest", str(about["digest"] or "none: the run did not finish"))
+    table.add_row("wall time", f"{about['wall_s']:.1f} s")
+    if "error" in about:
+        table.add_row("ended by", about["error"])
+    table.add_row("run folder", str(run.path))
+    report = run.path / "report.html"
+    table.add_row("report", str(report) if report.exists() else f"none yet: fedsim report {run.path}")
+    console.print(table)
+
+
+def _stopped(scenario: Scenario, final: dict[str, Any]) -> str:
+    stop = scenario.stop
+    if stop is None or stop.metric not in final:
+        return ""
+    bound = f">= {stop.at_least}" if stop.at_least is not None else f"<= {stop.at_most}"
+    verb = "stopped at" if stop.holds(final[stop.metric]) else "never reached"
+    return f" ({verb} {stop.metric} {bound})"
+
+
+def preview(foretold: Preview) -> None:
+    """Print what a scenario's world looks like and what running it would cost."""
+    figures, console = foretold.plain(), Console()
+    parts, scenario = foretold.parts, foretold.parts.scenario
+    table = Table(title=f"{scenario.name}: ready to run", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    sizes = figures["examples_per_client"]
+    table.add_row("clients", f"{figures['clients']:,}, {figures['clients_per_round']:.3g} a round")
+    table.add_row("examples", f"{figures['train_examples']:,} to train on, {figures['test_examples']:,} to test on")
+    table.add_row("per client", f"{sizes['min']:g} to {sizes['max']:g} examples (median {sizes['median']:g}),"
+                  f" {_labels(figures, parts.federation.outputs)}")  # fmt: skip
+    table.add_row("model", f"{scenario.model.kind}, {figures['parameters']:,} parameters,"
+                  f" {figures['training_flops_per_example'] / 1e6:.3g} MFLOP to train on an example")  # fmt: skip
+    table.add_row("strategy", f"{scenario.server.strategy['kind']}, {figures['rounds']} rounds")
+    table.add_row("a round takes", f"{duration(figures['round_s'])} (slowest {duration(figures['slowest_round_s'])});"
+                  f" deadline {duration(scenario.server.round_timeout_s)}")  # fmt: skip
+    if figures["missed_per_round"]:
+        table.add_row("of it late", f"{figures['missed_per_round']:.3g} clients a round miss the deadline")
+    table.add_row("a round sends", f"{megabytes(figures['bytes_down_per_round'])} down,"
+                  f" {megabytes(figures['bytes_up_per_round'])} up")  # fmt: skip
+    table.add_row("all rounds", f"{duration(figures['virtual_s'])},"
+                  f" {megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up")  # fmt: skip
+    table.add_row("foretold from", f"{figures['rehearsed_rounds']} rounds on the virtual clock, nothing trained")
+    console.print(table)
+
+
+def _labels(figures: dict[str, Any], outputs: int) -> str:
+    median = figures["labels_per_client_median"]
+    return f"{median:g} of {outputs} labels (median)" if median is not None else "no class labels"
+
+
+def kinds(noun: str | None) -> None:
+    """Print every kind with its settings, or those of one noun."""
+    from fedsim.scenario.kinds import describe, slots, words
+    from fedsim.strategy import stock
+
+    every = slots()
+    if noun is not None and noun not in (*every, "strategy"):
+        raise ScenarioError(f"{noun!r}: no such kind. {choices(noun, [*every, 'strategy'])}")
+    console = Console()
+    for slot in every.values():
+        if noun in (None, slot.noun):
+            rows = [(name, list(describe(slot.registry, name))) for name in slot.registry.names()]
+            console.print(_kind_table(slot.noun, slot.key, rows))
+    if noun in (None, "strategy"):
+        rows = []
+        for name in stock.names():
+            found = stock.arguments(name).items()
+            rows.append((name, [(n, words(p.annotation), _default(p)) for n, p in found]))
+        console.print(_kind_table("strategy", stock.AT, rows))
+
+
+def _default(parameter: Any) -> str:
+    return "required" if parameter.default is parameter.empty else repr(parameter.default)
+
+
+def _kind_table(noun: str, key: str, rows: list[tuple[str, list[tuple[str, str, str]]]]) -> Table:
+    table = Table(title=f"{noun} ({key})", title_justify="left", title_style="bold", box=None, padding=(0, 2))
+    for column in ("kind", "setting", "takes", "default"):
+        table.add_column(column, style="dim" if column in ("takes", "default") else "")
+    for name, settings in rows:
+        for i, (setting, takes, default) in enumerate(settings or [("", "", "")]):
+            table.add_row(name if i == 0 else "", setting, takes, default)
+    return table

@@ -1,0 +1,317 @@
+"""VirtualGrid: Flower's Grid on virtual time. The strategy is the driver; there are no threads.
+
+Timing runs ahead; the numbers in a reply are computed when the reply is handed over, whole cohorts at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Generator, Iterable, Sequence
+
+import numpy as np
+import simpy
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedsim.client import Client
+from fedsim.core.errors import RunError
+from fedsim.core.types import Seconds
+from fedsim.flower import compat, records
+from fedsim.learn.engine import Engine
+from fedsim.learn.work import Result
+from fedsim.sim.invariants import Invariants
+from fedsim.sim.rows import Observer, Outcome, RoundRow
+from fedsim.sim.world import Delivery, Fleet, World
+
+CLIENT_RAISED, NODE_UNAVAILABLE = 2, 5
+"""Flower's ErrorCode of the same names."""
+
+Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
+"""A Flower client mod; applied as a reply is filled."""
+
+
+class VirtualGrid(Grid):
+    """A federation of ``fleet.federation.count`` virtual clients behind Flower's Grid interface.
+
+    *writable* replies may be written to by the strategy; read-only ones share the engine's memory.
+    """
+
+    def __init__(
+        self, fleet: Fleet, engine: Engine, observer: Observer, *, mods: Sequence[Mod] = (), writable: bool = True
+    ) -> None:
+        compat.set_identity()
+        self._fleet, self._engine, self._observer = fleet, engine, observer
+        self._mods, self._writable = list(mods), writable
+        self._world = World(fleet, engine, self._arrived)
+        self.invariants = Invariants()
+        self._clients = np.arange(fleet.federation.count)
+        self._messages = 0
+        self._inbox: dict[str, Delivery] = {}
+        self._flying: dict[str, Delivery] = {}
+        self._waiters: dict[str, _Waiter] = {}
+        self._nodes: tuple[Seconds, list[int]] | None = None
+        self._model: tuple[object, int] = (None, -1)
+        self._contexts: dict[int, Context] = {}
+
+    # -- Flower's Grid ------------------------------------------------------------------------------------------
+
+    def set_run(self, run: object) -> None:
+        """Take the run that Flower would set; nothing here depends on it."""
+        self._run = run
+
+    @property
+    def run(self) -> object:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return what ``set_run`` was given."""
+        return getattr(self, "_run", None)
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message; kept for strategies written before ``Message`` had a public constructor."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the clients available now, as node ids, ascending."""
+        if self._nodes is None or self._nodes[0] != self.now:
+            available = self._clients[self._fleet.availability.available(self._clients, self.now)]
+            self._nodes = (self.now, (available + records.NODE_OFFSET).tolist())
+        return self._nodes[1]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send *messages*, each as it is now, and return their ids."""
+        return [self._push(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies among *message_ids* that are there; with none there, those of the next arrival.
+
+        Advancing to it is what lets a server that polls make progress on a clock that only events move.
+        """
+        wanted = list(message_ids)
+        if not any(message_id in self._inbox for message_id in wanted):
+            flying = [message_id for message_id in wanted if message_id in self._flying]
+            if flying:
+                self._wait(_Waiter(self._world.env, flying, enough=1))
+        ready = [self._inbox.pop(message_id) for message_id in wanted if message_id in self._inbox]
+        return self._hand_over(ready)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send *messages* and return the replies that arrive within *timeout* virtual seconds, sorted by client.
+
+        A reply at the very deadline is in time. Those that come later are recorded as late, and never applied.
+        """
+        ready, row = self._exchange(messages, timeout)
+        if row is None:
+            return []
+        replies = self._hand_over(ready)
+        failed = sum(reply.has_error() for reply in replies)
+        self._observer.round(dataclasses.replace(row, arrived=len(replies) - failed, failed=failed))
+        return replies
+
+    def rehearse(self, messages: Iterable[Message], *, timeout: float | None = None) -> None:
+        """Let *messages* and their replies travel as ``send_and_receive`` would, and compute nothing."""
+        ready, row = self._exchange(messages, timeout)
+        for delivery in ready:
+            self._settle(delivery, "failed" if delivery.failure else "arrived")
+        if row is not None:
+            self._observer.round(row)
+
+    # -- virtual time -------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> Seconds:
+        """Return the virtual time."""
+        return float(self._world.env.now)
+
+    def sleep(self, duration_s: Seconds) -> None:
+        """Wait at least *duration_s*, and until who is available changes; raise RunError when it never will."""
+        change = self._fleet.availability.next_change(self._clients, self.now)
+        if math.isinf(change):
+            raise RunError(
+                f"server.strategy: waits for more clients than the {len(list(self.get_node_ids()))} that are available"
+                f" at {self.now:.0f} s, and no other will ever come."
+            )
+        self._world.env.run(until=max(change, self.now + duration_s))
+        self.invariants.at(self.now, "a sleep")
+
+    def finish(self) -> None:
+        """Settle what is still in flight, and check that no byte is missing."""
+        for delivery in self._flying.values():
+            self._settle(delivery, "in flight")
+        for delivery in self._inbox.values():
+            self._settle(delivery, "late")
+        self._flying.clear()
+        self._inbox.clear()
+        self.invariants.finished()
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _exchange(self, messages: Iterable[Message], timeout: float | None) -> tuple[list[Delivery], RoundRow | None]:
+        """Send *messages*, wait, abandon what has not arrived; return what has, and the row of this round so far."""
+        started = self.now
+        ids = [self._push(message) for message in messages]
+        if not ids:
+            return [], None
+        first = self._flying.get(ids[0]) or self._inbox[ids[0]]
+        self._wait(_Waiter(self._world.env, [message_id for message_id in ids if message_id in self._flying]), timeout)
+        ready = [self._inbox.pop(message_id) for message_id in ids if message_id in self._inbox]
+        missed = [self._flying[message_id] for message_id in ids if message_id in self._flying]
+        for delivery in missed:
+            delivery.abandoned = True
+            if delivery.ticket is not None:
+                self._engine.discard(delivery.ticket)
+        kind = first.message.metadata.message_type
+        return ready, RoundRow(first.round, kind, started, self.now, len(ids), len(ready), 0, len(missed))
+
+    def _push(self, message: Message) -> str:
+        self._messages += 1
+        message_id = f"m{self._messages:09d}"
+        content = records.snapshot(message.content)
+        compat.set_message_id(message, message_id)
+        sent = Message(content, metadata=message.metadata)
+        config = next(iter(content.config_records.values()), {})
+        delivery = Delivery(
+            id=message_id, client=records.client_of(message.metadata.dst_node_id), message=sent,
+            round=int(config.get("server-round", 0)), version=self._version(content), sent_s=self.now,
+            down=records.size_of(content),
+        )  # fmt: skip
+        if not self._reachable(delivery.client):
+            delivery.failure, delivery.down = "the node is not available", records.Size(0, 0)
+            delivery.arrived_s = self.now
+            self._inbox[message_id] = delivery
+            return message_id
+        self._flying[message_id] = delivery
+        self.invariants.sent(down=delivery.down.total)
+        self._world.send(delivery)
+        return message_id
+
+    def _reachable(self, client: int) -> bool:
+        inside = 0 <= client < len(self._clients)
+        return inside and bool(self._fleet.availability.available(self._clients[client : client + 1], self.now)[0])
+
+    def _version(self, content: RecordDict) -> int:
+        # A model is the array record that carries it: the server makes a new one for each aggregation.
+        arrays = next(iter(content.array_records.values()), None)
+        if arrays is not None and arrays is not self._model[0]:
+            self._model = (arrays, self._model[1] + 1)
+        return self._model[1]
+
+    def _arrived(self, delivery: Delivery) -> None:
+        self.invariants.at(self.now, f"the arrival of {delivery.id}")
+        if delivery.computed_s >= 0:
+            self.invariants.sent(up=delivery.up.total)
+        del self._flying[delivery.id]
+        if delivery.abandoned:
+            self._settle(delivery, "late")
+            return
+        self._inbox[delivery.id] = delivery
+        if waiter := self._waiters.pop(delivery.id, None):
+            waiter.arrived()
+
+    def _wait(self, waiter: _Waiter, timeout: float | None = None) -> None:
+        if not waiter.ids:
+            return
+        self._waiters = dict.fromkeys(waiter.ids, waiter)
+        env = self._world.env
+        until = waiter.done if timeout is None else env.any_of([waiter.done, env.process(_deadline(env, timeout))])
+        env.run(until=until)
+        self._waiters = {}
+        self.invariants.at(self.now, "the end of a wait")
+
+    def _hand_over(self, ready: list[Delivery]) -> list[Message]:
+        """Fill *ready* replies with numbers, and return them sorted by client: float sums depend on order."""
+        ready.sort(key=lambda delivery: (delivery.client, delivery.id))
+        computed = [delivery for delivery in ready if not delivery.failure]
+        tickets = [delivery.ticket for delivery in computed if delivery.ticket is not None]
+        others = [d.ticket for d in self._flying.values() if d.ticket is not None and not d.abandoned]
+        results = dict(zip(tickets, self._engine.collect(tickets, others), strict=True))
+        replies: list[Message] = []
+        for delivery in ready:
+            if delivery.failure or delivery.ticket is None:
+                code = NODE_UNAVAILABLE if delivery.received_s < 0 else CLIENT_RAISED
+                replies.append(Message(Error(code, delivery.failure), reply_to=delivery.message))
+                self._settle(delivery, "failed")
+                continue
+            result = results[delivery.ticket]
+            self._check(delivery, result)
+            reply = self._fill(delivery, result)
+            if reply.has_error():  # A mod refused.
+                delivery.failure = reply.error.reason or "a mod refused"
+                self._settle(delivery, "failed")
+            else:
+                loss = result.metrics.get("train_loss", result.metrics.get("loss"))
+                self._settle(delivery, "arrived", loss, result.digest)
+            replies.append(reply)
+        weights = [len(d.task.positions) for d in computed if d.task and not d.failure]
+        if weights:
+            self.invariants.weights(computed[0].round, weights)
+        return replies
+
+    def _check(self, delivery: Delivery, result: Result) -> None:
+        assert delivery.task is not None
+        wrong = [name for name, value in result.metrics.items() if not math.isfinite(value)]
+        if wrong:
+            job = delivery.task.job
+            raise RunError(
+                f"round {delivery.round}: {wrong[0]} of client {delivery.client} became {result.metrics[wrong[0]]}"
+                f" (its task {delivery.task.number}, {len(delivery.task.positions)} examples). Training diverged;"
+                f" try a smaller training.optimizer.lr (now {job.lr:g})."
+            )
+
+    def _fill(self, delivery: Delivery, result: Result) -> Message:
+        assert delivery.task is not None
+        program = Client(delivery.client, self._fleet.federation, self._fleet.key)
+        answer = program.reply(delivery.task, result)
+
+        def app(message: Message, context: Context) -> Message:
+            return Message(records.reply_content(answer, writable=self._writable), reply_to=message)
+
+        training = delivery.task.job.kind == "train"
+        for mod in reversed(self._mods if training else []):
+            app = _wrap(mod, app)
+        reply = app(delivery.message, self._context(delivery.client) if self._mods else _NO_CONTEXT)
+        if not reply.has_error():
+            size = records.size_of(reply.content)
+            assert size == delivery.up, f"{delivery.id}: {delivery.up} bytes were foretold, {size} encoded"
+        compat.set_message_id(reply, delivery.id.replace("m", "r"))
+        return reply
+
+    def _context(self, client: int) -> Context:
+        if client not in self._contexts:
+            self._contexts[client] = Context(
+                run_id=1, node_id=records.node_of(client), node_config={"partition-id": client},
+                state=RecordDict(), run_config={},
+            )  # fmt: skip
+        return self._contexts[client]
+
+    def _settle(self, delivery: Delivery, outcome: Outcome, loss: float | None = None, result: str = "") -> None:
+        if outcome == "in flight" and delivery.computed_s >= 0:
+            self.invariants.sent(up=delivery.up.total)  # On the wire, though it never arrives.
+        row = delivery.row(outcome, loss, result)
+        self.invariants.settled(row, self._model[1])
+        self._observer.task(row)
+
+
+class _Waiter:
+    """Counts arrivals down to the one that ends a wait."""
+
+    def __init__(self, env: simpy.Environment, ids: list[str], enough: int | None = None) -> None:
+        self.ids, self.done = ids, env.event()
+        self._left = len(ids) if enough is None else enough
+
+    def arrived(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.done.succeed()
+
+
+def _deadline(env: simpy.Environment, timeout: float) -> Generator[simpy.Event, None, None]:
+    yield env.timeout(timeout)
+    yield env.timeout(0)  # After whatever else happens at this instant: a reply at the deadline is in time.
+
+
+def _wrap(mod: Mod, inner: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
+    return lambda message, context: mod(message, context, inner)
+
+
+_NO_CONTEXT = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})

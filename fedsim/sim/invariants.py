@@ -1,0 +1,57 @@
+"""What must hold at every moment of a run; checked while it runs, always. A breach is our mistake, and stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fedsim.core.errors import RunError
+from fedsim.core.types import Seconds
+from fedsim.sim.rows import TaskRow
+
+
+class Invariants:
+    """Watches the clock, the versions and the bytes."""
+
+    def __init__(self) -> None:
+        self._now: Seconds = 0.0
+        self.down_bytes = 0
+        self.up_bytes = 0
+        self.settled_bytes = 0
+
+    def at(self, now: Seconds, event: str) -> None:
+        """Check that the clock does not go back."""
+        if now < self._now:
+            raise _broken(event, f"the clock went back from {self._now} to {now} s")
+        self._now = now
+
+    def sent(self, *, down: int = 0, up: int = 0) -> None:
+        """Count bytes put on the wire."""
+        self.down_bytes += down
+        self.up_bytes += up
+
+    def settled(self, row: TaskRow, version: int) -> None:
+        """Check a task whose fate is sealed, against the newest model *version*."""
+        event = f"{row.kind} message {row.message} to client {row.client}"
+        if row.version > version:
+            raise _broken(event, f"an update from the future: version {row.version} while the server is at {version}")
+        times = [t for t in (row.sent_s, row.received_s, row.started_s, row.computed_s, row.arrived_s) if t >= 0]
+        if times != sorted(times) or any(t > self._now for t in times):
+            raise _broken(event, f"its times are out of order: {times} at {self._now} s")
+        self.settled_bytes += row.wire_bytes
+
+    def finished(self) -> None:
+        """Check that every byte sent was received, lost, or still in flight at the end."""
+        sent = self.down_bytes + self.up_bytes
+        if sent != self.settled_bytes:
+            raise _broken("the end of the run", f"{sent} bytes were sent, {self.settled_bytes} accounted for")
+
+    @staticmethod
+    def weights(round_number: int, weights: Iterable[float]) -> None:
+        """Check that the weights of an average exist: none negative, and not all zero."""
+        listed = list(weights)
+        if listed and (min(listed) < 0 or sum(listed) <= 0):
+            raise _broken(f"round {round_number}", f"weights {listed[:5]} cannot be made to sum to one")
+
+
+def _broken(event: str, what: str) -> RunError:
+    return RunError(f"invariant broken at {event}: {what}. This is a defect of fedsim; please report it.")

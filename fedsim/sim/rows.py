@@ -1,0 +1,73 @@
+"""What the simulator tells whoever listens: plain rows, in the order in which things become certain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from fedsim.core.types import Seconds
+
+Outcome = Literal["arrived", "late", "failed", "in flight"]
+"""arrived: handed to the strategy. late: after the deadline, discarded. failed: an error reply. in flight: the run ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """One message to a client and all that came of it; times are virtual seconds, -1.0 for what never happened.
+
+    *number* counts the client's own tasks of this *kind*; *version* is that of the model it was sent. Bytes are what
+    was put on the wire, framing apart. *result* is the SHA-256 of what the strategy was given, empty otherwise.
+    """
+
+    message: str
+    client: int
+    number: int
+    kind: str
+    round: int
+    version: int
+    outcome: Outcome
+    sent_s: Seconds
+    received_s: Seconds
+    started_s: Seconds
+    computed_s: Seconds
+    arrived_s: Seconds
+    examples: int
+    steps: int
+    flops: float
+    down_bytes: int
+    down_framing_bytes: int
+    up_bytes: int
+    up_framing_bytes: int
+    loss: float | None
+    result: str
+
+    @property
+    def wire_bytes(self) -> int:
+        """Return all bytes that this message and its reply put on the wire."""
+        return self.down_bytes + self.down_framing_bytes + self.up_bytes + self.up_framing_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRow:
+    """One batch of messages that a strategy waited for: who was asked, who answered in time, and when."""
+
+    round: int
+    kind: str
+    started_s: Seconds
+    ended_s: Seconds
+    asked: int
+    arrived: int
+    failed: int
+    missed: int
+
+
+class Observer(Protocol):
+    """Hears every row, in order. What it does with them moves nothing in the simulation."""
+
+    def task(self, row: TaskRow) -> None:
+        """Hear that a task's fate is sealed."""
+        ...
+
+    def round(self, row: RoundRow) -> None:
+        """Hear that a batch of replies was handed over."""
+        ...

@@ -1,0 +1,192 @@
+"""Stock Flower strategies from a scenario's table, by their own class names and keyword arguments."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+
+from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
+from flwr.serverapp import strategy as flower
+from flwr.serverapp.strategy import Strategy
+
+from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.registry import load_object
+from fedsim.flower.compat import NORM_BIT, READS_ONLY, log_to
+
+AT = "server.strategy"
+
+AVERAGING = (
+    "FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad", "FedMedian", "FedTrimmedAvg", "Krum",
+    "MultiKrum", "Bulyan", "QFedAvg",
+)  # fmt: skip
+PRIVATE = (
+    "DifferentialPrivacyServerSideFixedClipping", "DifferentialPrivacyServerSideAdaptiveClipping",
+    "DifferentialPrivacyClientSideFixedClipping", "DifferentialPrivacyClientSideAdaptiveClipping",
+)  # fmt: skip
+"""Wrappers: their ``strategy`` argument is a strategy table of its own."""
+
+ELSEWHERE = {
+    "fraction_evaluate": "evaluate.federated_fraction",
+    "min_evaluate_nodes": "evaluate.federated_fraction",
+    "arrayrecord_key": "nowhere: the client reads whatever record there is",
+    "configrecord_key": "nowhere: the client reads whatever record there is",
+}
+"""Flower arguments that have another place in a scenario, or none."""
+
+_NOT_IN_A_FILE = {"train_metrics_aggr_fn", "evaluate_metrics_aggr_fn", "selection_rule", "accountant", "self"}
+_TINY = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A strategy and what it asks of the rest: client mods, the metrics they add, initial losses, own copies."""
+
+    strategy: Strategy
+    needs: int
+    proximal_mu: float = 0.0
+    mods: tuple[Callable[..., Any], ...] = ()
+    extra_metrics: tuple[str, ...] = ()
+    initial_loss: bool = False
+    writable: bool = True
+
+
+def names() -> list[str]:
+    """Return the names of all stock strategies that a scenario can use."""
+    return sorted((*AVERAGING, *PRIVATE))
+
+
+def arguments(name: str) -> dict[str, inspect.Parameter]:
+    """Return what a scenario may set of strategy *name*."""
+    return _arguments(_class(name, AT))
+
+
+def build(table: Mapping[str, Any], clients: int, federated_fraction: float, at: str = AT) -> Built:
+    """Return the strategy that *table* (``kind`` and its arguments) describes, for a federation of *clients*.
+
+    Raises ScenarioError naming the argument, and what the strategy takes.
+    """
+    kind = str(table["kind"])
+    make = _class(kind, at)
+    given = {name: value for name, value in table.items() if name != "kind"}
+    takes = _arguments(make)
+    options = set(takes) | ({"clients_per_round"} if {"fraction_train", "min_train_nodes"} <= set(takes) else set())
+    inner: Built | None = None
+    for name, value in given.items():
+        if name in ELSEWHERE:
+            raise ScenarioError(f"{at}.{name} = {value!r}: belongs in {ELSEWHERE[name]}.")
+        if name not in options:
+            raise ScenarioError(f"{at}.{name}: {kind!r} has no such setting. {choices(name, options)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ScenarioError(f"{at}.{name} = {value}: must be a finite number.")
+        _check_type(f"{at}.{name}", value, takes.get(name))
+        if name.startswith(("min_", "num_")) and value < 0:
+            raise ScenarioError(f"{at}.{name} = {value}: must be >= 0.")
+    missing = [n for n, p in takes.items() if p.default is inspect.Parameter.empty and n not in given]
+    if missing:
+        raise ScenarioError(f"{at}: {kind!r} needs {', '.join(missing)}. {choices('', options)}")
+    needs = 1
+    if isinstance(given.get("strategy"), Mapping):
+        inner = build(given["strategy"], clients, federated_fraction, f"{at}.strategy")
+        given["strategy"], needs = inner.strategy, inner.needs
+    if "fraction_train" in takes:
+        given["fraction_evaluate"] = federated_fraction
+    if kind == "QFedAvg":
+        given.setdefault("train_loss_key", "initial_loss")
+    needs = max(needs, _fleet(given, takes, clients, at))
+    try:
+        with log_to(None):  # Flower warns that federated evaluation is off, which is what the scenario says.
+            strategy = make(**given)
+    except (TypeError, ValueError) as error:
+        raise ScenarioError(f"{at}: {kind!r} refuses its settings: {error}") from error
+    if not isinstance(strategy, Strategy):
+        raise ScenarioError(f"{at}.kind = {kind!r}: is not a flwr.serverapp.strategy.Strategy.")
+    mods, extra = _mods(kind)
+    return Built(
+        strategy=strategy, needs=needs, mods=mods, extra_metrics=extra,
+        proximal_mu=float(getattr(strategy, "proximal_mu", inner.proximal_mu if inner else 0.0)),
+        initial_loss=given.get("train_loss_key") == "initial_loss" or (inner is not None and inner.initial_loss),
+        writable=kind not in READS_ONLY,
+    )  # fmt: skip
+
+
+def _class(kind: str, at: str) -> Callable[..., Any]:
+    if kind in names():
+        return getattr(flower, kind)
+    if ":" in kind:
+        return load_object(kind, at=f"{at}.kind")
+    why = " FedXgb strategies aggregate trees, which this simulator does not train." if "xgb" in kind.lower() else ""
+    raise ScenarioError(
+        f"{at}.kind = {kind!r}: no such strategy.{why} {choices(kind, names())} Your own goes in as 'package.module:Class'."
+    )
+
+
+def _arguments(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    found: dict[str, inspect.Parameter] = {}
+    hidden = {*_NOT_IN_A_FILE, *ELSEWHERE}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for target in [base.__init__ for base in inspect.getmro(make)] if inspect.isclass(make) else [make]:
+        try:
+            hints = get_type_hints(target)
+        except (NameError, TypeError):  # Annotations of a stranger's class may not resolve; they then go unchecked.
+            hints = {}
+        parameters = inspect.signature(target).parameters
+        for name, parameter in parameters.items():
+            if parameter.kind in kinds and name not in hidden:
+                found.setdefault(name, parameter.replace(annotation=hints.get(name, Any)))
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break  # A subclass that hands **kwargs on takes what its base takes.
+    return found
+
+
+def _check_type(at: str, value: Any, parameter: inspect.Parameter | None) -> None:
+    hint = int if parameter is None else parameter.annotation
+    allowed = set(get_args(hint)) or {hint}
+    if Strategy in allowed:
+        if not (isinstance(value, Mapping) and "kind" in value):
+            raise ScenarioError(f"{at} = {value!r}: must be a strategy table, like {{ kind = 'FedAvg' }}.")
+        return
+    plain = {int, float, str, bool} & allowed
+    if not plain:
+        return
+    fits = type(value) in plain or (type(value) is int and float in plain)
+    if not fits:
+        wanted = " or ".join(sorted(kind.__name__ for kind in plain))
+        raise ScenarioError(f"{at} = {value!r}: must be {wanted}, not {type(value).__name__}.")
+
+
+def _fleet(given: dict[str, Any], takes: Mapping[str, Any], clients: int, at: str) -> int:
+    """Settle how many clients a round takes, and return how many must be there for it."""
+    per_round = given.pop("clients_per_round", None)
+    if per_round is not None:
+        if type(per_round) is not int or per_round < 1:
+            raise ScenarioError(f"{at}.clients_per_round = {per_round!r}: must be a whole number >= 1.")
+        if "fraction_train" in given:
+            raise ScenarioError(f"{at}.clients_per_round = {per_round}: stands against fraction_train; give one of them.")
+        # Flower takes max(int(fraction * available), min_train_nodes): a fraction that rounds to nobody, and a minimum.
+        given.update(fraction_train=_TINY, min_train_nodes=per_round)
+        given.setdefault("min_available_nodes", per_round)
+    share = given.get("fraction_train", 1.0)
+    if not 0 <= share <= 1:
+        raise ScenarioError(f"{at}.fraction_train = {share}: must be >= 0 and <= 1.")
+    minimum = max(
+        [given.get(n, takes[n].default) for n in ("min_train_nodes", "min_available_nodes") if n in takes], default=1
+    )
+    if minimum > clients:
+        names_ = [n for n in ("min_train_nodes", "min_available_nodes") if given.get(n, 0) == minimum or per_round]
+        which = "clients_per_round" if per_round else (names_[0] if names_ else "min_available_nodes")
+        raise ScenarioError(
+            f"{at}.{which} = {minimum}: needs more clients than there are (clients.count = {clients})."
+            f" Lower it, or raise clients.count."
+        )
+    return int(minimum)
+
+
+def _mods(kind: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:
+    if kind == "DifferentialPrivacyClientSideFixedClipping":
+        return (fixedclipping_mod,), ()
+    if kind == "DifferentialPrivacyClientSideAdaptiveClipping":
+        return (adaptiveclipping_mod,), (NORM_BIT,)
+    return (), ()
