@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,6 +38,7 @@ class Federation:
     generator: Generator | None = None
     test_fraction: float = 0.0
     kept_back: float = 0.0
+    _holdings: dict[int, int] = field(default_factory=dict[int, int], compare=False, repr=False)  # A cache.
 
     def sizes(self, clients: IntArray) -> IntArray:
         """Return how many examples each of *clients* trains on. Shapes: (n,) -> (n,)."""
@@ -46,14 +47,12 @@ class Federation:
 
     def train(self, client: int) -> IntArray:
         """Return the positions that *client* trains on, ascending."""
-        positions = self._positions(client)
-        size = int(self.sizes(np.array([client]))[0])
+        positions, size = self._positions(client), self._size(client)
         return positions if size == len(positions) else np.sort(self._shuffled(client, positions)[:size])
 
     def validation(self, client: int) -> IntArray:
         """Return the positions that *client* keeps back for evaluation; one with a single example scores on that."""
-        positions = self._positions(client)
-        size = int(self.sizes(np.array([client]))[0])
+        positions, size = self._positions(client), self._size(client)
         return positions if size == len(positions) else np.sort(self._shuffled(client, positions)[size:])
 
     def examples(self, client: int) -> Examples:
@@ -76,7 +75,17 @@ class Federation:
     def _positions(self, client: int) -> IntArray:
         if self.partition is not None:
             return self.partition.positions(client)
-        return np.arange(int(self._held(np.array([client]))[0]), dtype=np.int64)
+        return np.arange(self._held_by(client), dtype=np.int64)
+
+    def _held_by(self, client: int) -> int:
+        if client not in self._holdings:
+            self._holdings[client] = int(self._held(np.array([client]))[0])
+        return self._holdings[client]
+
+    def _size(self, client: int) -> int:
+        if not self.kept_back:
+            return self._held_by(client)
+        return int(self.sizes(np.array([client]))[0])
 
     def _shuffled(self, client: int, positions: IntArray) -> IntArray:
         return self.key.fold("kept back", client).numpy().permutation(positions)

@@ -45,6 +45,12 @@ def set_message_id(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
+@functools.lru_cache(maxsize=64)
+def type_name(dtype: np.dtype[Any]) -> str:
+    """Return numpy's name of a type, remembered: numpy puts it together anew each time."""
+    return str(dtype)
+
+
 class LazyArray(Array):
     """A Flower Array over a numpy array that is serialised only if someone asks for its bytes.
 
@@ -57,7 +63,7 @@ class LazyArray(Array):
         view = array.view()
         view.flags.writeable = False
         self.__dict__.update(
-            _array=view, _writable=writable, dtype=str(view.dtype), shape=tuple(view.shape), stype="numpy.ndarray"
+            _array=view, _writable=writable, dtype=type_name(view.dtype), shape=view.shape, stype="numpy.ndarray"
         )
 
     @property

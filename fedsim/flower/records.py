@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fedsim.client import Memory, Order, Reply
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
-from fedsim.flower.compat import LazyArray, array_record, encoded_bytes
+from fedsim.flower.compat import LazyArray, array_record, encoded_bytes, type_name
 from fedsim.learn.work import Job, Start
 
 NODE_OFFSET = 1000
@@ -134,7 +134,7 @@ def reply_size(params: Mapping[str, tuple[str, tuple[int, ...]]], metrics: tuple
 
 def forms(params: Params) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return the type and shape of each array: all that its size on the wire depends on."""
-    return {name: (str(array.dtype), array.shape) for name, array in params.items()}
+    return {name: (type_name(array.dtype), array.shape) for name, array in params.items()}
 
 
 def memory_of(state: RecordDict) -> Memory:

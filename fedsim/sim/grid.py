@@ -7,29 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 import simpy
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.client import Client
+from fedsim.client import Client, reply_metrics
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
 from fedsim.flower import compat, records
+from fedsim.flower.apps import Mod, with_mods
 from fedsim.learn.engine import Engine
 from fedsim.learn.work import Result
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.rows import Observer, Outcome, RoundRow
-from fedsim.sim.world import Delivery, Fleet, World
+from fedsim.sim.world import Delivery, Fleet, Parcel, World
 
 CLIENT_RAISED, NODE_UNAVAILABLE = 2, 5
 """Flower's ErrorCode of the same names."""
-
-Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
-"""A Flower client mod; applied as a reply is filled."""
-
 
 class VirtualGrid(Grid):
     """A federation of ``fleet.federation.count`` virtual clients behind Flower's Grid interface.
@@ -51,6 +48,8 @@ class VirtualGrid(Grid):
         self._flying: dict[str, Delivery] = {}
         self._waiters: dict[str, _Waiter] = {}
         self._nodes: tuple[Seconds, list[int]] | None = None
+        self._available = np.ones(0, dtype=np.bool_)
+        self._starts = records.StartCache()
         self._model: tuple[object, int] = (None, -1)
         self._contexts: dict[int, Context] = {}
 
@@ -74,13 +73,14 @@ class VirtualGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         """Return the clients available now, as node ids, ascending."""
         if self._nodes is None or self._nodes[0] != self.now:
-            available = self._clients[self._fleet.availability.available(self._clients, self.now)]
-            self._nodes = (self.now, (available + records.NODE_OFFSET).tolist())
+            self._available = self._fleet.availability.available(self._clients, self.now)
+            self._nodes = (self.now, (self._clients[self._available] + records.NODE_OFFSET).tolist())
         return self._nodes[1]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send *messages*, each as it is now, and return their ids."""
-        return [self._push(message) for message in messages]
+        parcels: dict[tuple[int, str], Parcel] = {}
+        return [self._push(message, parcels) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies among *message_ids* that are there; with none there, those of the next arrival.
@@ -149,7 +149,7 @@ class VirtualGrid(Grid):
     def _exchange(self, messages: Iterable[Message], timeout: float | None) -> tuple[list[Delivery], RoundRow | None]:
         """Send *messages*, wait, abandon what has not arrived; return what has, and the row of this round so far."""
         started = self.now
-        ids = [self._push(message) for message in messages]
+        ids = list(self.push_messages(messages))
         if not ids:
             return [], None
         first = self._flying.get(ids[0]) or self._inbox[ids[0]]
@@ -160,34 +160,50 @@ class VirtualGrid(Grid):
             delivery.abandoned = True
             if delivery.ticket is not None:
                 self._engine.discard(delivery.ticket)
-        kind = first.message.metadata.message_type
-        return ready, RoundRow(first.round, kind, started, self.now, len(ids), len(ready), 0, len(missed))
+        return ready, RoundRow(first.round, first.kind, started, self.now, len(ids), len(ready), 0, len(missed))
 
-    def _push(self, message: Message) -> str:
+    def _push(self, message: Message, parcels: dict[tuple[int, str], Parcel]) -> str:
         self._messages += 1
         message_id = f"m{self._messages:09d}"
-        content = records.snapshot(message.content)
         compat.set_message_id(message, message_id)
-        sent = Message(content, metadata=message.metadata)
-        config = next(iter(content.config_records.values()), {})
+        # Strategies put one content into all messages of a round: it is read and copied once.
+        same = (id(message.content), message.metadata.message_type)
+        parcel = parcels.get(same) or parcels.setdefault(same, self._parcel(message))
         delivery = Delivery(
-            id=message_id, client=records.client_of(message.metadata.dst_node_id), message=sent,
-            round=int(config.get("server-round", 0)), version=self._version(content), sent_s=self.now,
-            down=records.size_of(content),
+            message_id, records.client_of(message.metadata.dst_node_id),
+            Message(parcel.content, metadata=message.metadata), parcel, self.now,
         )  # fmt: skip
         if not self._reachable(delivery.client):
-            delivery.failure, delivery.down = "the node is not available", records.Size(0, 0)
+            delivery.failure, delivery.reached = "the node is not available", False
             delivery.arrived_s = self.now
             self._inbox[message_id] = delivery
             return message_id
         self._flying[message_id] = delivery
-        self.invariants.sent(down=delivery.down.total)
+        self.invariants.sent(down=parcel.down.total)
         self._world.send(delivery)
         return message_id
 
+    def _parcel(self, message: Message) -> Parcel:
+        content = records.snapshot(message.content)
+        version, order, up, failure = self._version(content), None, records.Size(0, 0), ""
+        try:
+            order = records.order_of(message, self._starts)
+        except RunError as error:
+            failure = str(error)
+        else:
+            names = reply_metrics(order.job, self._fleet.scores)
+            training = order.job.kind == "train"
+            extra = self._fleet.extra_metrics if training else ()
+            up = records.reply_size(records.forms(order.start.params) if training else {}, (*names, *extra))
+        config = next(iter(content.config_records.values()), {})
+        number = int(config.get("server-round", 0))
+        return Parcel(content, number, version, records.size_of(content), up, order, failure)
+
     def _reachable(self, client: int) -> bool:
-        inside = 0 <= client < len(self._clients)
-        return inside and bool(self._fleet.availability.available(self._clients[client : client + 1], self.now)[0])
+        if not 0 <= client < len(self._clients):
+            return False
+        self.get_node_ids()  # Evaluated once per instant, for everyone.
+        return bool(self._available[client])
 
     def _version(self, content: RecordDict) -> int:
         # A model is the array record that carries it: the server makes a new one for each aggregation.
@@ -199,7 +215,7 @@ class VirtualGrid(Grid):
     def _arrived(self, delivery: Delivery) -> None:
         self.invariants.at(self.now, f"the arrival of {delivery.id}")
         if delivery.computed_s >= 0:
-            self.invariants.sent(up=delivery.up.total)
+            self.invariants.sent(up=delivery.parcel.up.total)
         del self._flying[delivery.id]
         if delivery.abandoned:
             self._settle(delivery, "late")
@@ -228,7 +244,7 @@ class VirtualGrid(Grid):
         replies: list[Message] = []
         for delivery in ready:
             if delivery.failure or delivery.ticket is None:
-                code = NODE_UNAVAILABLE if delivery.received_s < 0 else CLIENT_RAISED
+                code = CLIENT_RAISED if delivery.reached else NODE_UNAVAILABLE
                 replies.append(Message(Error(code, delivery.failure), reply_to=delivery.message))
                 self._settle(delivery, "failed")
                 continue
@@ -266,13 +282,12 @@ class VirtualGrid(Grid):
         def app(message: Message, context: Context) -> Message:
             return Message(records.reply_content(answer, writable=self._writable), reply_to=message)
 
-        training = delivery.task.job.kind == "train"
-        for mod in reversed(self._mods if training else []):
-            app = _wrap(mod, app)
-        reply = app(delivery.message, self._context(delivery.client) if self._mods else _NO_CONTEXT)
+        mods = self._mods if delivery.task.job.kind == "train" else []
+        reply = with_mods(mods, app)(delivery.message, self._context(delivery.client) if mods else _NO_CONTEXT)
         if not reply.has_error():
             size = records.size_of(reply.content)
-            assert size == delivery.up, f"{delivery.id}: {delivery.up} bytes were foretold, {size} encoded"
+            foretold = delivery.parcel.up
+            assert size == foretold, f"{delivery.id}: {foretold} bytes were foretold, {size} encoded"
         compat.set_message_id(reply, delivery.id.replace("m", "r"))
         return reply
 
@@ -286,7 +301,7 @@ class VirtualGrid(Grid):
 
     def _settle(self, delivery: Delivery, outcome: Outcome, loss: float | None = None, result: str = "") -> None:
         if outcome == "in flight" and delivery.computed_s >= 0:
-            self.invariants.sent(up=delivery.up.total)  # On the wire, though it never arrives.
+            self.invariants.sent(up=delivery.parcel.up.total)  # On the wire, though it never arrives.
         row = delivery.row(outcome, loss, result)
         self.invariants.settled(row, self._model[1])
         self._observer.task(row)
@@ -308,10 +323,6 @@ class _Waiter:
 def _deadline(env: simpy.Environment, timeout: float) -> Generator[simpy.Event, None, None]:
     yield env.timeout(timeout)
     yield env.timeout(0)  # After whatever else happens at this instant: a reply at the deadline is in time.
-
-
-def _wrap(mod: Mod, inner: Callable[[Message, Context], Message]) -> Callable[[Message, Context], Message]:
-    return lambda message, context: mod(message, context, inner)
 
 
 _NO_CONTEXT = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})

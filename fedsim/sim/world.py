@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import simpy
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
-from fedsim.client import Client, Memory, Order, reply_metrics
-from fedsim.core.errors import RunError
+from fedsim.client import Client, Memory, Order
 from fedsim.core.keys import Key
 from fedsim.core.types import Seconds
 from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
 from fedsim.cost.network import Network
 from fedsim.data.federation import Federation
-from fedsim.flower.records import Size, StartCache, forms, order_of, reply_size
+from fedsim.flower.records import Size
 from fedsim.learn.engine import Engine
 from fedsim.learn.flops import Flops
 from fedsim.learn.work import Task
@@ -45,6 +44,22 @@ class Fleet:
     key: Key
 
 
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What the messages of one push carry: read once, however many clients it goes to.
+
+    *order* is None when our client cannot read it; *failure* then says why. *up* is the size of an answer.
+    """
+
+    content: RecordDict
+    round: int
+    version: int
+    down: Size
+    up: Size
+    order: Order | None
+    failure: str
+
+
 @dataclass(slots=True)
 class Delivery:
     """One message on its way: a plain record, so that a process could be started again from where it is.
@@ -55,11 +70,9 @@ class Delivery:
     id: str
     client: int
     message: Message
-    round: int
-    version: int
+    parcel: Parcel
     sent_s: Seconds
-    down: Size
-    up: Size = field(default=Size(0, 0))
+    reached: bool = True
     received_s: Seconds = NEVER
     started_s: Seconds = NEVER
     computed_s: Seconds = NEVER
@@ -70,20 +83,34 @@ class Delivery:
     failure: str = ""
     abandoned: bool = False
 
+    @property
+    def round(self) -> int:
+        """Return the server's round that sent it."""
+        return self.parcel.round
+
+    @property
+    def kind(self) -> str:
+        """Return Flower's message type."""
+        return self.message.metadata.message_type
+
     def row(self, outcome: Outcome, loss: float | None = None, result: str = "") -> TaskRow:
         """Return the row that tells this delivery's fate."""
         task, job = self.task, self.task.job if self.task else None
         examples = len(task.positions) if task else 0
-        up = self.up if self.computed_s != NEVER else Size(0, 0)  # What was never sent weighs nothing.
+        down = self.parcel.down if self.reached else _NOTHING
+        up = self.parcel.up if self.computed_s != NEVER else _NOTHING  # What was never sent weighs nothing.
         return TaskRow(
             message=self.id, client=self.client, number=task.number if task else -1,
-            kind=self.message.metadata.message_type, round=self.round, version=self.version, outcome=outcome,
+            kind=self.kind, round=self.parcel.round, version=self.parcel.version, outcome=outcome,
             sent_s=self.sent_s, received_s=self.received_s, started_s=self.started_s, computed_s=self.computed_s,
             arrived_s=self.arrived_s, examples=examples,
             steps=job.batches(examples) if job and job.kind == "train" else 0, flops=self.flops,
-            down_bytes=self.down.payload, down_framing_bytes=self.down.framing,
+            down_bytes=down.payload, down_framing_bytes=down.framing,
             up_bytes=up.payload, up_framing_bytes=up.framing, loss=loss, result=result,
         )  # fmt: skip
+
+
+_NOTHING = Size(0, 0)
 
 
 class World:
@@ -94,7 +121,6 @@ class World:
         self.fleet, self.engine, self._arrive = fleet, engine, arrive
         self._busy: dict[int, deque[simpy.Event]] = {}
         self._memories: dict[int, Memory] = {}
-        self._starts = StartCache()
 
     def send(self, delivery: Delivery) -> None:
         """Put *delivery* on its way."""
@@ -102,7 +128,7 @@ class World:
 
     def _carry(self, delivery: Delivery) -> Generator[simpy.Event, None, None]:
         env, network, client = self.env, self.fleet.network, delivery.client
-        yield env.timeout(network.down_s(client, delivery.down.total))
+        yield env.timeout(network.down_s(client, delivery.parcel.down.total))
         delivery.received_s = env.now
         if client in self._busy:  # One message at a time per client, as on a real SuperNode.
             turn = env.event()
@@ -111,14 +137,13 @@ class World:
         else:
             self._busy[client] = deque()
         delivery.started_s = env.now
-        try:
-            order = order_of(delivery.message, self._starts)
-        except RunError as error:
-            delivery.failure = str(error)
+        order = delivery.parcel.order
+        if order is None:
+            delivery.failure = delivery.parcel.failure
         else:
             yield env.timeout(self._begin(delivery, order))
             delivery.computed_s = env.now
-            yield env.timeout(network.up_s(client, delivery.up.total))
+            yield env.timeout(network.up_s(client, delivery.parcel.up.total))
         delivery.arrived_s = env.now
         if waiting := self._busy[client]:
             waiting.popleft().succeed()
@@ -131,12 +156,9 @@ class World:
         fleet, client = self.fleet, delivery.client
         program = Client(client, fleet.federation, fleet.key)
         task, self._memories[client] = program.plan(order, self._memories.get(client, Memory()))
-        training = order.job.kind == "train"
         delivery.task = task
         delivery.flops = fleet.flops.of(order.job, len(task.positions))
-        metrics = reply_metrics(order.job, fleet.scores)
-        params = forms(order.start.params) if training else {}
-        delivery.up = reply_size(params, (*metrics, *fleet.extra_metrics) if training else metrics)
         if not delivery.abandoned:  # A task known to be lost, that leaves nothing behind, is not computed.
             delivery.ticket = self.engine.submit(task)
-        return fleet.compute.seconds(client, task.number + (0 if training else EVALUATIONS), delivery.flops)
+        number = task.number if order.job.kind == "train" else EVALUATIONS + task.number
+        return fleet.compute.seconds(client, number, delivery.flops)

@@ -1,0 +1,29 @@
+"""Flower's entry to the client side: which scenario, which client, and everything else is fedsim's.
+
+``run_config["scenario"]`` is the scenario file; ``node_config["partition-id"]`` is the client's number.
+"""
+
+from functools import lru_cache
+
+from flwr.app import Context
+
+from fedsim.client import Client
+from fedsim.flower.apps import Site, client_app
+from fedsim.scenario.build import Parts, build
+from fedsim.scenario.load import load
+
+
+@lru_cache(maxsize=1)
+def parts_of(path: str) -> Parts:
+    """Return the parts of the scenario at *path*, built once per process."""
+    return build(load(path))
+
+
+def site(context: Context) -> Site:
+    """Return what the node behind *context* has."""
+    parts = parts_of(str(context.run_config["scenario"]))
+    client = Client(int(context.node_config["partition-id"]), parts.federation, parts.key)
+    return Site(client, parts.engine, parts.strategy.mods)
+
+
+app = client_app(site)

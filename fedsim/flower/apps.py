@@ -1,0 +1,101 @@
+"""Flower's ClientApp and ServerApp for a scenario: the same client program, on a real node and with real messages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
+
+from fedsim.client import Client
+from fedsim.core.types import Params
+from fedsim.flower import compat, records
+from fedsim.learn.engine import Engine
+from fedsim.learn.work import Job
+
+Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
+"""A Flower client mod."""
+
+App = Callable[[Message, Context], Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What one node has: its client program, an engine, and the mods that its replies go through when it trains."""
+
+    client: Client
+    engine: Engine
+    mods: Sequence[Mod] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a server needs: the strategy, where it starts, what it orders, how long, and how it scores."""
+
+    strategy: Strategy
+    first: Params
+    job: Job
+    rounds: int
+    timeout_s: float
+    evaluate: Callable[[int, Params], dict[str, float] | None]
+
+
+def with_mods(mods: Sequence[Mod], app: App) -> App:
+    """Return *app* with *mods* around it, the first outermost, as Flower applies them."""
+    for mod in reversed(mods):
+        app = _around(mod, app)
+    return app
+
+
+def client_app(site: Callable[[Context], Site]) -> ClientApp:
+    """Return the ClientApp of a scenario; *site* says which client a node is, from its context."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        here = site(context)
+        return with_mods(here.mods, lambda m, c: _answer(m, c, here))(message, context)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return _answer(message, context, site(context))
+
+    _ = train, evaluate  # Registered by their decorators.
+    return app
+
+
+def server_app(plan: Callable[[Context], Plan]) -> ServerApp:
+    """Return the ServerApp of a scenario: the scenario's strategy, on whatever grid it is given."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        ready = plan(context)
+
+        def score(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            scores = ready.evaluate(server_round, records.params_of(arrays))
+            return None if scores is None else MetricRecord(dict(scores))
+
+        ready.strategy.start(
+            grid=grid, initial_arrays=compat.array_record(ready.first), num_rounds=ready.rounds,
+            timeout=ready.timeout_s, train_config=records.job_config(ready.job), evaluate_config=ConfigRecord(),
+            evaluate_fn=score,
+        )  # fmt: skip
+
+    _ = main
+    return app
+
+
+def _answer(message: Message, context: Context, site: Site) -> Message:
+    order = records.order_of(message, records.StartCache())
+    task, memory = site.client.plan(order, records.memory_of(context.state))
+    result = site.engine.collect([site.engine.submit(task)])[0]
+    records.keep_memory(context.state, memory)
+    return Message(records.reply_content(site.client.reply(task, result), writable=True), reply_to=message)
+
+
+def _around(mod: Mod, inner: App) -> App:
+    return lambda message, context: mod(message, context, inner)

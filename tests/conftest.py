@@ -1,0 +1,157 @@
+"""What the tests share: a small scenario, a short way to run it, and the folder of real data sets.
+
+``tiny`` and ``go`` are functions handed over by fixtures::
+
+    def test_it(tiny, go):
+        table = tiny({"server.rounds": 3})                  # a scenario as a table, 30 examples per client
+        run = go({"training.optimizer.lr": 0.5}, seed=3)    # the tiny scenario with overrides, run: about 0.1 s
+
+``scenario_file`` writes the same as TOML, and ``cli`` is the command line in this process::
+
+    def test_it_too(scenario_file, cli):
+        answer = cli("check", scenario_file({"server.rounds": 0}))
+        assert 2 == answer.code, answer.err
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedsim
+from fedsim.scenario.load import _set
+
+Table = dict[str, Any]
+
+
+def tiny_table(overrides: Mapping[str, Any] | None = None, /, **more: Any) -> Table:
+    """Return six clients over the bundled digits, two rounds of FedAvg, *overrides* by dotted key applied.
+
+    As with ``--set``, another ``kind`` drops the settings of the old one. Nothing is checked.
+    """
+    table: Table = {
+        "name": "tiny",
+        "seed": 7,
+        "data": {"source": {"kind": "digits"}, "partition": {"kind": "iid"}, "test_fraction": 0.9},
+        "clients": {
+            "count": 6,
+            "compute": {"kind": "lognormal", "gflops": 5.0, "sigma": 0.6, "overhead_s": 1.0},
+            "network": {"kind": "lognormal", "down_mbps": 6.0, "up_mbps": 2.0, "sigma": 0.8, "latency_s": 0.06},
+        },
+        "model": {"kind": "logreg"},
+        "training": {"epochs": 1, "batch_size": 10, "optimizer": {"kind": "sgd", "lr": 0.1}},
+        "server": {"strategy": {"kind": "FedAvg"}, "rounds": 2},
+    }
+    for key, value in {**(overrides or {}), **more}.items():
+        _set(table, key, value)
+    return table
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Table]:
+    """Return ``tiny(overrides)``: a small scenario as a table. Overrides: a mapping by dotted key, or ``**mapping``."""
+    return tiny_table
+
+
+@pytest.fixture
+def go(tmp_path: Path) -> Callable[..., fedsim.Run]:
+    """Return ``go(overrides, seed=..., watch=...)``: run the tiny scenario in a new folder below tmp_path."""
+    number = itertools.count(1)
+
+    def run(overrides: Mapping[str, Any] | None = None, **settings: Any) -> fedsim.Run:
+        settings.setdefault("out", tmp_path / f"run-{next(number)}")
+        return fedsim.run(tiny_table(), overrides=overrides, **settings)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def scenario_file(tmp_path: Path) -> Callable[..., Path]:
+    """Return ``scenario_file(overrides, without=["data"])``: the tiny scenario as a TOML file in tmp_path."""
+
+    def write(overrides: Mapping[str, Any] | None = None, without: tuple[str, ...] = ()) -> Path:
+        table = tiny_table(overrides)
+        for key in without:
+            *path, last = key.split(".")
+            below = table
+            for part in path:
+                below = below[part]
+            del below[last]
+        path = tmp_path / "tiny.toml"
+        path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in table.items()), encoding="utf-8")
+        return path
+
+    return write
+
+
+def toml(value: Any) -> str:
+    """Return *value* as TOML on one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # nan, inf, -inf: TOML writes them as Python does.
+    return json.dumps(value)
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Answer]:
+    """Return ``cli("check", path, "--json")``: the ``fedsim`` command in this process, its exit code and its output."""
+    from fedsim.cli import main
+
+    def call(*words: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["fedsim", *map(str, words)])
+        before = signal.getsignal(signal.SIGTERM)
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        said = capfd.readouterr()
+        return Answer(code, said.out, said.err)
+
+    return call
+
+
+@pytest.fixture
+def data_folder() -> Path:
+    """Return the folder of real data sets that $FEDSIM_DATA names; without one the test is skipped."""
+    root = os.environ.get("FEDSIM_DATA")
+    if not root or not Path(root).is_dir():
+        pytest.skip("needs real data sets: set FEDSIM_DATA to their folder (it may hold mnist/)")
+    return Path(root)
+
+
+@pytest.fixture
+def tmp(tmp_path: Path) -> Path:
+    """Return an empty folder."""
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
+    """Give docstring examples the name ``tmp``, an empty folder."""
+    doctest_namespace["tmp"] = tmp_path

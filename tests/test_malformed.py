@@ -1,0 +1,323 @@
+"""Malformed scenarios: each ends with exit code 2 and one line with the dotted key, the value, and what would work."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PLUGINS = '''
+import torch
+from torch import nn
+import torch.nn.functional as F
+from fedsim.learn.objectives import Classification
+
+number = 3.5
+
+def linear(outputs): return nn.Sequential(nn.Flatten(), nn.Linear(64, outputs))
+def norm(shape, outputs): return nn.Sequential(linear(outputs), nn.BatchNorm1d(outputs))
+def dropout(shape, outputs): return nn.Sequential(linear(outputs), nn.Dropout(0.5))
+def nothing(shape, outputs): return nn.Flatten()
+def text(shape, outputs): return "a model"
+def raises(shape, outputs): raise KeyError("weights.pt")
+def narrow(shape, outputs): return nn.Sequential(nn.Flatten(), nn.Linear(3, outputs))
+def wide(shape, outputs, width: int): return linear(outputs)
+
+class Free(nn.Module):
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(outputs))
+    def forward(self, x): return self.bias + 0 * x.flatten(1)[:, :1]
+
+class Vector(Classification):
+    def loss(self, outputs, targets): return F.cross_entropy(outputs, targets, reduction="none")
+
+def adam(lr: float): return {"lr": lr}
+
+class Timid:
+    def __init__(self, courage: int = 0): pass
+'''
+
+
+@pytest.fixture(autouse=True)
+def _plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plugins_of_tests.py").write_text(PLUGINS)
+    (tmp_path / "plugins_that_break.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delenv("FEDSIM_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)  # A refused scenario must not even leave the folder runs/ behind.
+
+
+LR, KIND, ALPHA, STRATEGY = "training.optimizer.lr", "model.kind", "data.partition.alpha", "server.strategy"
+DIRICHLET = {"data.partition.kind": "dirichlet"}
+DP = "DifferentialPrivacyServerSideFixedClipping"
+
+
+def strategy(kind: str, **settings: Any) -> dict[str, Any]:
+    return {STRATEGY: {"kind": kind, **settings}}
+
+
+def private(**settings: Any) -> dict[str, Any]:
+    inner = {"kind": "FedAvg"}
+    return strategy(DP, **{"strategy": inner, "noise_multiplier": 0.5, "clipping_norm": 1.0, "num_sampled_clients": 6, **settings})
+
+
+# name: (overrides, how the line begins, what else it says)
+CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
+    # Wrong types.
+    "rounds is text": ({"server.rounds": "ten"}, "server.rounds = 'ten': must be", ["whole number"]),
+    "rounds is a fraction": ({"server.rounds": 2.5}, "server.rounds = 2.5: must be", ["whole number"]),
+    "rounds is true": ({"server.rounds": True}, "server.rounds = true: must be", ["whole number"]),
+    "data is a number": ({"data": 3}, "data = 3: must be", ["a table"]),
+    "source is text": ({"data.source": "digits"}, "data.source = 'digits': must be", ["{ kind = '...' }"]),
+    "strategy is text": ({STRATEGY: "FedAvg"}, "server.strategy = 'FedAvg': must be", ["{ kind = '...' }"]),
+    "alpha is text": ({**DIRICHLET, ALPHA: "small"}, "data.partition.alpha = 'small': must be", ["a number"]),
+    "hidden is a number": ({KIND: "mlp", "model.hidden": 64}, "model.hidden = 64: must be", ["list"]),
+    "hidden is empty": ({KIND: "mlp", "model.hidden": []}, "model.hidden = []:", ["at least 1"]),
+    "hidden has a text": ({KIND: "mlp", "model.hidden": [64, "x"]}, "model.hidden.1 = 'x': must be", ["whole number"]),
+    "name is a number": ({"name": 3}, "name = 3: must be", ["text"]),
+    "kind is a number": ({"data.source": {"kind": 3}}, "data.source.kind = 3: must be", ["text"]),
+    "strategy kind is a number": ({STRATEGY: {"kind": 3}}, "server.strategy.kind = 3: must be", ["text"]),
+    "model kind is a number": ({"model": {"kind": 3}}, "model.kind = 3: must be", ["text"]),
+    # Unknown keys.
+    "unknown section": ({"servers": {}}, "servers: no such key.", ["Did you mean 'server'?"]),
+    "unknown key": ({"server.round": 3}, "server.round: no such key.", ["Did you mean 'rounds'?", "round_timeout_s"]),
+    "unknown setting": ({**DIRICHLET, "data.partition.alhpa": 1.0, ALPHA: 1.0}, "data.partition.alhpa: 'dirichlet' has no such setting.", ["'alpha'"]),
+    "setting of a kind that takes none": ({"data.partition.alpha": 1.0}, "data.partition.alpha: 'iid' has no such setting.", ["takes: nothing"]),
+    "unknown kind": ({"data.partition.kind": "dirichlt"}, "data.partition.kind = 'dirichlt': no such partition.", ["Did you mean 'dirichlet'?"]),
+    "unknown model": ({KIND: "mpl"}, "model.kind = 'mpl': no such model.", ["'mlp'"]),
+    "unknown optimizer": ({"training.optimizer": {"kind": "adam", "lr": 0.1}}, "training.optimizer.kind = 'adam'", ["sgd"]),
+    "unknown objective": ({"training.objective": {"kind": "ranking"}}, "training.objective.kind = 'ranking'", ["classification"]),
+    "unknown availability": ({"clients.availability": {"kind": "sometimes"}}, "clients.availability.kind", ["onoff"]),
+    # Missing.
+    "setting missing": (DIRICHLET, "data.partition.alpha: missing.", ["'dirichlet' needs it", "number > 0"]),
+    "kind missing": ({"clients.network": {"down_mbps": 3.0}}, "clients.network.kind: missing.", ["fedsim list"]),
+    "strategy kind missing": ({STRATEGY: {"fraction_train": 0.5}}, "server.strategy.kind: missing.", ["FedAvg"]),
+    "partition missing": ({"data": {"source": {"kind": "digits"}}}, "data.partition: missing.", ["{ kind = 'iid' }"]),
+    # Out of range.
+    "no rounds": ({"server.rounds": 0}, "server.rounds = 0: must be >= 1", []),
+    "negative count": ({"clients.count": -4}, "clients.count = -4: must be >= 1", []),
+    "negative seed": ({"seed": -1}, "seed = -1: must be >= 0", []),
+    "alpha 0": ({**DIRICHLET, ALPHA: 0.0}, "data.partition.alpha = 0.0: must be > 0", ["0.1 is strong, 100 is nearly iid"]),
+    "alpha negative": ({**DIRICHLET, ALPHA: -0.3}, "data.partition.alpha = -0.3: must be > 0", ["0.1 is strong"]),
+    "lr nan": ({LR: float("nan")}, "training.optimizer.lr = nan: must be a finite number", []),
+    "lr infinite": ({LR: float("inf")}, "training.optimizer.lr = inf: must be a finite number", []),
+    "lr negative": ({LR: -0.1}, "training.optimizer.lr = -0.1: must be > 0", []),
+    "momentum 1.5": ({"training.optimizer.momentum": 1.5}, "training.optimizer.momentum = 1.5: must be", ["< 1", "0.9"]),
+    "batch size 0": ({"training.batch_size": 0}, "training.batch_size = 0: must be >= 1", ["'full'"]),
+    "batch size half": ({"training.batch_size": "half"}, "training.batch_size = 'half': must be", ["'full'", "whole number"]),
+    "test_fraction 1.5": ({"data.test_fraction": 1.5}, "data.test_fraction = 1.5: must be < 1", []),
+    "test_fraction leaves nothing": ({"data.test_fraction": 0.99999}, "data.test_fraction = 0.99999: leaves", ["at least one"]),
+    "timeout 0": ({"server.round_timeout_s": 0.0}, "server.round_timeout_s = 0.0: must be > 0", []),
+    "workers 0": ({"engine.workers": 0}, "engine.workers = 0: must be >= 1", []),
+    "workers 2": ({"engine.workers": 2}, "engine.workers = 2: must be <= 1", []),
+    "dtype float16": ({"engine.dtype": "float16"}, "engine.dtype = 'float16': must be 'float32' or 'float64'", []),
+    "device cuda": ({"engine.device": "cuda"}, "engine.device = 'cuda': must be 'cpu'", []),
+    "every 0": ({"evaluate.every": 0}, "evaluate.every = 0: must be >= 1", []),
+    "bad name": ({"name": "my run/1"}, "name = 'my run/1': letters, digits", []),
+    "diurnal mean": ({"clients.availability": {"kind": "diurnal", "mean": 0.9}}, "clients.availability.mean = 0.9:", ["<= 0.625"]),
+    # What stands against something else.
+    "epochs and steps": ({"training.steps": 3}, "training: give either epochs or steps (both given)", []),
+    "stop with two bounds": ({"stop": {"metric": "loss", "at_least": 0.5, "at_most": 1.0}}, "stop: give either at_least or at_most", []),
+    "stop without a bound": ({"stop.metric": "loss"}, "stop: give either at_least or at_most", []),
+    "stop metric unknown": ({"stop": {"metric": "acuracy", "at_least": 0.5}}, "stop.metric = 'acuracy'", ["'accuracy'", "loss"]),
+    "more clients than examples": ({"clients.count": 500}, "clients.count = 500: more clients than the 180 examples", []),
+    "leaf with a partition": ({"data.source.kind": "leaf_synthetic"}, "data.partition: 'leaf_synthetic' makes each client's", ["leave it out"]),
+    "natural without groups": ({"data.partition.kind": "natural"}, "data.partition.kind = 'natural'", ["client"]),
+    "shards too many": ({"data.partition": {"kind": "shards", "shards_per_client": 100}}, "data.partition.shards_per_client = 100", ["180"]),
+    "nesterov alone": ({"training.optimizer.nesterov": True}, "training.optimizer.nesterov = true: needs momentum", ["0.9"]),
+    # Strategies.
+    "FedAvgg": (strategy("FedAvgg"), "server.strategy.kind = 'FedAvgg': no such strategy.", ["Did you mean 'FedAvg'?"]),
+    "FedXgbBagging": (strategy("FedXgbBagging"), "server.strategy.kind = 'FedXgbBagging'", ["trees", "does not train"]),
+    "strategy argument": (strategy("FedAvg", beta_1=0.9), "server.strategy.beta_1: 'FedAvg' has no such setting.", ["fraction_train", "clients_per_round"]),
+    "strategy argument type": (strategy("FedAvg", fraction_train="all"), "server.strategy.fraction_train = 'all': must be", ["a number"]),
+    "fraction_evaluate": (strategy("FedAvg", fraction_evaluate=0.5), "server.strategy.fraction_evaluate = 0.5:", ["evaluate.federated_fraction"]),
+    "fraction_train 1.5": (strategy("FedAvg", fraction_train=1.5), "server.strategy.fraction_train = 1.5: must be >= 0 and <= 1", []),
+    "clients_per_round and fraction": (strategy("FedAvg", clients_per_round=3, fraction_train=0.5), "server.strategy.clients_per_round = 3:", ["fraction_train"]),
+    "clients_per_round 0": (strategy("FedAvg", clients_per_round=0), "server.strategy.clients_per_round = 0: must be a whole number >= 1", []),
+    "clients_per_round too many": (strategy("FedAvg", clients_per_round=7), "server.strategy.clients_per_round = 7: needs more clients than there are", ["clients.count = 6"]),
+    "min_train_nodes too many": (strategy("FedAdam", min_train_nodes=7), "server.strategy.min_train_nodes = 7: needs more clients", ["clients.count = 6"]),
+    "one client": ({"clients.count": 1}, "server.strategy.min_available_nodes = 2: needs more clients", ["clients.count = 1"]),
+    "strategy without its argument": (strategy("FedProx"), "server.strategy.proximal_mu: missing.", ["'FedProx' needs it"]),
+    "eta nan": (strategy("FedAdam", eta=float("nan")), "server.strategy.eta = nan: must be a finite number", []),
+    "private without inner": (strategy(DP, noise_multiplier=0.5, clipping_norm=1.0, num_sampled_clients=6), "server.strategy.strategy: missing.", ["{ kind = 'FedAvg' }"]),
+    "private around text": (private(strategy="FedAvg"), "server.strategy.strategy = 'FedAvg': must be", ["{ kind = 'FedAvg' }"]),
+    "private around nonsense": (private(strategy={"kind": "FedAvgg"}), "server.strategy.strategy.kind = 'FedAvgg'", ["'FedAvg'"]),
+    "private around private": (private(strategy=private()[STRATEGY]), "server.strategy.strategy.kind", ["FedAvg"]),
+    "noise negative": (private(noise_multiplier=-1.0), "server.strategy.noise_multiplier = -1.0: must be >= 0", []),
+    "clipping norm 0": (private(clipping_norm=0.0), "server.strategy.clipping_norm = 0.0: must be > 0", []),
+    "not a strategy": (strategy("plugins_of_tests:Timid"), "server.strategy.kind = 'plugins_of_tests:Timid'", ["Strategy"]),
+    "a number for a strategy": (strategy("plugins_of_tests:number"), "server.strategy.kind = 'plugins_of_tests:number'", ["float"]),
+    # Models and what else a reader brings along.
+    "cnn on flat data": ({"data": {"source": {"kind": "leaf_synthetic"}}, KIND: "cnn"}, "model.kind = 'cnn': wants images", ["'mlp' and 'logreg'"]),
+    "module not there": ({KIND: "no_such_module:net"}, "model.kind = 'no_such_module:net': cannot import 'no_such_module'", []),
+    "module that breaks": ({KIND: "plugins_that_break:net"}, "model.kind = 'plugins_that_break:net': cannot import", ["a_package_that_is_not_there"]),
+    "name not there": ({KIND: "plugins_of_tests:nrom"}, "model.kind = 'plugins_of_tests:nrom'", ["Did you mean 'norm'?"]),
+    "path without a name": ({KIND: "plugins_of_tests:"}, "model.kind = 'plugins_of_tests:'", ["'package.module:name'"]),
+    "path without a module": ({KIND: ":norm"}, "model.kind = ':norm'", ["'package.module:name'"]),
+    "a number for a model": ({KIND: "plugins_of_tests:number"}, "model.kind = 'plugins_of_tests:number'", ["float"]),
+    "not a module": ({KIND: "plugins_of_tests:text"}, "model.kind = 'plugins_of_tests:text': returned a str", ["torch.nn.Module"]),
+    "model that raises": ({KIND: "plugins_of_tests:raises"}, "model.kind = 'plugins_of_tests:raises'", ["KeyError", "weights.pt"]),
+    "model's setting missing": ({KIND: "plugins_of_tests:wide"}, "model.width: missing.", ["needs it"]),
+    "no parameters": ({KIND: "plugins_of_tests:nothing"}, "model.kind = 'plugins_of_tests:nothing': has no trainable parameter", []),
+    "BatchNorm": ({KIND: "plugins_of_tests:norm"}, "model.kind = 'plugins_of_tests:norm': keeps buffers", ["GroupNorm"]),
+    "Dropout": ({KIND: "plugins_of_tests:dropout"}, "model.kind = 'plugins_of_tests:dropout'", ["Dropout", "Leave them out"]),
+    "model of the wrong width": ({KIND: "plugins_of_tests:narrow"}, "model.kind = 'plugins_of_tests:narrow'", ["shape (1, 8, 8)"]),
+    "model without work": ({KIND: "plugins_of_tests:Free"}, "model.kind = 'plugins_of_tests:Free'", ["flops_per_example"]),
+    "loss is a vector": ({"training.objective": {"kind": "plugins_of_tests:Vector"}}, "training.objective.kind = 'plugins_of_tests:Vector'", ["one number"]),
+    "optimizer is a table": ({"training.optimizer": {"kind": "plugins_of_tests:adam", "lr": 0.1}}, "training.optimizer.kind = 'plugins_of_tests:adam'", ["sgd"]),
+    "source is a model": ({"data.source": {"kind": "plugins_of_tests:text", "shape": 1, "outputs": 2}}, "data.source.kind = 'plugins_of_tests:text'", ["Pool"]),
+    # Files.
+    "file missing": ({"data.source": {"kind": "idx", "path": "mnits"}}, "data.source.path = 'mnits': not found.", ["FEDSIM_DATA"]),
+    "idx corrupt": ({"data.source": {"kind": "idx", "path": "corrupt"}}, "data.source.path = 'corrupt':", ["train-images-idx3-ubyte", "cut short"]),
+    "csv without its label": ({"data.source": {"kind": "csv", "path": "a.csv", "label": "clas"}}, "data.source.label = 'clas': no such column", ["'class'"]),
+    "csv without a number": ({"data.source": {"kind": "csv", "path": "b.csv", "label": "class"}}, "data.source.path = 'b.csv': line 3, column 'x'", ["'one'"]),
+}  # fmt: skip
+
+
+def one_line(answer: Any) -> str:
+    """Assert that *answer* is exit code 2 with one line for the reader; return the line without its prefix."""
+    assert "Traceback" not in answer.err
+    assert (2, "", 1) == (answer.code, answer.out, len(answer.err.splitlines())), answer
+    assert answer.err.startswith("fedsim: ")
+    return answer.err.removeprefix("fedsim: ").rstrip("\n")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_says_what_is_wrong_and_what_would_work(
+    case: str, cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A malformed scenario ends with 2 and one line: the dotted key, the value, what would have worked; nothing is written."""
+    overrides, begins, says = CASES[case]
+    _data_files(tmp_path)
+    line = one_line(cli("check", scenario_file(overrides)))
+
+    assert line.startswith(begins), line
+    assert [] == [words for words in says if words not in line], line
+    assert len(line) < 400 and line.endswith((".", ")")), line
+    assert not (tmp_path / "runs").exists()
+
+
+def _data_files(folder: Path) -> None:
+    (folder / "corrupt").mkdir()
+    (folder / "corrupt" / "train-images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x0803, 10, 28, 28) + bytes(100))
+    (folder / "corrupt" / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 0x0801, 10) + bytes(10))
+    (folder / "a.csv").write_text("x,class\n1,a\n2,b\n")
+    (folder / "b.csv").write_text("x,class\n1,a\none,b\n")
+
+
+@pytest.mark.parametrize(
+    ("key", "needs"),
+    [("data", "source"), ("clients", "count"), ("model", "kind"), ("training", "optimizer"), ("server", "rounds"),
+     ("clients.count", "missing"), ("server.rounds", "missing"), ("model.kind", "missing"), ("name", "missing")],
+)  # fmt: skip
+def test_what_is_missing_is_named(
+    key: str, needs: str, cli: Callable[..., Any], scenario_file: Callable[..., Path]
+) -> None:
+    """A section or key that is missing is named, and a missing section with a key that it needs."""
+    line = one_line(cli("check", scenario_file(without=(key,))))
+
+    assert line.startswith(f"{key}: missing."), line
+    assert needs in line
+
+
+def test_neither_epochs_nor_steps(cli: Callable[..., Any], scenario_file: Callable[..., Path]) -> None:
+    """Training without epochs or steps is refused, and the line shows one that would do."""
+    line = one_line(cli("check", scenario_file(without=("training.epochs",))))
+
+    assert "training: give either epochs or steps (neither given), like epochs = 1." == line
+
+
+@pytest.mark.parametrize(
+    ("words", "begins", "says"),
+    [
+        (["--set", "server.rounds"], "--set 'server.rounds'", "training.optimizer.lr=0.05"),
+        (["--set", "=3"], "--set '=3'", "training.optimizer.lr=0.05"),
+        (["--set", "server.rounds.many=3"], "server.rounds.many: cannot be set", "server.rounds = 2 is not a table"),
+        (["--set", "server.rounds=0"], "server.rounds = 0: must be >= 1", ""),
+        (["--set", "server..rounds=3"], "--set 'server..rounds=3'", "training.optimizer.lr=0.05"),
+        (["--set", "clients.count=many"], "clients.count = 'many': must be a whole number", ""),
+        (["--seed", "-3"], "seed = -3: must be >= 0", ""),
+        (["--seed", "abc"], "--seed", "integer"),
+        (["--sed", "3"], "--sed", "--seed"),
+    ],
+)
+def test_options_are_checked_as_the_file_is(
+    words: list[str], begins: str, says: str, cli: Callable[..., Any], scenario_file: Callable[..., Path]
+) -> None:
+    """A wrong option ends like a wrong scenario: with 2 and one line."""
+    line = one_line(cli("check", scenario_file(), *words))
+
+    assert line.startswith(begins) and says in line, line
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(["rnu", "x.toml"], "run"), (["run"], "SCENARIO"), (["check", "a.toml", "b.toml"], "b.toml")],
+)
+def test_wrong_commands_get_one_line(words: list[str], says: str, cli: Callable[..., Any]) -> None:
+    """An unknown command, a missing argument and one too many end with 2 and one line that points to --help."""
+    line = one_line(cli(*words))
+
+    assert says in line and "--help" in line, line
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("text.toml", "name = quickstart\n", "not valid TOML"),
+        ("bytes.toml", "name = '\udcff\udcfe'\n", "not valid TOML"),
+        ("twice.toml", "seed = 1\nseed = 2\n", "not valid TOML"),
+        ("tinny.toml", None, "no such file. Did you mean"),
+        ("folder", ..., "is a folder"),
+    ],
+)
+def test_a_file_that_is_no_scenario(
+    file: str, content: Any, says: str, cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What is not TOML, not a file, or not there is named, with the nearest scenario beside it."""
+    scenario_file()
+    if content is ...:
+        (tmp_path / file).mkdir()
+    elif content is not None:
+        (tmp_path / file).write_text(content, encoding="utf-8", errors="surrogateescape")
+    line = one_line(cli("check", tmp_path / file))
+
+    assert line.startswith(f"{tmp_path / file}: ") and says in line, line
+
+
+def test_an_empty_file_lacks_everything(cli: Callable[..., Any], tmp_path: Path) -> None:
+    """An empty scenario is told the first key that is missing, and how many more are."""
+    (tmp_path / "empty.toml").touch()
+    line = one_line(cli("check", tmp_path / "empty.toml"))
+
+    assert line.startswith("name: missing.") and line.endswith("(and 5 more errors)"), line
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "below a file"])
+def test_out_is_never_written_over(
+    kind: str, cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A run folder that holds something, or is a file, is refused before anything is written."""
+    out = tmp_path / "out"
+    if kind == "folder":
+        out.mkdir()
+        (out / "mine.txt").write_text("precious")
+    else:
+        out.write_text("precious")
+    line = one_line(cli("run", scenario_file(), "--out", out / "run" if kind == "below a file" else out))
+
+    assert line.startswith("--out ") and str(out) in line and "new folder" in line, line
+    assert "precious" == (out / "mine.txt" if kind == "folder" else out).read_text()
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "report"])
+def test_a_folder_that_is_no_run(command: str, cli: Callable[..., Any], tmp_path: Path) -> None:
+    """What reads a run folder says in one line that this is none."""
+    answer = cli(command, tmp_path)
+
+    assert (1, 1) == (answer.code, len(answer.err.splitlines())), answer
+    assert f"{tmp_path}: not a run folder" in answer.err
