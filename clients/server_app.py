@@ -5,6 +5,7 @@ from flwr.app import Context
 from clients.client_app import parts_of
 from fedsim.core.types import Params
 from fedsim.flower.apps import Plan, server_app
+from fedsim.flower.compat import keep_types
 
 
 def plan(context: Context) -> Plan:
@@ -17,7 +18,8 @@ def plan(context: Context) -> Plan:
             return None
         return parts.engine.evaluate(params, *parts.test)
 
-    return Plan(parts.strategy.strategy, parts.first, parts.job, server.rounds, server.round_timeout_s, evaluate)
+    strategy = keep_types(parts.strategy.strategy, parts.first)
+    return Plan(strategy, parts.first, parts.job, server.rounds, server.round_timeout_s, evaluate)
 
 
 app = server_app(plan)

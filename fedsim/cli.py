@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from click.exceptions import Abort, UsageError
 
 from fedsim.core.errors import RunError, ScenarioError
 
@@ -28,7 +29,6 @@ app = typer.Typer(
         "  fedsim run scenarios/quickstart.toml     run it\n\n"
         "  fedsim list                              what can a scenario name?"
     ),
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -154,7 +154,13 @@ def schema() -> None:
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _interrupt)  # A polite kill leaves the folder as readable as Ctrl-C does.
-    app()
+    try:
+        app(sys.argv[1:] or ["--help"], prog_name="fedsim", standalone_mode=False)
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "fedsim"
+        _end(f"{' '.join(error.format_message().split())} '{command} --help' shows what it takes.", 2)
+    except Abort:
+        _end("interrupted.", 130)
 
 
 def _load(scenario: Path, settings: list[str] | None, seed: int | None) -> Any:
@@ -177,10 +183,12 @@ def _errors() -> Iterator[None]:
     except BrokenPipeError:  # The reader of our output has left: 'fedsim list | head'.
         sys.stderr.close()
         raise SystemExit(0) from None
+    except OSError as error:  # A folder that cannot be written, a full disk.
+        _end(f"{error.filename or 'on disk'}: {error.strerror or error}.", 1)
 
 
 def _end(line: str, code: int) -> NoReturn:
-    print(f"fedsim: {line}", file=sys.stderr)
+    print(f"fedsim: {' '.join(line.splitlines())}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -160,7 +160,8 @@ class _Session:
 
     def _drive(self) -> None:
         scenario, parts = self.loaded.scenario, self.parts
-        strategy = compat.name_draws(parts.strategy.strategy, parts.key, self._heard)
+        strategy = compat.keep_types(parts.strategy.strategy, parts.first)
+        strategy = compat.name_draws(strategy, parts.key, self._heard)
         with compat.log_to(self.folder / "flower.log"), compat.virtual_sleep(self.grid.sleep), suppress(_Enough):
             strategy.start(
                 grid=self.grid,

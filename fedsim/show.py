@@ -12,41 +12,12 @@ from rich.table import Table
 
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.record.runs import Run
+from fedsim.record.units import duration, megabytes
 from fedsim.scenario.schema import Scenario
 
 if TYPE_CHECKING:
     from fedsim.preview import Preview
     from fedsim.run import Progress as Where
-
-_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-
-
-def megabytes(size: float) -> str:
-    """Return bytes as a person reads them, in powers of ten.
-
-    >>> megabytes(8_392_421), megabytes(12)
-    ('8.39 MB', '12 B')
-    """
-    for unit, name in _UNITS:
-        if size >= unit:
-            return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
-    return f"{size:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Return virtual seconds as a person reads them.
-
-    >>> duration(12.34), duration(754), duration(200_000)
-    ('12.3 s', '12 min 34 s', '2 d 7 h 33 min')
-    """
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h {minutes} min"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 @contextmanager

@@ -16,6 +16,16 @@ class RunError(FedsimError):
     """A run broke: the line says what, when and for whom; what was recorded before stays readable."""
 
 
+def reason(error: BaseException) -> str:
+    """Return a stranger's error on one line: its type and the first line of what it says.
+
+    >>> reason(KeyError("weights"))
+    "KeyError: 'weights'"
+    """
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:160]}" if said else type(error).__name__
+
+
 def choices(value: str, options: Iterable[str]) -> str:
     """Return the second half of an error line: the nearest of *options*, or all of them.
 

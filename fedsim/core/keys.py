@@ -70,22 +70,6 @@ class Key:
             z = _finalise(z ^ high)
         return ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
-    def uniform_at(self, id: int) -> float:
-        """Return ``uniform(id)[0]``, bit for bit, in a tenth of its time: for draws made one at a time.
-
-        >>> Key(1).uniform_at(17) == Key(1).uniform(17)[0]
-        True
-        """
-        digest = int.from_bytes(self.digest, "little")
-        # In Python's integers, whose products do not wrap: each is masked to 64 bits.
-        z = id * 0x9E3779B97F4A7C15 + digest & 0xFFFFFFFFFFFFFFFF
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        z ^= z >> 31 ^ digest >> 64
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-        z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-        return (((z ^ z >> 31) >> 12) + 0.5) * 2.0**-52
-
     def uniform_at(self, number: int) -> float:
         """Return ``uniform(number)`` for one id, the same to the last bit, without numpy's overhead.
 

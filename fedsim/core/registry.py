@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.errors import ScenarioError, choices, reason
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,7 +62,6 @@ class Registry(Generic[F]):
             f" Your own goes in as 'package.module:name'."
         )
 
-
     def settings(self, function: F) -> dict[str, inspect.Parameter]:
         """Return what a scenario may set of *function*: its parameters but the given ones, annotations resolved.
 
@@ -93,14 +92,21 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def load_object(path: str, *, at: str) -> Any:
-    """Return the object at ``package.module:name``; raise ScenarioError, in one line, when it is not there."""
+    """Return what ``package.module:name`` calls; raise ScenarioError, in one line, when it is not there or no function."""
     module_name, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+        raise ScenarioError(f"{at} = {path!r}: must look like 'package.module:name'.")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # Whatever a stranger's module raises while it loads is the reader's to see.
-        raise ScenarioError(f"{at} = {path!r}: cannot import {module_name!r} ({error}).") from error
+        raise ScenarioError(f"{at} = {path!r}: cannot import {module_name!r} ({reason(error)}).") from error
+    public = [entry for entry, value in vars(module).items() if not entry.startswith("_") and callable(value)]
     try:
-        return getattr(module, name)
+        found = getattr(module, name)
     except AttributeError:
-        public = [entry for entry in vars(module) if not entry.startswith("_")]
         raise ScenarioError(f"{at} = {path!r}: {module_name!r} has no {name!r}. {choices(name, public)}") from None
+    if not callable(found):
+        raise ScenarioError(
+            f"{at} = {path!r}: is a {type(found).__name__}, not a function or class. {choices(name, public)}"
+        )
+    return found

@@ -190,16 +190,17 @@ def always() -> Always:
 
 @availabilities.register("onoff")
 def onoff(
-    mean_on_s: Annotated[float, Range(ge=0.001, why="seconds; every period is drawn, so shorter ones take for ever")],
-    mean_off_s: Annotated[float, Range(ge=0.001, why="seconds; every period is drawn, so shorter ones take for ever")],
     key: Key,
+    *,
+    mean_on_s: Annotated[float, Range(ge=0.001, why="every period is drawn, so shorter ones take for ever")],
+    mean_off_s: Annotated[float, Range(ge=0.001, why="every period is drawn, so shorter ones take for ever")],
 ) -> OnOff:
     """Return clients that are on and off in turn, for exponential times with means *mean_on_s* and *mean_off_s*.
 
     Stationary from time 0 on: at any time a share mean_on_s / (mean_on_s + mean_off_s) is on. Costs a step per period
     that passes, and a restart from time 0 for a client asked about an earlier time than the last one.
 
-    >>> clients = onoff(mean_on_s=600.0, mean_off_s=1800.0, key=Key(0))
+    >>> clients = onoff(Key(0), mean_on_s=600.0, mean_off_s=1800.0)
     >>> change = clients.next_change(np.array([5]), now=0.0)
     >>> bool(clients.available(np.array([5]), 0.0)[0] != clients.available(np.array([5]), change)[0])
     True
@@ -210,6 +211,7 @@ def onoff(
 @availabilities.register("diurnal")
 def diurnal(
     key: Key,
+    *,
     mean: Share = 0.3,
     amplitude: Share = 0.6,
     period_s: Positive = 86400.0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeAlias
+from typing import Annotated, Protocol
 
 import numpy as np
 from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
@@ -20,9 +20,6 @@ from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Range
 
 _GIGA = 1e9
 _TASKS = 1 << 32  # Draws per client: with more tasks than that, a client would share the next one's luck.
-
-Sigma: TypeAlias = Annotated[float, Range(ge=0, le=10, why="of the logarithm; at 10 a device in six is 20,000 x slower")]
-"""Spread of a log-normal, as the standard deviation of the natural logarithm."""
 
 
 class Compute(Protocol):
@@ -97,7 +94,7 @@ class ExponentialCompute:
 
 
 @computes.register("constant")
-def constant(gflops: Positive, overhead_s: NonNegative = 0.0) -> ConstantCompute:
+def constant(*, gflops: Positive, overhead_s: NonNegative = 0.0) -> ConstantCompute:
     """Return devices that all do *gflops* GFLOP/s, and need *overhead_s* seconds for any task.
 
     *gflops* is the effective speed, what training reaches, and not the peak of a data sheet.
@@ -109,13 +106,19 @@ def constant(gflops: Positive, overhead_s: NonNegative = 0.0) -> ConstantCompute
 
 
 @computes.register("lognormal")
-def lognormal(gflops: Positive, key: Key, sigma: Sigma = 0.6, overhead_s: NonNegative = 0.0) -> LognormalCompute:
+def lognormal(
+    key: Key,
+    *,
+    gflops: Positive,
+    sigma: Annotated[float, Range(ge=0, le=10, why="of the logarithm of the speed")] = 0.6,
+    overhead_s: NonNegative = 0.0,
+) -> LognormalCompute:
     """Return devices of LogNormal speed with median *gflops*: fast and slow clients, each the same at every task.
 
     *sigma* is the standard deviation of the logarithm: at 0.6 the fastest tenth is 4.7 times as fast as the slowest.
     Reference: Lai et al. 2022 (FedScale), arXiv:2105.11367, whose simulator spreads devices with the same 0.6.
 
-    >>> devices = lognormal(gflops=5.0, key=Key(0))
+    >>> devices = lognormal(Key(0), gflops=5.0)
     >>> devices.seconds(3, task=0, flops=1e9) == devices.seconds(3, task=8, flops=1e9)
     True
     """
@@ -123,13 +126,13 @@ def lognormal(gflops: Positive, key: Key, sigma: Sigma = 0.6, overhead_s: NonNeg
 
 
 @computes.register("exponential")
-def exponential(gflops: Positive, key: Key, overhead_s: NonNegative = 0.0) -> ExponentialCompute:
+def exponential(key: Key, *, gflops: Positive, overhead_s: NonNegative = 0.0) -> ExponentialCompute:
     """Return devices of mean time FLOPs / *gflops*, where each task is longer or shorter by its own Exp(1) factor.
 
     The model of queueing theory, under which much is known exactly: a synchronous round of n such clients takes
     H_n = 1 + 1/2 + ... + 1/n mean task times. *overhead_s* is added as it is.
 
-    >>> devices = exponential(gflops=5.0, key=Key(0))
+    >>> devices = exponential(Key(0), gflops=5.0)
     >>> devices.seconds(3, task=0, flops=1e9) == devices.seconds(3, task=1, flops=1e9)
     False
     """

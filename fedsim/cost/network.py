@@ -137,7 +137,7 @@ class IdealNetwork:
 
 
 @networks.register("constant")
-def constant(down_mbps: Positive, up_mbps: Positive, latency_s: NonNegative = 0.0) -> ConstantNetwork:
+def constant(*, down_mbps: Positive, up_mbps: Positive, latency_s: NonNegative = 0.0) -> ConstantNetwork:
     """Return links that all have the same rates in Mbit/s; each message takes *latency_s* and size / rate.
 
     >>> constant(down_mbps=8.0, up_mbps=2.0, latency_s=0.5).up_s(17, size_bytes=1_000_000)
@@ -148,9 +148,10 @@ def constant(down_mbps: Positive, up_mbps: Positive, latency_s: NonNegative = 0.
 
 @networks.register("lognormal")
 def lognormal(
+    key: Key,
+    *,
     down_mbps: Positive,
     up_mbps: Positive,
-    key: Key,
     sigma: Annotated[float, Range(ge=0, le=10, why="of the logarithm of both rates")] = 0.8,
     latency_s: NonNegative = 0.0,
     correlation: Annotated[float, Range(ge=-1, le=1, why="between the logarithms of the two rates")] = 0.7,
@@ -161,7 +162,7 @@ def lognormal(
     who downloads fast mostly uploads fast. A cross-device population has medians of about 6 down and 2 up.
     Reference: Wang et al. 2021, arXiv:2107.06917, whose system model has 0.75 MB/s down and 0.25 MB/s up.
 
-    >>> links = lognormal(down_mbps=6.0, up_mbps=2.0, key=Key(0), correlation=1.0)
+    >>> links = lognormal(Key(0), down_mbps=6.0, up_mbps=2.0, correlation=1.0)
     >>> bool(np.isclose(links.down_s(3, 1_000_000) * 3, links.up_s(3, 1_000_000)))
     True
     """

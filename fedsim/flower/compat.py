@@ -136,6 +136,26 @@ def virtual_sleep(sleep: Callable[[float], None]) -> Iterator[None]:
         module.sleep = before
 
 
+def keep_types(strategy: Strategy, params: Params) -> Strategy:
+    """Return *strategy*, its aggregates cast to the types of *params*: the model's own are what travels.
+
+    With numpy 2 some stock strategies (FedOpt's family) hand out float64 arrays for a float32 model, which would
+    double every download; casting rounds once, at the server, where a client would round on loading.
+    """
+    aggregate = strategy.aggregate_train
+
+    @functools.wraps(aggregate)
+    def typed(server_round: int, replies: Any) -> Any:
+        arrays, metrics = aggregate(server_round, replies)
+        if arrays is None or all(arrays[name].dtype == type_name(array.dtype) for name, array in params.items()):
+            return arrays, metrics
+        cast = {name: arrays[name].numpy().astype(array.dtype) for name, array in params.items()}
+        return ArrayRecord({name: Array(array) for name, array in cast.items()}), metrics
+
+    setattr(strategy, "aggregate_train", typed)
+    return strategy
+
+
 Heard = Callable[[str, int, Any], None]
 """Told (step, round, what the step returned) each time a strategy has done a step."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.core.errors import ScenarioError
+from fedsim.core.errors import FedsimError, ScenarioError, choices, reason
 from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
@@ -22,12 +24,24 @@ from fedsim.learn.objectives import Objective
 from fedsim.learn.optim import Sgd
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
-from fedsim.scenario.kinds import chosen, slots
+from fedsim.scenario.kinds import Slot, chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.schema import Scenario, Table
 from fedsim.sim.world import Fleet
 from fedsim.strategy.stock import Built
 from fedsim.strategy.stock import build as build_strategy
+
+_GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "source": ("a Pool or a Generator", ("sizes", "client", "shape", "outputs")),
+    "partition": ("a Partition", ("order", "offsets")),
+    "compute": ("a Compute", ("gflops", "seconds")),
+    "network": ("a Network", ("down_s", "up_s")),
+    "availability": ("an Availability", ("available", "next_change")),
+    "objective": ("an Objective", ("loss", "sums", "scores")),
+    "optimizer": ("settings of an optimizer that fedsim has (sgd)", ("lr", "momentum", "weight_decay", "nesterov")),
+}
+"""What a kind must return, and the names by which it is known; a reader's own may return anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -56,24 +70,23 @@ def build(loaded: Loaded) -> Parts:
     dtype = getattr(torch, scenario.engine.dtype)
     chosen(table["model"], scenario.model.table)  # Checks the settings, and says so in the reader's words.
     settings = {name: value for name, value in scenario.model.table.items() if name != "kind"}
-    model = build_model(scenario.model.kind, settings, federation.shape, federation.outputs, key.fold("model"))
+    with _naming("model.kind", scenario.model.kind):
+        model = build_model(scenario.model.kind, settings, federation.shape, federation.outputs, key.fold("model"))
     model = model.to(dtype)
-    registry = table["objective"]
-    function, given = chosen(registry, scenario.training.objective)
-    objective: Objective = registry.registry.call(function, given)
+    objective: Objective = _made("objective", scenario.training.objective)
     store = Store(federation, dtype, torch.device(scenario.engine.device))
     engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk)
     test = store.tensors(federation.test)
     counted, scores = _probe(model, objective, engine, store, federation)
     if scenario.stop and scenario.stop.metric not in scores:
         raise ScenarioError(
-            f"stop.metric = {scenario.stop.metric!r}: is not reported here. It takes: {', '.join(sorted(scores))}."
+            f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
         )
     fleet = Fleet(
         federation=federation, flops=counted, scores=scores, extra_metrics=strategy.extra_metrics, key=key,
-        compute=_made(scenario.clients.compute, "compute", key.fold("device")),
-        network=_made(scenario.clients.network, "network", key.fold("link")),
-        availability=_made(scenario.clients.availability, "availability", key.fold("availability")),
+        compute=_made("compute", scenario.clients.compute, key=key.fold("device")),
+        network=_made("network", scenario.clients.network, key=key.fold("link")),
+        availability=_made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
     return Parts(
         scenario, key, federation, model, objective, engine, test, params_of(model), job, fleet, strategy
@@ -82,10 +95,7 @@ def build(loaded: Loaded) -> Parts:
 
 def _job(scenario: Scenario, strategy: Built) -> Job:
     training = scenario.training
-    function, settings = chosen(slots()["optimizer"], training.optimizer)
-    optimizer = function(**settings)
-    if not isinstance(optimizer, Sgd):
-        raise ScenarioError("training.optimizer.kind: must return the settings of an optimizer that fedsim has (sgd).")
+    optimizer: Sgd = _made("optimizer", training.optimizer)
     return Job(
         epochs=training.epochs or 0, steps=training.steps or 0,
         batch_size=FULL if training.batch_size == "full" else training.batch_size,
@@ -96,11 +106,9 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
 
 def _federation(loaded: Loaded, key: Key) -> Federation:
     scenario = loaded.scenario
-    table, data, count = slots(), scenario.data, scenario.clients.count
+    data, count = scenario.data, scenario.clients.count
     kept_back = scenario.evaluate.client_test_fraction if scenario.evaluate.federated_fraction else 0.0
-    slot = table["source"]
-    function, settings = chosen(slot, data.source)
-    source = slot.registry.call(function, settings, find=finder(loaded.folder), key=key.fold("data"))
+    source = _made("source", data.source, find=finder(loaded.folder), key=key.fold("data"))
     if not isinstance(source, Pool):
         if data.partition is not None:
             raise ScenarioError(
@@ -114,10 +122,8 @@ def _federation(loaded: Loaded, key: Key) -> Federation:
         raise ScenarioError(
             f"clients.count = {count}: more clients than the {len(train)} examples to train on, and each needs one."
         )
-    slot = table["partition"]
-    function, settings = chosen(slot, data.partition)
-    partition = slot.registry.call(
-        function, settings, labels=train.y, clients=count, key=key.fold("data", "partition"),
+    partition = _made(
+        "partition", data.partition, labels=train.y, clients=count, key=key.fold("data", "partition"),
         groups=None if source.groups is None else source.groups[kept],
     )  # fmt: skip
     return pool_federation(source, partition, test, train, key.fold("data"), kept_back)
@@ -133,15 +139,33 @@ def _probe(
         model(x)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ScenarioError(
-            f"model.kind: {type(model).__name__} does not take examples of shape {federation.shape}:"
-            f" {str(error).splitlines()[0][:160]}"
+            f"model.kind: {type(model).__name__} does not take examples of shape {federation.shape}: {reason(error)}."
         ) from error
     engine.prepare(x, y)
     scores = tuple(engine.evaluate(params_of(model), x, y))
     return flops.count(model, objective, x, y), scores
 
 
-def _made(table: Table, noun: str, key: Key) -> Any:
-    slot = slots()[noun]
+def _made(noun: str, table: Table, **given: Any) -> Any:
+    """Return what the kind that *table* names makes, *given* what the simulator fills in."""
+    slot: Slot = slots()[noun]
     function, settings = chosen(slot, table)
-    return slot.registry.call(function, settings, key=key)
+    with _naming(f"{slot.key}.kind", table["kind"]):
+        made = slot.registry.call(function, settings, **given)
+    what, names = _GIVES[noun]
+    if not isinstance(made, Pool) and not all(hasattr(made, name) for name in names):
+        raise ScenarioError(f"{slot.key}.kind = {table['kind']!r}: returned a {type(made).__name__}, not {what}.")
+    return made
+
+
+@contextmanager
+def _naming(at: str, kind: str) -> Iterator[None]:
+    """Turn whatever a reader's own code raises into one line; an error in a kind of ours is our mistake, and stays."""
+    try:
+        yield
+    except FedsimError:
+        raise
+    except Exception as error:
+        if ":" not in kind:
+            raise
+        raise ScenarioError(f"{at} = {kind!r}: raised {reason(error)}.") from error

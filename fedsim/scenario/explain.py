@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fedsim.core.errors import choices
 
@@ -14,65 +16,96 @@ _TYPES = {
     "model_attributes_type": "a table", "list_type": "a list", "finite_number": "a finite number",
 }  # fmt: skip
 _SIGNS = {"greater_than": (">", "gt"), "greater_than_equal": (">=", "ge"), "less_than": ("<", "lt"), "less_than_equal": ("<=", "le")}
-
-
-def explain(error: ValidationError, prefix: str, options: list[str], owner: str = "") -> str:
-    """Return the first of *error*'s findings as one line, and how many more there are.
-
-    *options* are the keys that the outermost table takes; *owner* is the kind whose settings they are.
-    """
-    found = error.errors()
-    line = _line(found[0], prefix, options, owner)
-    more = len({tuple(_path(item["loc"])) for item in found}) - 1
-    return line if not more else f"{line} (and {more} more {'error' if more == 1 else 'errors'})"
-
-
-def _path(loc: tuple[int | str, ...]) -> list[str]:
-    # Members of a union appear in a location by name; a reader has no use for them.
-    return [str(part) for part in loc if not (isinstance(part, str) and ("[" in part or "-" in part or part in _MEMBERS))]
-
-
+_PLAIN: dict[Any, str] = {int: "whole number", float: "number", str: "text in quotes", bool: "true or false"}
 _MEMBERS = {"int", "float", "str", "bool", "dict"}
 
 
-def _line(item: Any, prefix: str, options: list[str], owner: str) -> str:
-    path = _path(item["loc"])
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a key takes, in words; *why* says what its range means; *keys* are a section's own."""
+
+    words: str = ""
+    why: str = ""
+    keys: Mapping[str, Wanted] = field(default_factory=dict[str, "Wanted"])
+
+
+def sections(model: type[BaseModel]) -> dict[str, Wanted]:
+    """Return what each key of *model* takes, sections with the keys below them."""
+    found: dict[str, Wanted] = {}
+    for name, about in model.model_fields.items():
+        hints = (about.annotation, *get_args(about.annotation))
+        below = next((hint for hint in hints if isinstance(hint, type) and issubclass(hint, BaseModel)), None)
+        words = next((_PLAIN[hint] for hint in hints if hint in _PLAIN), "table like { kind = '...' }")
+        found[name] = Wanted(words) if below is None else Wanted("table", "", sections(below))
+    return found
+
+
+def explain(error: ValidationError, prefix: str, takes: Mapping[str, Wanted], owner: str = "") -> str:
+    """Return the first of *error*'s findings as one line, and how many more there are.
+
+    *takes* says what the keys of the outermost table take; *owner* is the kind whose settings they are.
+    """
+    by_key: dict[tuple[str, ...], list[Any]] = {}
+    for item in error.errors():
+        by_key.setdefault(_path(item), []).append(item)
+    path, items = next(iter(by_key.items()))
+    line, more = _line(path, items, prefix, takes, owner), len(by_key) - 1
+    return line if not more else f"{line} (and {more} more {'error' if more == 1 else 'errors'})"
+
+
+def _path(item: Any) -> tuple[str, ...]:
+    if item["type"] in ("extra_forbidden", "missing"):  # The last part is a key, whatever it looks like.
+        return tuple(map(str, item["loc"]))
+    # Members of a union appear in a location by name; a reader has no use for them.
+    return tuple(
+        str(part) for part in item["loc"]
+        if not (isinstance(part, str) and ("[" in part or "-" in part or part in _MEMBERS))
+    )  # fmt: skip
+
+
+def _line(path: tuple[str, ...], items: list[Any], prefix: str, takes: Mapping[str, Wanted], owner: str) -> str:
+    item = items[0]
     key = ".".join([*([prefix] if prefix else []), *path])
-    value, kind, context = item["input"], item["type"], item.get("ctx", {})
-    if kind == "missing":
-        return f"{key}: missing." + (f" {owner!r} needs it." if owner else "")
-    if kind == "extra_forbidden":
+    for part in path[:-1]:
+        takes = takes[part].keys if part in takes else {}
+    wanted = takes.get(path[-1], Wanted()) if path else Wanted()
+    if item["type"] == "missing":
+        return f"{key}: missing. {_needs(wanted, owner)}"
+    if item["type"] == "extra_forbidden":
         has = f"{owner!r} has no such setting" if owner else "no such key"
-        return f"{key}: {has}. {choices(path[-1], options if len(path) == 1 else _siblings(path))}"
-    shown = f"{key} = {_show(value)}"
-    if kind in _TYPES:
-        return f"{shown}: must be {_TYPES[kind]}."
-    if kind in _SIGNS:
-        sign, bound = _SIGNS[kind]
-        return f"{shown}: must be {sign} {context[bound]:g}." if isinstance(context[bound], float) else f"{shown}: must be {sign} {context[bound]}."
-    if kind == "literal_error":
-        expected = context["expected"]
-        return f"{shown}: must be {expected}."
-    if kind == "value_error":
-        return f"{key}: {context['error']}."
-    if kind == "string_pattern_mismatch":
+        return f"{key}: {has}. {choices(path[-1], takes)}"
+    if item["type"] == "value_error":
+        return f"{key}: {item['ctx']['error']}."
+    shown = f"{key} = {_show(item['input'])}"
+    # A union finds one fault per member: a value that fits none may be made to fit either.
+    musts = list(dict.fromkeys(must for must in map(_must, items) if must))
+    if musts:
+        return f"{shown}: must be {' or '.join(musts)}{f' ({wanted.why})' if wanted.why else ''}."
+    if item["type"] == "string_pattern_mismatch":
         return f"{shown}: letters, digits, '.', '_' and '-' only, and no '.', '_' or '-' at the front."
     return f"{shown}: {item['msg'][:1].lower()}{item['msg'][1:]}."
 
 
-def _siblings(path: list[str]) -> list[str]:
-    from fedsim.scenario.schema import Scenario
+def _needs(wanted: Wanted, owner: str) -> str:
+    if wanted.keys:
+        return choices("", wanted.keys)
+    a = "" if wanted.words.startswith(("text", "true", "anything")) else "a "
+    why = f", {wanted.why}" if wanted.why else ""
+    return f"{repr(owner) if owner else 'A scenario'} needs it ({a}{wanted.words}{why})."
 
-    fields: Any = Scenario.model_fields
-    for part in path[:-1]:
-        if part not in fields:
-            return []
-        annotation: Any = fields[part].annotation
-        section = next((a for a in (annotation, *getattr(annotation, "__args__", ())) if hasattr(a, "model_fields")), None)
-        if section is None:
-            return []
-        fields = section.model_fields
-    return list(fields)
+
+def _must(item: Any) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind in _TYPES:
+        return _TYPES[kind]
+    if kind in _SIGNS:
+        sign, bound = _SIGNS[kind]
+        return f"{sign} {context[bound]:g}" if isinstance(context[bound], float) else f"{sign} {context[bound]}"
+    if kind == "literal_error":
+        return context["expected"]
+    if kind == "too_short":
+        return f"a list of at least {context['min_length']}"
+    return ""
 
 
 def _show(value: Any) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
 from fedsim.core.types import Range
-from fedsim.scenario.explain import explain
+from fedsim.scenario.explain import Wanted, explain
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ def slots() -> dict[str, Slot]:
 
 def chosen(slot: Slot, table: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return the function that *table* names and its checked settings. Raises ScenarioError in the reader's words."""
-    kind, given = _split(slot.key, table)
+    kind, given = kind_of(slot.key, table), {name: value for name, value in table.items() if name != "kind"}
     function = slot.registry.get(kind, at=f"{slot.key}.kind")
     model = settings_model(slot.registry, function, kind)
     try:
         checked = model.model_validate(given)
     except ValidationError as error:
-        raise ScenarioError(explain(error, slot.key, options=list(model.model_fields), owner=kind)) from None
+        raise ScenarioError(explain(error, slot.key, _takes(slot.registry, function), owner=kind)) from None
     return function, {name: getattr(checked, name) for name in checked.model_fields_set}
 
 
@@ -95,11 +95,28 @@ def words(hint: Any) -> str:
     return " or ".join(words(argument) for argument in arguments) or str(hint)
 
 
-def _split(key: str, table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    kind = table.get("kind")
-    if not isinstance(kind, str):
+def kind_of(key: str, table: Mapping[str, Any]) -> str:
+    """Return the kind that *table*, which stands at *key*, names."""
+    if "kind" not in table:
         raise ScenarioError(f"{key}.kind: missing. A table like {{ kind = '...' }} goes here; see 'fedsim list'.")
-    return kind, {name: value for name, value in table.items() if name != "kind"}
+    if not isinstance(table["kind"], str):
+        raise ScenarioError(f"{key}.kind = {table['kind']!r}: must be text in quotes; see 'fedsim list'.")
+    return table["kind"]
+
+
+def _takes(registry: Registry[Any], function: Callable[..., Any]) -> dict[str, Wanted]:
+    """Return, for each setting of *function*, what it takes and what its range means."""
+    found: dict[str, Wanted] = {}
+    for name, parameter in registry.settings(function).items():
+        marks = [mark for mark in _marks(parameter.annotation) if isinstance(mark, Range)]
+        found[name] = Wanted(words(parameter.annotation), next((mark.why for mark in marks if mark.why), ""))
+    return found
+
+
+def _marks(hint: Any) -> list[Any]:
+    """Return every mark on *hint*, however deep it sits."""
+    own = list(get_args(hint)[1:]) if get_origin(hint) is Annotated else []
+    return own + [mark for argument in get_args(hint) for mark in _marks(argument)]
 
 
 def _checked(hint: Any) -> Any:

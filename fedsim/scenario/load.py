@@ -14,7 +14,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from fedsim.core.errors import ScenarioError
-from fedsim.scenario.explain import explain
+from fedsim.scenario.explain import explain, sections
 from fedsim.scenario.schema import Scenario
 
 
@@ -46,7 +46,7 @@ def load(
     try:
         return Loaded(Scenario.model_validate(table), folder)
     except ValidationError as error:
-        raise ScenarioError(explain(error, "", options=list(Scenario.model_fields))) from None
+        raise ScenarioError(explain(error, "", sections(Scenario))) from None
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     overrides: dict[str, Any] = {}
     for setting in settings:
         key, sign, text = setting.partition("=")
-        if not sign or not key.strip():
+        if not sign or not all(part.strip() for part in key.split(".")):
             raise ScenarioError(f"--set {setting!r}: must look like training.optimizer.lr=0.05.")
         try:
             overrides[key.strip()] = tomllib.loads(f"value = {text}")["value"]

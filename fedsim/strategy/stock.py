@@ -12,8 +12,9 @@ from flwr.clientapp.mod import adaptiveclipping_mod, fixedclipping_mod
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.errors import ScenarioError, choices, reason
 from fedsim.core.registry import load_object
+from fedsim.core.types import Range
 from fedsim.flower.compat import NORM_BIT, READS_ONLY, log_to
 
 AT = "server.strategy"
@@ -36,6 +37,21 @@ ELSEWHERE = {
 }
 """Flower arguments that have another place in a scenario, or none."""
 
+RANGES = {
+    "fraction_train": Range(ge=0, le=1), "min_train_nodes": Range(ge=0), "min_available_nodes": Range(ge=0),
+    "num_malicious_nodes": Range(ge=0), "num_nodes_to_select": Range(ge=0), "beta": Range(ge=0, lt=0.5),
+    "proximal_mu": Range(ge=0), "eta": Range(gt=0), "eta_l": Range(gt=0), "tau": Range(gt=0),
+    "beta_1": Range(ge=0, lt=1), "beta_2": Range(ge=0, lt=1), "q": Range(ge=0), "client_learning_rate": Range(gt=0),
+    "server_learning_rate": Range(gt=0), "server_momentum": Range(ge=0, lt=1), "noise_multiplier": Range(ge=0),
+    "num_sampled_clients": Range(ge=1), "clipping_norm": Range(gt=0), "initial_clipping_norm": Range(gt=0),
+    "target_clipped_quantile": Range(ge=0, le=1), "clip_norm_lr": Range(gt=0), "clipped_count_stddev": Range(ge=0),
+}  # fmt: skip
+"""What Flower checks itself, without naming key or value, and what it does not check."""
+
+REPORTED = {"weighted_by_key": ("num-examples", "train_loss"), "train_loss_key": ("initial_loss", "train_loss")}
+"""The metrics that our client reports, for the arguments that name one."""
+
+_WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _NOT_IN_A_FILE = {"train_metrics_aggr_fn", "evaluate_metrics_aggr_fn", "selection_rule", "accountant", "self"}
 _TINY = 1e-9
 
@@ -68,7 +84,10 @@ def build(table: Mapping[str, Any], clients: int, federated_fraction: float, at:
 
     Raises ScenarioError naming the argument, and what the strategy takes.
     """
-    kind = str(table["kind"])
+    kind = table.get("kind")
+    if not isinstance(kind, str):
+        got = f" = {kind!r}: must be text in quotes." if "kind" in table else ": missing."
+        raise ScenarioError(f"{at}.kind{got} {choices('', names())}")
     make = _class(kind, at)
     given = {name: value for name, value in table.items() if name != "kind"}
     takes = _arguments(make)
@@ -82,11 +101,14 @@ def build(table: Mapping[str, Any], clients: int, federated_fraction: float, at:
         if isinstance(value, float) and not math.isfinite(value):
             raise ScenarioError(f"{at}.{name} = {value}: must be a finite number.")
         _check_type(f"{at}.{name}", value, takes.get(name))
-        if name.startswith(("min_", "num_")) and value < 0:
-            raise ScenarioError(f"{at}.{name} = {value}: must be >= 0.")
+        if kind in names():
+            _check_value(f"{at}.{name}", name, value)
     missing = [n for n, p in takes.items() if p.default is inspect.Parameter.empty and n not in given]
     if missing:
-        raise ScenarioError(f"{at}: {kind!r} needs {', '.join(missing)}. {choices('', options)}")
+        like = ", like { kind = 'FedAvg' }" if missing[0] == "strategy" else ""
+        raise ScenarioError(f"{at}.{missing[0]}: missing. {kind!r} needs {', '.join(missing)}{like}.")
+    if at != AT and kind in PRIVATE:  # Flower would add its noise twice, and only the outer one's client mod would run.
+        raise ScenarioError(f"{at}.kind = {kind!r}: is a wrapper itself. {choices('', AVERAGING)}")
     needs = 1
     if isinstance(given.get("strategy"), Mapping):
         inner = build(given["strategy"], clients, federated_fraction, f"{at}.strategy")
@@ -99,8 +121,8 @@ def build(table: Mapping[str, Any], clients: int, federated_fraction: float, at:
     try:
         with log_to(None):  # Flower warns that federated evaluation is off, which is what the scenario says.
             strategy = make(**given)
-    except (TypeError, ValueError) as error:
-        raise ScenarioError(f"{at}: {kind!r} refuses its settings: {error}") from error
+    except Exception as error:  # A stranger's class may raise anything.
+        raise ScenarioError(f"{at}.kind = {kind!r}: refuses its settings ({reason(error)}).") from error
     if not isinstance(strategy, Strategy):
         raise ScenarioError(f"{at}.kind = {kind!r}: is not a flwr.serverapp.strategy.Strategy.")
     mods, extra = _mods(kind)
@@ -153,8 +175,16 @@ def _check_type(at: str, value: Any, parameter: inspect.Parameter | None) -> Non
         return
     fits = type(value) in plain or (type(value) is int and float in plain)
     if not fits:
-        wanted = " or ".join(sorted(kind.__name__ for kind in plain))
-        raise ScenarioError(f"{at} = {value!r}: must be {wanted}, not {type(value).__name__}.")
+        wanted = " or ".join(_WORDS[kind] for kind in _WORDS if kind in plain)
+        shown = str(value).lower() if isinstance(value, bool) else repr(value)
+        raise ScenarioError(f"{at} = {shown}: must be {wanted}.")
+
+
+def _check_value(at: str, name: str, value: Any) -> None:
+    if name in RANGES and not RANGES[name].holds(value):
+        raise ScenarioError(f"{at} = {value}: must be {RANGES[name]}.")
+    if name in REPORTED and value not in REPORTED[name]:
+        raise ScenarioError(f"{at} = {value!r}: our client reports no such metric. {choices(value, REPORTED[name])}")
 
 
 def _fleet(given: dict[str, Any], takes: Mapping[str, Any], clients: int, at: str) -> int:

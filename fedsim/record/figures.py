@@ -1,0 +1,291 @@
+"""The figures of a report: learning, the timeline of the clients' work, the rounds; each with the words that go with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from string import Template
+from typing import Any, TypeAlias
+
+from fedsim.record.runs import Run
+from fedsim.record.units import clock, duration, megabytes
+
+Frame: TypeAlias = Any
+"""A pandas frame. By pandas' own annotations every column is a union of five types, which helps nobody."""
+
+BARS = 400
+"""Client tasks that the timeline shows at most: more are neither read by a person nor drawn fast by a browser."""
+INK, GRID, ALARM = "#808080", "rgba(128,128,128,0.22)", "#d55e00"  # Grey reads on white and on black.
+PHASES = (
+    ("download", "#56b4e9", 0.5), ("training", "#009e73", 0.86), ("evaluation", "#cc79a7", 0.86),
+    ("upload", "#e69f00", 0.5), ("waiting", "#6b7280", 0.16),
+)  # fmt: skip
+"""Name, colour, height. Waiting comes last and is thin: meanwhile the client's device works on an earlier task."""
+MARKS = {"late": ("late: discarded", "x"), "failed": ("failed", "diamond"), "in flight": ("cut off by the end", "triangle-right-open")}
+SCOPES = {"central": "#0072b2", "training": "#e69f00", "federated": "#cc79a7"}
+MEANINGS = {
+    "accuracy": "The share of examples classified correctly.",
+    "loss": "The mean loss per example.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a run folder holds, read once."""
+
+    about: dict[str, Any]
+    tasks: Frame
+    rounds: Frame
+    metrics: Frame
+
+    @classmethod
+    def of(cls, run: Run) -> Seen:
+        """Return what *run*'s folder holds now."""
+        return cls(run.manifest, run.tasks, run.rounds, run.metrics)
+
+    @property
+    def now_s(self) -> float:
+        """Return how far virtual time came; the manifest of a run that was killed, or still goes, does not know."""
+        seen = [self.tasks[["sent_s", "arrived_s"]].max().max(), self.rounds.ended_s.max(), self.metrics.now_s.max()]
+        return max([float(self.about["virtual_s"]), *(float(time_s) for time_s in seen if time_s == time_s)])
+
+    @property
+    def final(self) -> dict[str, float]:
+        """Return the last central scores and the number of rounds, from the rows where the manifest is too early."""
+        if self.about["status"] != "running":
+            return dict(self.about["final"])
+        central = self.metrics[self.metrics.scope == "central"].groupby("name").last()
+        reached = self.metrics["round"].max() if len(self.metrics) else 0
+        return {**{str(name): float(value) for name, value in central["value"].items()}, "rounds": int(reached)}
+
+    @property
+    def sent(self) -> tuple[float, float, float]:
+        """Return the bytes sent down, sent up, and wasted."""
+        about, tasks = self.about, self.tasks
+        if about["status"] != "running":
+            return about["bytes_down"], about["bytes_up"], about["bytes_wasted"]
+        down, up = tasks.down_bytes + tasks.down_framing_bytes, tasks.up_bytes + tasks.up_framing_bytes
+        return float(down.sum()), float(up.sum()), float((down + up)[tasks.outcome != "arrived"].sum())
+
+
+class Drawing:
+    """Turns figures into HTML; the first one brings the plotting library along."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def html(self, figure: Any, height: int) -> str:
+        """Return *figure*, *height* pixels tall, as a piece of HTML."""
+        from plotly.io import to_html
+
+        figure.update_layout(
+            template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+            font={"color": INK, "size": 12, "family": "system-ui, sans-serif"},
+            margin={"l": 48, "r": 12, "t": 40, "b": 44},
+            dragmode=False, modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": ALARM},  # Off, so that a thumb scrolls.
+            legend={"orientation": "h", "x": 0, "xanchor": "left", "yanchor": "bottom", "y": figure.layout.legend.y or 1.0},
+        )  # fmt: skip
+        figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
+        figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
+        self._drawn += 1
+        config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+        return to_html(figure, config=config, full_html=False, include_plotlyjs=self._drawn == 1, default_height=f"{height}px")
+
+
+def learning(seen: Seen, draw: Drawing) -> str:
+    """Return each score against rounds, virtual time or megabytes, with the switch between these."""
+    import plotly.graph_objects as go
+
+    metrics = seen.metrics
+    if metrics.empty:
+        return "<h2>Learning</h2><p>No score was recorded.</p>"
+    unit, unit_name = clock(seen.now_s)
+    metrics = metrics.assign(
+        shown=metrics.name.replace("train_loss", "loss"), now=metrics.now_s / unit,
+        sent=(metrics.down_bytes + metrics.up_bytes) / 1e6,
+    )  # fmt: skip
+    drawn: list[str] = []
+    for shown, group in metrics.groupby("shown"):
+        figure = go.Figure()
+        for (scope, name), line in group.groupby(["scope", "name"]):
+            along = {"round": line["round"].tolist(), "now": line.now.tolist(), "sent": line.sent.tolist()}
+            figure.add_scatter(
+                x=along["round"], y=line.value.tolist(), meta=along, name=escape(str(scope if name in (shown, "train_loss") else name)),
+                mode="lines+markers" if len(line) <= 60 else "lines", marker={"size": 4},
+                line={"color": SCOPES.get(str(scope), INK), "width": 2}, hovertemplate="%{y:.4f} at %{x:.6g}",
+            )  # fmt: skip
+        stop = seen.about["scenario"].get("stop") or {}
+        if stop.get("metric") == shown:
+            figure.add_hline(y=stop.get("at_least", stop.get("at_most")), line={"dash": "dot", "color": ALARM, "width": 1.5})
+        figure.update_layout(showlegend=True)
+        figure.update_xaxes(title="round")
+        drawn.append(f"<figure class=score><h3>{escape(str(shown))}</h3>{draw.html(figure, 330)}</figure>")
+    titles = {"round": "round", "now": f"virtual time ({unit_name})", "sent": "megabytes sent, down and up"}
+    words = {"round": "rounds", "now": "virtual time", "sent": "megabytes sent"}
+    radios = "".join(
+        f'<label><input type=radio name=axis autocomplete=off value={axis}{" checked" if axis == "round" else ""}> {word}</label>'
+        for axis, word in words.items()
+    )
+    meanings = " ".join(f"<b>{name}</b>: {text}" for name, text in MEANINGS.items() if name in set(metrics.shown))
+    return (
+        f"<h2>Learning</h2><fieldset><legend>against</legend>{radios}</fieldset><div class=pair>{''.join(drawn)}</div>"
+        f"<p class=note>{meanings} <b>Central</b> scores are the global model's, on the server's test examples;"
+        " <b>training</b> is the mean over the clients heard in a round, as the strategy weighs them, while they train;"
+        " <b>federated</b> is that mean over examples which the clients keep back.</p>"
+        f"<script>{SWITCH.substitute(titles=json.dumps(titles))}</script>"
+    )
+
+
+def timeline(seen: Seen, draw: Drawing) -> str:
+    """Return who did what when: a line per client, a bar per phase of each task."""
+    import plotly.graph_objects as go
+
+    if seen.tasks.empty:
+        return "<h2>What the clients did, and when</h2><p>No client task was recorded.</p>"
+    tasks, caption = _first_rounds(seen.tasks)
+    clients = sorted(tasks.client.unique().tolist())
+    place = {client: i for i, client in enumerate(clients)}
+    segments = [segment for task in tasks.itertuples(index=False) for segment in _segments(task, seen.now_s)]
+    end_s = max((segment.to_s for segment in segments), default=0.0)
+    unit, unit_name = clock(end_s)
+    figure = go.Figure()
+    for phase, colour, height in PHASES:
+        if not (found := [segment for segment in segments if segment.phase == phase]):
+            continue
+        lost = [segment.task.outcome != "arrived" for segment in found]
+        figure.add_bar(
+            orientation="h", name=phase, y=[place[segment.task.client] for segment in found], width=height,
+            base=[segment.from_s / unit for segment in found], x=[(s.to_s - s.from_s) / unit for s in found],
+            marker={"color": colour, "opacity": [0.75 if is_lost else 1.0 for is_lost in lost], "line": {"width": 0},
+                    "pattern": {"shape": ["/" if is_lost else "" for is_lost in lost], "size": 5, "solidity": 0.4}},
+            hovertext=[segment.text for segment in found], hovertemplate="%{hovertext}<extra></extra>",
+        )  # fmt: skip
+    for outcome, (name, symbol) in MARKS.items():
+        lost = tasks[tasks.outcome == outcome]
+        if len(lost):
+            ends = [(row.arrived_s if row.arrived_s >= 0 else seen.now_s) / unit for row in lost.itertuples()]
+            figure.add_scatter(
+                x=ends, y=[place[client] for client in lost.client], mode="markers", name=name, hoverinfo="skip",
+                marker={"symbol": symbol, "color": ALARM, "size": 7},
+            )  # fmt: skip
+    rounds = seen.rounds[seen.rounds["round"].isin(tasks["round"].unique())]
+    figure.update_layout(barmode="overlay", bargap=0, shapes=[_wall(at_s / unit) for at_s in sorted({*rounds.started_s, *rounds.ended_s})])
+    begins = rounds.groupby("round").started_s.min()
+    for number, from_s in begins.iloc[:: max(1, -(-len(begins) // 12))].items():
+        figure.add_annotation(
+            text=f"{number}", x=from_s / unit, y=1, yref="paper", xanchor="left", yanchor="bottom",
+            showarrow=False, font={"size": 11},
+        )  # fmt: skip
+    figure.update_xaxes(title=f"virtual time ({unit_name})", range=[0, end_s / unit * 1.01], showgrid=False)
+    step = max(1, -(-len(clients) // 60))
+    figure.update_yaxes(
+        title="client", tickvals=list(range(0, len(clients), step)), ticktext=[str(client) for client in clients[::step]],
+        range=[len(clients) - 0.4, -0.6], showgrid=False,
+    )  # fmt: skip
+    tall = 134 + int(len(clients) * max(4, min(22, 800 / len(clients))))
+    figure.update_layout(showlegend=True, legend_y=1 + 18 / (tall - 84))
+    drawn = draw.html(figure, tall)
+    return (
+        f"<h2>What the clients did, and when</h2><figure class=timeline>{drawn}</figure><p class=note>{escape(caption)} A dotted"
+        " line is where a round begins or ends, numbered above. Hatched tasks did not count: they came after the deadline,"
+        " failed, or the run ended before they did. A thin grey line is a message that waits at a device that is still at work on"
+        " an earlier one. The buttons at the top right of a figure zoom and pan.</p>"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """One phase of one task."""
+
+    task: Any
+    phase: str
+    from_s: float
+    to_s: float
+
+    @property
+    def text(self) -> str:
+        task, lasted = self.task, duration(self.to_s - self.from_s)
+        size = megabytes(task.down_bytes + task.down_framing_bytes + task.up_bytes + task.up_framing_bytes)
+        return (
+            f"client {task.client}, round {task.round}: <b>{self.phase}</b><br>{lasted}, from {self.from_s:.3f} s to"
+            f" {self.to_s:.3f} s<br>{task.examples} examples, {size} down and up<br>{escape(task.outcome)}"
+        )
+
+
+def _segments(task: Any, end_s: float) -> Iterable[_Segment]:
+    work = "training" if task.kind == "train" else "evaluation"
+    ends = (("download", task.received_s), ("waiting", task.started_s), (work, task.computed_s), ("upload", task.arrived_s))
+    from_s = task.sent_s
+    for phase, to_s in ends:
+        if to_s < 0 and task.outcome == "in flight":
+            yield _Segment(task, phase, from_s, max(from_s, end_s))
+        if to_s < 0:
+            return
+        if to_s > from_s:
+            yield _Segment(task, phase, from_s, to_s)
+        from_s = to_s
+
+
+def _first_rounds(tasks: Frame) -> tuple[Frame, str]:
+    """Return the tasks of the first rounds that fit on the timeline, and the sentence that says which these are."""
+    counts = tasks.groupby("round").size()
+    whole = counts[counts.cumsum() <= BARS].index
+    if len(whole) == len(counts):
+        return tasks, f"All {len(tasks):,} client tasks."
+    if len(whole):
+        shown = tasks[tasks["round"].isin(whole)]
+        return shown, f"Rounds {whole[0]} to {whole[-1]}: the first {len(shown):,} of {len(tasks):,} client tasks."
+    first = tasks[tasks["round"] == counts.index[0]].sort_values(["sent_s", "message"])
+    return first.head(BARS), f"The first {BARS} of {len(first):,} client tasks of round {counts.index[0]}, in the order of sending."
+
+
+def _wall(at: float) -> dict[str, Any]:
+    return {
+        "type": "line", "xref": "x", "yref": "paper", "x0": at, "x1": at, "y0": 0, "y1": 1, "layer": "below",
+        "line": {"color": INK, "width": 1, "dash": "dot"},
+    }  # fmt: skip
+
+
+def rounds(seen: Seen, draw: Drawing) -> str:
+    """Return how long each round took, and how many clients it went on without."""
+    import plotly.graph_objects as go
+
+    rows = seen.rounds
+    if rows.empty:
+        return "<h2>Rounds</h2><p>No round was finished.</p>"
+    lasted = rows.ended_s - rows.started_s
+    unit, unit_name = clock(float(lasted.max()))
+    lengths, missing = go.Figure(), go.Figure()
+    for kind, name, colour in (("train", "training", "#009e73"), ("evaluate", "evaluation", "#cc79a7")):
+        of_kind = rows.kind == kind
+        if of_kind.any():
+            lengths.add_bar(x=rows["round"][of_kind].tolist(), y=(lasted[of_kind] / unit).tolist(), name=name, marker={"color": colour})
+    lengths.update_layout(barmode="stack", showlegend=bool((rows.kind != "train").any()))
+    lengths.update_xaxes(title="round")
+    lengths.update_yaxes(title=unit_name, rangemode="tozero")
+    drawn = f"<figure><h3>How long each round took</h3>{draw.html(lengths, 300)}</figure>"
+    lost = int(rows.missed.sum() + rows.failed.sum())
+    if lost:
+        for column, name, colour in (("missed", "missed the deadline", ALARM), ("failed", "failed", "#6b7280")):
+            if rows[column].any():
+                missing.add_bar(x=rows["round"].tolist(), y=rows[column].tolist(), name=name, marker={"color": colour})
+        missing.update_layout(barmode="stack", showlegend=True)
+        missing.update_xaxes(title="round")
+        missing.update_yaxes(title="clients", rangemode="tozero")
+        drawn += f"<figure><h3>Clients that a round went on without</h3>{draw.html(missing, 300)}</figure>"
+    asked = int(rows.asked.sum())
+    said = f"{lost:,} of {asked:,} messages brought no reply in time." if lost else "Every client that was asked answered in time."
+    return f"<h2>Rounds</h2><div class=pair>{drawn}</div><p class=note>{said}</p>"
+
+
+SWITCH = Template("""
+const titles = $titles;
+for (const radio of document.querySelectorAll("input[name=axis]")) radio.addEventListener("change", () => {
+  for (const plot of document.querySelectorAll(".score .plotly-graph-div"))
+    Plotly.update(plot, {x: plot.data.map(line => line.meta[radio.value])}, {"xaxis.title.text": titles[radio.value]});
+});
+addEventListener("load", () => dispatchEvent(new Event("resize")));  // Columns settle after the first figure is drawn.
+""")
+

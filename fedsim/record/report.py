@@ -1,0 +1,158 @@
+"""The report: a run folder as one web page that needs no network. Reads rows and the manifest; simulates nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from fedsim.record import figures
+from fedsim.record.figures import MARKS, MEANINGS, Seen
+from fedsim.record.runs import Run
+from fedsim.record.units import duration, megabytes
+
+FILE = "report.html"
+
+
+def write_report(run: Run) -> Path:
+    """Write ``report.html`` into the run's folder, whatever the state of the run, and return its path."""
+    seen = Seen.of(run)
+    path = run.path / FILE
+    path.write_text(_page(seen), encoding="utf-8")
+    return path
+
+
+def _page(seen: Seen) -> str:
+    about = seen.about
+    name, status = escape(str(about["scenario"]["name"])), escape(str(about["status"]))
+    draw = figures.Drawing()
+    drawn = [figure(seen, draw) for figure in (figures.learning, figures.timeline, figures.rounds)]
+    return PAGE.substitute(name=name, status=status, body="\n".join([_facts(seen), _notice(about), *drawn, _origin(about)]))
+
+
+def _facts(seen: Seen) -> str:
+    about, final = seen.about, seen.final
+    down, up, wasted = seen.sent
+    outcomes = seen.tasks.outcome.value_counts()
+    others = ", ".join(f"{outcomes[name]:,} {name}" for name in MARKS if name in outcomes)
+    digest = str(about["digest"] or "")
+    facts = [(f"final {name}", f"{value:.4f}", MEANINGS.get(name, "")) for name, value in final.items() if name != "rounds"]
+    facts += [
+        ("rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}", ""),
+        ("virtual time", duration(seen.now_s), f"{seen.now_s:.3f} s"),
+        ("sent down", megabytes(down), f"{down:,.0f} bytes, framing included"),
+        ("sent up", megabytes(up), f"{up:,.0f} bytes, framing included"),
+        ("of it wasted", megabytes(wasted), "Both ways, for tasks that came late, failed, or were cut off by the end."),
+        ("client tasks", f"{len(seen.tasks):,}", ""),
+        ("seed", str(about["seed"]), ""),
+        ("digest", f"{digest[:12]}..." if digest else "none yet" if about["status"] == "running" else "none",
+         digest or "A run has a digest once it is done."),
+    ]  # fmt: skip
+    cells = [
+        f'<div title="{escape(title)}"><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>' for label, value, title in facts
+    ]
+    note = f"<p class=note>Of the client tasks, {escape(others)}.</p>" if others else ""
+    return f"<dl class=facts>{''.join(cells)}</dl>{note}"
+
+
+def _notice(about: Mapping[str, Any]) -> str:
+    status, error = about["status"], str(about.get("error", ""))
+    if status == "done":
+        return ""
+    if status == "running":
+        said = "This run was not finished when the report was written: it was still going, or it was killed."
+    else:
+        said = f"This run was {status}." if status == "interrupted" else "This run failed."
+    shown = f"<pre>{escape(error)}</pre>" if error else ""
+    return f'<div class="notice"><p>{escape(said)} The page shows what was recorded until then.</p>{shown}</div>'
+
+
+def _origin(about: Mapping[str, Any]) -> str:
+    model = about["model"]
+    tables = {
+        "Run": {
+            "started": about["started"], "wall time": f"{about['wall_s']:.1f} s", "digest": about["digest"] or "none",
+            "metrics digest": about["metrics_digest"] or "none", "scenario digest": about["scenario_digest"],
+            "model": f"{model['parameters']:,} parameters, {model['training_flops_per_example']:,.0f} FLOP to train on an example",
+        },
+        "Versions": about["versions"],
+        "Machine": about["machine"],
+        "Executor": {**about["executor"], "promise": about["promise"]},
+        "Data files": about["files"],
+        "Plug-in code": about["code"],
+    }  # fmt: skip
+    shown = "".join(f"<section><h3>{title}</h3>{_table(rows)}</section>" for title, rows in tables.items() if rows)
+    scenario = f"<section class=wide><h3>Scenario</h3><pre>{escape(toml(about['scenario']))}</pre></section>"
+    return f"<h2>What the run was</h2><div class=pair>{scenario}{shown}</div>"
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(_plain(value))}</td></tr>" for name, value in rows.items())
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def toml(table: Mapping[str, Any]) -> str:
+    """Return a scenario as the TOML file it could have been read from: a kind with its settings stays on one line.
+
+    >>> print(toml({"seed": 7, "data": {"source": {"kind": "digits"}}, "model": {"kind": "mlp", "hidden": [64]}}))
+    seed = 7
+    <BLANKLINE>
+    [data]
+    source = { kind = "digits" }
+    <BLANKLINE>
+    [model]
+    kind = "mlp"
+    hidden = [64]
+    """
+    top = [f"{_key(name)} = {_value(value)}" for name, value in table.items() if not isinstance(value, Mapping)]
+    blocks = ["\n".join(top)] if top else []
+    for name, below in table.items():
+        if isinstance(below, Mapping):
+            blocks.append("\n".join([f"[{_key(name)}]", *(f"{_key(n)} = {_value(v)}" for n, v in below.items())]))
+    return "\n\n".join(blocks)
+
+
+def _key(name: Any) -> str:
+    return str(name) if re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) else json.dumps(str(name))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(name)} = {_value(item)}" for name, item in value.items()) + " }" if value else "{}"
+    if isinstance(value, list):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    return json.dumps(value)
+
+
+PAGE = Template("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$name: $status</title>
+<style>
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 0 auto; padding: 1rem clamp(0.8rem, 3vw, 2rem) 3rem; }
+h1 { font-size: 1.7rem; margin: 0.6rem 0; } h2 { font-size: 1.25rem; margin: 2.4rem 0 0.6rem; } h3 { font-size: 1rem; margin: 0.6rem 0 0.2rem; }
+h1 small { font-size: 0.9rem; font-weight: 500; border: 1px solid; border-radius: 1rem; padding: 0.1rem 0.7rem; vertical-align: middle; opacity: 0.75; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: 0.7rem 1.2rem; margin: 0; }
+.facts dt { font-size: 0.82rem; opacity: 0.65; } .facts dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
+.pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 0.5rem 1.6rem; align-items: start; }
+.pair > *, figure { min-width: 0; margin: 0; }
+.timeline { overflow-x: auto; } .timeline > div { min-width: 44rem; }
+.note { opacity: 0.75; font-size: 0.88rem; max-width: 56rem; }
+.notice { border-left: 4px solid #d55e00; padding: 0.1rem 1rem; margin: 1.2rem 0; background: #d55e0018; }
+fieldset { border: 0; padding: 0; margin: 0; } legend { float: left; margin-right: 0.8rem; opacity: 0.65; } label { margin-right: 1rem; white-space: nowrap; }
+pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.82rem; background: #80808018; padding: 0.7rem; border-radius: 4px; margin: 0.3rem 0; }
+table { border-collapse: collapse; font-size: 0.85rem; } th { text-align: left; font-weight: 500; opacity: 0.65; }
+th, td { padding: 0.12rem 1rem 0.12rem 0; vertical-align: top; overflow-wrap: anywhere; } th { overflow-wrap: normal; }
+</style></head>
+<body><h1>$name <small>$status</small></h1>
+$body
+</body></html>
+""")

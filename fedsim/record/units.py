@@ -1,0 +1,43 @@
+"""Bytes and virtual seconds as a person reads them, in the terminal and in the report alike."""
+
+from __future__ import annotations
+
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+_CLOCKS = ((172_800.0, 86_400.0, "days"), (7_200.0, 3_600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as a person reads them, in powers of ten.
+
+    >>> megabytes(8_392_421), megabytes(12)
+    ('8.39 MB', '12 B')
+    """
+    for unit, name in _UNITS:
+        if size >= unit:
+            return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Return virtual seconds as a person reads them.
+
+    >>> duration(12.34), duration(754), duration(200_000)
+    ('12.3 s', '12 min 34 s', '2 d 7 h 33 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h {minutes} min"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def clock(span_s: float) -> tuple[float, str]:
+    """Return the unit in which an axis of *span_s* virtual seconds reads best: its seconds, and its name.
+
+    >>> clock(44.0), clock(90_000.0)
+    ((1.0, 'seconds'), (3600.0, 'hours'))
+    """
+    return next((unit, name) for from_s, unit, name in _CLOCKS if span_s >= from_s)

@@ -1,0 +1,525 @@
+"""Laws that every registered device, link and availability model keeps, each with a wrong one that it rejects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise, permutations
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from fedsim.core.errors import ScenarioError
+from fedsim.core.keys import Key
+from fedsim.core.registry import Registry
+from fedsim.core.types import BoolArray, FloatArray, IntArray
+from fedsim.cost.availability import Always, Availability, OnOff, availabilities, diurnal, onoff
+from fedsim.cost.compute import Compute, ConstantCompute, computes
+from fedsim.cost.compute import lognormal as lognormal_compute
+from fedsim.cost.network import ConstantNetwork, Network, networks
+from fedsim.cost.network import lognormal as lognormal_network
+
+MakeCompute = Callable[[Key], Compute]
+MakeNetwork = Callable[[Key], Network]
+MakeAvailability = Callable[[Key], Availability]
+
+REQUIRED: dict[str, dict[str, dict[str, Any]]] = {
+    "compute": {name: {"gflops": 5.0} for name in ("constant", "exponential", "lognormal")},
+    "network": {name: {"down_mbps": 6.0, "up_mbps": 2.0} for name in ("constant", "lognormal")},
+    "availability": {"onoff": {"mean_on_s": 600.0, "mean_off_s": 1800.0}},
+}
+EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "compute": [
+        ("constant", {"gflops": 1e-3, "overhead_s": 10.0}),
+        ("lognormal", {"gflops": 5.0, "sigma": 0.0}),
+        ("lognormal", {"gflops": 5.0, "sigma": 10.0, "overhead_s": 1.0}),
+        ("exponential", {"gflops": 1e6, "overhead_s": 1.0}),
+    ],
+    "network": [
+        ("constant", {"down_mbps": 1e6, "up_mbps": 1e-3, "latency_s": 0.5}),
+        ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 10.0, "correlation": -1.0}),
+        ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 0.0, "correlation": 1.0, "latency_s": 0.06}),
+    ],
+    "availability": [
+        ("onoff", {"mean_on_s": 50.0, "mean_off_s": 1e9}),
+        ("onoff", {"mean_on_s": 1e9, "mean_off_s": 50.0}),
+        ("diurnal", {"mean": 1.0, "amplitude": 0.0}),
+        ("diurnal", {"mean": 0.0}),
+        ("diurnal", {"mean": 0.5, "amplitude": 1.0, "slot_s": 0.1, "period_s": 0.7, "phase_spread_s": 0.7}),
+        ("diurnal", {"mean": 0.5, "amplitude": 1.0, "slot_s": 100.1, "period_s": 1000.3, "peak_s": 1e6}),
+    ],
+}
+CLIENTS = np.array([0, 1, 2, 3, 7, 40, 41, 999, 123_456], dtype=np.int64)
+TIMES = (0.0, 0.3, 0.1 + 0.2, 1800.0, 1799.9999999999998, 5000.0, 86_400.0, 3e5)
+
+
+def settings_of(registry: Registry[Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every registered kind with the least it needs, and the corners of what ours take."""
+    required = REQUIRED[registry.noun]
+    return [*((name, required.get(name, {})) for name in registry), *EXTREMES[registry.noun]]
+
+
+def maker(registry: Registry[Any], name: str, settings: Mapping[str, Any]) -> Callable[[Key], Any]:
+    function = registry.get(name, at=f"clients.{registry.noun}.kind")
+    return lambda key: registry.call(function, settings, key=key)
+
+
+# -- what any device or link model answers, as numbers of one client ----------------------------------------------
+
+
+def compute_answers(compute: Compute, clients: IntArray) -> dict[int, list[float]]:
+    speeds = compute.gflops(clients)
+    return {
+        int(client): [float(speed), *(compute.seconds(int(client), task, 1e9) for task in (0, 1, 5, 1 << 22))]
+        for client, speed in zip(clients, speeds, strict=True)
+    }
+
+
+def network_answers(network: Network, clients: IntArray) -> dict[int, list[float]]:
+    down, up = network.down_mbps(clients), network.up_mbps(clients)
+    return {
+        int(client): [float(d), float(u), network.down_s(int(client), 10_000), network.up_s(int(client), 10_000)]
+        for client, d, u in zip(clients, down, up, strict=True)
+    }
+
+
+def availability_answers(availability: Availability, clients: IntArray) -> dict[int, list[float]]:
+    seen = [availability.available(clients, now) for now in TIMES]
+    return {
+        int(client): [
+            *(float(each[row]) for each in seen),
+            *(availability.next_change(clients[row : row + 1], now) for now in TIMES),
+        ]
+        for row, client in enumerate(clients)
+    }
+
+
+def answers(model: object, clients: IntArray) -> dict[int, list[float]]:
+    if hasattr(model, "gflops"):
+        return compute_answers(cast(Compute, model), clients)
+    if hasattr(model, "down_s"):
+        return network_answers(cast(Network, model), clients)
+    return availability_answers(cast(Availability, model), clients)
+
+
+# -- laws of all three -----------------------------------------------------------------------------------------
+
+
+def global_state() -> list[int]:
+    return np.random.get_state(legacy=False)["state"]["key"].tolist()
+
+
+def same_key_same_answer(make: Callable[[Key], object]) -> None:
+    for seed in range(3):
+        asked, state = CLIENTS.copy(), global_state()
+        model = make(Key(seed))
+        first = answers(model, asked)
+        assert first == answers(model, asked)
+        assert first == answers(make(Key(seed)), asked)
+        assert CLIENTS.tolist() == asked.tolist()
+        assert state == global_state()
+
+
+def order_of_asking_does_not_matter(make: Callable[[Key], object]) -> None:
+    first = answers(make(Key(4)), CLIENTS)
+    assert first == answers(make(Key(4)), CLIENTS[::-1])  # Not contiguous either.
+    assert first == answers(make(Key(4)), CLIENTS[::-1].copy())
+    model = make(Key(4))
+    one_by_one = [answers(model, CLIENTS[row : row + 1]) for row in np.random.default_rng(0).permutation(len(CLIENTS))]
+    assert first == {client: each for answer in one_by_one for client, each in answer.items()}
+
+
+def adding_clients_leaves_the_others(make: Callable[[Key], object]) -> None:
+    few, many = answers(make(Key(5)), np.arange(7)), answers(make(Key(5)), np.arange(150))
+    assert few == {client: many[client] for client in range(7)}
+
+
+# -- laws of devices and links -----------------------------------------------------------------------------------
+
+
+def tasks_take_finite_time_and_more_for_more(make: MakeCompute) -> None:
+    compute = make(Key(6))
+    for client in CLIENTS.tolist():
+        for task in range(3):
+            times = [compute.seconds(client, task, flops) for flops in (0.0, 1.0, 1e6, 1e9, 2e9, 1e15)]
+            assert all(0.0 <= time < math.inf for time in times)
+            assert sorted(times) == times
+            assert times[-2] < times[-1]
+
+
+def speeds_are_positive_and_keep_shape(make: MakeCompute) -> None:
+    for clients in (CLIENTS, CLIENTS[:1], CLIENTS[:0]):
+        speeds = make(Key(6)).gflops(clients)
+        assert (len(clients),) == speeds.shape
+        assert np.float64 == speeds.dtype
+        assert ((speeds > 0) & np.isfinite(speeds)).all()
+
+
+def messages_take_finite_time_and_more_for_more(make: MakeNetwork) -> None:
+    network = make(Key(6))
+    for client in CLIENTS.tolist():
+        for way in (network.down_s, network.up_s):
+            times = [way(client, size) for size in (0, 1, 1000, 796_840, 10**9)]
+            assert all(0.0 <= time < math.inf for time in times)
+            assert sorted(times) == times
+
+
+def times_follow_from_rates(make: MakeNetwork) -> None:
+    network = make(Key(6))
+    for rates, way in ((network.down_mbps(CLIENTS), network.down_s), (network.up_mbps(CLIENTS), network.up_s)):
+        assert (rates > 0).all()
+        took = [way(client, 10**9) - way(client, 0) for client in CLIENTS.tolist()]
+        np.testing.assert_allclose(took, 8e9 / (rates * 1e6), rtol=1e-9, atol=1e-12)
+
+
+# -- laws of availability ----------------------------------------------------------------------------------------
+
+
+def some_change(make: MakeAvailability) -> Iterator[tuple[Availability, IntArray, float, float]]:
+    """Availability, clients, a time, and the change that is said to come next: chains of changes, one from each."""
+    for seed in range(3):
+        availability = make(Key(seed))
+        for clients in (CLIENTS, CLIENTS[3:4], np.arange(500)):
+            for start in (0.0, 0.1, 5e4, 1e7 / 3):
+                now = start
+                for _ in range(20):
+                    change = availability.next_change(clients, now)
+                    yield availability, clients, now, change
+                    if math.isinf(change):
+                        break
+                    now = change
+
+
+def next_change_is_later(make: MakeAvailability) -> None:
+    for _, _, now, change in some_change(make):
+        assert now < change
+
+
+def something_changes_there(make: MakeAvailability) -> None:
+    for availability, clients, now, change in some_change(make):
+        if not math.isinf(change):
+            before, after = availability.available(clients, now), availability.available(clients, change)
+            assert (before != after).any()
+
+
+def nothing_changes_before(make: MakeAvailability) -> None:
+    for availability, clients, now, change in some_change(make):
+        horizon = now + 1e6 if math.isinf(change) else change
+        between = np.linspace(now, horizon, 7, endpoint=False).tolist()
+        for time in (*between, max(now, math.nextafter(horizon, -math.inf))):
+            assert availability.available(clients, now).tolist() == availability.available(clients, time).tolist()
+
+
+def answers_stay_as_given(make: MakeAvailability) -> None:
+    availability = make(Key(8))
+    given = [availability.available(CLIENTS, now) for now in TIMES]
+    kept = [each.copy() for each in given]
+    for each in given:
+        each[:] = ~each  # What was handed out is the asker's; scribbling on it changes nobody's answer.
+    for now, each in zip(TIMES, kept, strict=True):
+        assert each.tolist() == availability.available(CLIENTS, now).tolist()
+        assert (np.bool_, (0,)) == ((empty := availability.available(CLIENTS[:0], now)).dtype, empty.shape)
+        assert math.inf == availability.next_change(CLIENTS[:0], now)
+
+
+# -- deliberately wrong ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class DrawsInTurn:
+    """A device whose time is whatever its generator says next."""
+
+    draws: np.random.Generator
+
+    def gflops(self, clients: IntArray) -> FloatArray:
+        return 1.0 + self.draws.random(len(clients))
+
+    def seconds(self, client: int, task: int, flops: float) -> float:
+        return flops * self.draws.random()
+
+
+@dataclass
+class FirstComeFirstDrawn:
+    """A device that draws a client's speed when it is first asked about, and remembers it."""
+
+    draws: np.random.Generator
+    speeds: dict[int, float] = field(default_factory=dict[int, float])
+
+    def gflops(self, clients: IntArray) -> FloatArray:
+        return np.array([self.speeds.setdefault(client, self.draws.random() + 1.0) for client in clients.tolist()])
+
+    def seconds(self, client: int, task: int, flops: float) -> float:
+        return flops / float(self.gflops(np.array([client]))[0])
+
+
+@dataclass
+class Relative:
+    """A device whose speed is measured by the fastest of those asked about."""
+
+    inner: Compute
+
+    def gflops(self, clients: IntArray) -> FloatArray:
+        speeds = self.inner.gflops(clients)
+        return speeds / speeds.max(initial=0.0)
+
+    def seconds(self, client: int, task: int, flops: float) -> float:
+        return self.inner.seconds(client, task, flops)
+
+
+@dataclass
+class Draining:
+    """A device that has less left with each operation: a negative speed."""
+
+    def gflops(self, clients: IntArray) -> FloatArray:
+        return np.full(len(clients), -1.0)
+
+    def seconds(self, client: int, task: int, flops: float) -> float:
+        return 10.0 - flops / 1e16
+
+
+@dataclass
+class Twice:
+    """A link whose uploads are said to go at the rate down."""
+
+    inner: Network
+
+    def down_mbps(self, clients: IntArray) -> FloatArray:
+        return self.inner.down_mbps(clients)
+
+    def up_mbps(self, clients: IntArray) -> FloatArray:
+        return self.inner.down_mbps(clients)
+
+    def down_s(self, client: int, size_bytes: int) -> float:
+        return self.inner.down_s(client, size_bytes)
+
+    def up_s(self, client: int, size_bytes: int) -> float:
+        return self.inner.up_s(client, size_bytes)
+
+
+@dataclass
+class Warped:
+    """An availability with its answers bent by *state* and *change*."""
+
+    inner: Availability
+    state: Callable[[Availability, IntArray, float], BoolArray] = lambda inner, *asked: inner.available(*asked)
+    change: Callable[[Availability, IntArray, float], float] = lambda inner, *asked: inner.next_change(*asked)
+
+    def available(self, clients: IntArray, now: float) -> BoolArray:
+        return self.state(self.inner, clients, now)
+
+    def next_change(self, clients: IntArray, now: float) -> float:
+        return self.change(self.inner, clients, now)
+
+
+@dataclass
+class OnlyForward:
+    """A process that cannot go back: asked about an earlier time, it answers for the latest one."""
+
+    inner: Availability
+    latest: float = 0.0
+
+    def available(self, clients: IntArray, now: float) -> BoolArray:
+        self.latest = max(self.latest, now)
+        return self.inner.available(clients, self.latest)
+
+    def next_change(self, clients: IntArray, now: float) -> float:
+        return self.inner.next_change(clients, now)
+
+
+@dataclass
+class OneArray:
+    """An availability that writes every answer into the same array, and hands that out."""
+
+    inner: Availability
+    answer: dict[tuple[int, float], BoolArray] = field(default_factory=dict[tuple[int, float], BoolArray])
+
+    def available(self, clients: IntArray, now: float) -> BoolArray:
+        return self.answer.setdefault((len(clients), now), self.inner.available(clients, now))
+
+    def next_change(self, clients: IntArray, now: float) -> float:
+        return self.inner.next_change(clients, now)
+
+
+def sometimes(key: Key) -> Availability:
+    return onoff(key, mean_on_s=600.0, mean_off_s=1800.0)
+
+
+def skips_one(inner: Availability, clients: IntArray, now: float) -> float:
+    return inner.next_change(clients, inner.next_change(clients, now))
+
+
+def by_the_clients_asked(inner: Availability, clients: IntArray, now: float) -> BoolArray:
+    return np.arange(len(clients)) % 2 == 0
+
+
+def unchanging(key: Key) -> Compute:
+    return lognormal_compute(key, gflops=5.0)
+
+
+def fresh(key: Key) -> np.random.Generator:
+    return key.numpy()
+
+
+Law = Callable[[Callable[[Key], Any]], None]
+SHARED: list[tuple[Law, list[Callable[[Key], Any]]]] = [
+    (
+        same_key_same_answer,
+        [lambda key: DrawsInTurn(fresh(key)), lambda key: OnlyForward(sometimes(key))],
+    ),
+    (
+        order_of_asking_does_not_matter,
+        [lambda key: FirstComeFirstDrawn(fresh(key)), lambda key: Warped(sometimes(key), state=by_the_clients_asked)],
+    ),
+    (adding_clients_leaves_the_others, [lambda key: Relative(unchanging(key))]),
+]
+LAWS: dict[str, list[tuple[Law, list[Callable[[Key], Any]]]]] = {
+    "compute": [
+        *SHARED,
+        (tasks_take_finite_time_and_more_for_more, [lambda key: Draining(), lambda key: ConstantCompute(-1.0, 0.0)]),
+        (speeds_are_positive_and_keep_shape, [lambda key: Draining()]),
+    ],
+    "network": [
+        *SHARED,
+        (messages_take_finite_time_and_more_for_more, [lambda key: ConstantNetwork(-1.0, 1.0, 0.0)]),
+        (times_follow_from_rates, [lambda key: Twice(lognormal_network(key, down_mbps=6.0, up_mbps=2.0))]),
+    ],
+    "availability": [
+        *SHARED,
+        (next_change_is_later, [lambda key: Warped(sometimes(key), change=lambda inner, clients, now: now)]),
+        (something_changes_there, [
+            lambda key: Warped(Always(), change=lambda inner, clients, now: now + 60.0),
+            lambda key: Warped(sometimes(key), change=lambda inner, clients, now: math.nextafter(
+                inner.next_change(clients, now), 0.0)),
+        ]),
+        (nothing_changes_before, [lambda key: Warped(sometimes(key), change=skips_one)]),
+        (answers_stay_as_given, [lambda key: OneArray(sometimes(key))]),
+    ],
+}  # fmt: skip
+REGISTRIES: list[Registry[Any]] = [computes, networks, availabilities]
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "settings", "law"),
+    [
+        pytest.param(registry, name, settings, law, id=f"{registry.noun}-{name}-{number}-{law.__name__}")
+        for registry in REGISTRIES
+        for number, (name, settings) in enumerate(settings_of(registry))
+        for law, _ in LAWS[registry.noun]
+    ],
+)
+def test_every_registered_kind_keeps_every_law(
+    registry: Registry[Any], name: str, settings: dict[str, Any], law: Law
+) -> None:
+    """Every device, link and availability model in the registries keeps the law."""
+    law(maker(registry, name, settings))
+
+
+@pytest.mark.parametrize(
+    ("law", "wrong"),
+    [
+        pytest.param(law, wrong, id=f"{law.__name__}-{number}")
+        for law, wrongs in {law.__name__: (law, wrongs) for laws in LAWS.values() for law, wrongs in laws}.values()
+        for number, wrong in enumerate(wrongs)
+    ],
+)
+def test_the_law_has_teeth(law: Law, wrong: Callable[[Key], Any]) -> None:
+    """The law rejects a model that was made to break it."""
+    with pytest.raises(AssertionError):
+        law(wrong)
+
+
+def test_a_number_drawn_alone_has_the_bits_of_the_vector() -> None:
+    """Key.uniform_at gives what Key.uniform gives, to the last bit, for any 64-bit id."""
+    for seed in range(5):
+        key = Key(seed).fold("any")
+        ids = np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, size=2000)
+        ids[:4] = [0, 1, -1, 2**63 - 1]
+
+        assert key.uniform(ids).tolist() == [key.uniform_at(id) for id in ids.tolist()]
+
+
+def test_one_device_alone_has_the_speed_that_it_has_among_many() -> None:
+    """A log-normal device takes, to the last bit, the time that its speed in the vector says."""
+    devices, clients = lognormal_compute(Key(1), gflops=5.0, overhead_s=1.0), np.arange(3000)
+
+    expected = (1.0 + 1e9 / (devices.gflops(clients) * 1e9)).tolist()
+    assert expected == [devices.seconds(client, 0, 1e9) for client in clients.tolist()]
+
+
+def test_one_link_alone_has_the_rate_that_it_has_among_many() -> None:
+    """A log-normal link takes, to the last bit, the time that its rates in the vectors say."""
+    links, clients = lognormal_network(Key(1), down_mbps=6.0, up_mbps=2.0, latency_s=0.06), np.arange(3000)
+
+    expected = (0.06 + 12_345 * 8e-6 / links.up_mbps(clients)).tolist()
+    assert expected == [links.up_s(client, 12_345) for client in clients.tolist()]
+    expected = (0.06 + 12_345 * 8e-6 / links.down_mbps(clients)).tolist()
+    assert expected == [links.down_s(client, 12_345) for client in clients.tolist()]
+
+
+def test_another_key_is_another_luck() -> None:
+    """Each kind that asks for a key answers otherwise under another key."""
+    for registry in REGISTRIES:
+        for name in registry:
+            make = maker(registry, name, REQUIRED[registry.noun].get(name, {}))
+            drawn = name not in ("always", "constant", "ideal")
+
+            assert drawn == (answers(make(Key(0)), CLIENTS) != answers(make(Key(1)), CLIENTS))
+
+
+def test_one_setting_of_a_link_leaves_the_other_rate() -> None:
+    """The correlation moves rates up alone, so that two scenarios are compared on the same luck down."""
+    one = lognormal_network(Key(2), down_mbps=6.0, up_mbps=2.0, correlation=0.0)
+    two = lognormal_network(Key(2), down_mbps=6.0, up_mbps=2.0, correlation=0.9)
+
+    assert one.down_mbps(CLIENTS).tolist() == two.down_mbps(CLIENTS).tolist()
+    assert one.up_mbps(CLIENTS).tolist() != two.up_mbps(CLIENTS).tolist()
+
+
+def test_time_moves_on_where_a_period_is_shorter_than_a_float() -> None:
+    """A change comes strictly later, and changes something, where periods are too short to be told apart."""
+    clients, one = OnOff(1e-30, 1e-30, Key(0), Key(1)), np.array([0])
+    now = clients.next_change(one, 0.0)
+    for _ in range(50):
+        change = clients.next_change(one, now)
+        assert now < change
+        assert clients.available(one, now)[0] != clients.available(one, change)[0]
+        now = change
+
+
+def test_slots_begin_where_they_say() -> None:
+    """A slot's first instant is in the slot, and the float before it is not, also where the quotient rounds."""
+    for slot_s in (0.1, 0.3, 1.1, 100.1, 1e5 / 3):
+        clients, all_of_them = diurnal(Key(0), slot_s=slot_s, period_s=1e6), np.arange(200)
+        for slot in range(1, 2000):
+            edge = slot * slot_s
+            before = clients.available(all_of_them, math.nextafter(edge, 0.0))
+            after = clients.available(all_of_them, math.nextafter(edge, math.inf))
+
+            assert after.tolist() == clients.available(all_of_them, edge).tolist()
+            assert before.tolist() != after.tolist()
+
+
+def test_more_clients_than_there_are_is_an_error() -> None:
+    """A mean and an amplitude that make more than all clients available are refused in the reader's words."""
+    with pytest.raises(ScenarioError, match=r"^clients\.availability\.mean = 0\.7: .* Must be <= .* = 0\.625\.$"):
+        diurnal(Key(0), mean=0.7)
+
+
+def test_a_slot_longer_than_half_a_day_is_an_error() -> None:
+    """Slots too long to see the period are refused in the reader's words."""
+    with pytest.raises(ScenarioError, match=r"^clients\.availability\.slot_s = 50000: must be <= period_s / 2 = 43200"):
+        diurnal(Key(0), slot_s=50_000.0)
+
+
+def test_the_memo_forgets_nothing_and_adds_nothing() -> None:
+    """On and off clients answer a fresh model's answers in every order of asking about four times."""
+    times, clients = (0.0, 700.0, 40_000.0, 90_000.0), np.arange(40)
+    alone = {now: sometimes(Key(3)).available(clients, now).tolist() for now in times}
+    for order in permutations(times):
+        model = sometimes(Key(3))
+        for now in order:
+            assert alone[now] == model.available(clients, now).tolist()
+        for earlier, later in pairwise(sorted(times)):
+            assert earlier < model.next_change(clients, earlier) <= model.next_change(clients, later)
