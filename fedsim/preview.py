@@ -97,15 +97,18 @@ class Preview:
         }
 
 
-def preview(loaded: Loaded) -> Preview:
-    """Return what *loaded* would cost; the event layer runs, no model is trained. Raises ScenarioError."""
+def preview(loaded: Loaded, rounds: int = REHEARSED_ROUNDS) -> Preview:
+    """Return what *loaded* would cost, from at most *rounds* rounds of events; no model is trained.
+
+    Raises ScenarioError, and RunError when the strategy waits for clients that never come.
+    """
     parts = build(loaded)
     scenario, heard = loaded.scenario, _Rehearsal()
     grid = VirtualGrid(parts.fleet, Timekeeper(), heard)
     strategy = compat.name_draws(parts.strategy.strategy, parts.key)
     arrays = compat.array_record(parts.first)
     train, evaluate = records.job_config(parts.job), ConfigRecord()
-    rehearsed = min(scenario.server.rounds, REHEARSED_ROUNDS)
+    rehearsed = min(scenario.server.rounds, rounds)
     with compat.log_to(None), compat.virtual_sleep(grid.sleep):
         for number in range(1, rehearsed + 1):
             for step, config in ((strategy.configure_train, train), (strategy.configure_evaluate, evaluate)):

@@ -31,6 +31,8 @@ import pytest
 import fedsim
 from fedsim.scenario.load import _set
 
+_ = fedsim.run  # Before anyone imports the submodule fedsim.run, which would stand in front of the function.
+
 Table = dict[str, Any]
 
 

@@ -69,12 +69,13 @@ def main() -> None:
             run = execute(loaded, Path(folder) / "run")
             # The whole run: reading the files, building, tracing, and writing the folder count.
             fedsim_s = time.process_time() - start
+            reached = run.final["accuracy"]
         start = time.process_time()
         accuracy = plain_loop(x, y, parts.test, given.rounds)
         loop_s = time.process_time() - start
         ratios.append(fedsim_s / loop_s)
         print(
-            f"turn {turn + 1}: fedsim {fedsim_s:.2f} CPU s (accuracy {run.final['accuracy']:.4f}), plain loop"
+            f"turn {turn + 1}: fedsim {fedsim_s:.2f} CPU s (accuracy {reached:.4f}), plain loop"
             f" {loop_s:.2f} CPU s ({accuracy:.4f}), ratio {ratios[-1]:.2f}"
         )
     print(f"median ratio over {given.turns} turns of {given.rounds} rounds: {statistics.median(ratios):.2f}")

@@ -24,7 +24,7 @@ PHASES = (
 )  # fmt: skip
 """Name, colour, height. Waiting comes last and is thin: meanwhile the client's device works on an earlier task."""
 MARKS = {"late": ("late: discarded", "x"), "failed": ("failed", "diamond"), "in flight": ("cut off by the end", "triangle-right-open")}
-SCOPES = {"central": "#0072b2", "training": "#e69f00", "federated": "#cc79a7"}
+SCOPES = {"central": "#1f8fd0", "training": "#e69f00", "federated": "#cc79a7"}
 MEANINGS = {
     "accuracy": "The share of examples classified correctly.",
     "loss": "The mean loss per example.",
@@ -90,7 +90,11 @@ class Drawing:
         figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
         figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
         self._drawn += 1
-        config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"]}
+        # No button that sends a run to somebody's cloud, and no address to send it to.
+        config = {
+            "displaylogo": False, "responsive": True, "plotlyServerURL": "",
+            "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
+        }  # fmt: skip
         return to_html(figure, config=config, full_html=False, include_plotlyjs=self._drawn == 1, default_height=f"{height}px")
 
 
@@ -152,14 +156,15 @@ def timeline(seen: Seen, draw: Drawing) -> str:
     unit, unit_name = clock(end_s)
     figure = go.Figure()
     for phase, colour, height in PHASES:
-        if not (found := [segment for segment in segments if segment.phase == phase]):
-            continue
-        lost = [segment.task.outcome != "arrived" for segment in found]
+        found = sorted((segment for segment in segments if segment.phase == phase), key=lambda segment: segment.lost)
+        if not found:
+            continue  # Those that counted come first, so that the legend looks like them.
+        hatch = ["/" if segment.lost and phase != "waiting" else "" for segment in found]
         figure.add_bar(
             orientation="h", name=phase, y=[place[segment.task.client] for segment in found], width=height,
             base=[segment.from_s / unit for segment in found], x=[(s.to_s - s.from_s) / unit for s in found],
-            marker={"color": colour, "opacity": [0.75 if is_lost else 1.0 for is_lost in lost], "line": {"width": 0},
-                    "pattern": {"shape": ["/" if is_lost else "" for is_lost in lost], "size": 5, "solidity": 0.4}},
+            marker={"color": colour, "line": {"width": 0}, "opacity": [0.75 if lines else 1.0 for lines in hatch],
+                    "pattern": {"shape": hatch, "size": 5, "solidity": 0.4}},
             hovertext=[segment.text for segment in found], hovertemplate="%{hovertext}<extra></extra>",
         )  # fmt: skip
     for outcome, (name, symbol) in MARKS.items():
@@ -203,6 +208,10 @@ class _Segment:
     phase: str
     from_s: float
     to_s: float
+
+    @property
+    def lost(self) -> bool:
+        return self.task.outcome != "arrived"
 
     @property
     def text(self) -> str:
@@ -276,7 +285,7 @@ def rounds(seen: Seen, draw: Drawing) -> str:
         missing.update_yaxes(title="clients", rangemode="tozero")
         drawn += f"<figure><h3>Clients that a round went on without</h3>{draw.html(missing, 300)}</figure>"
     asked = int(rows.asked.sum())
-    said = f"{lost:,} of {asked:,} messages brought no reply in time." if lost else "Every client that was asked answered in time."
+    said = f"{lost:,} of {asked:,} messages brought no answer, or none in time." if lost else "Every client that was asked answered in time."
     return f"<h2>Rounds</h2><div class=pair>{drawn}</div><p class=note>{said}</p>"
 
 

@@ -52,11 +52,13 @@ def _facts(seen: Seen) -> str:
         ("digest", f"{digest[:12]}..." if digest else "none yet" if about["status"] == "running" else "none",
          digest or "A run has a digest once it is done."),
     ]  # fmt: skip
-    cells = [
-        f'<div title="{escape(title)}"><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>' for label, value, title in facts
-    ]
-    note = f"<p class=note>Of the client tasks, {escape(others)}.</p>" if others else ""
+    cells = [f"<div{_title(title)}><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value, title in facts]
+    note = f"<p class=note>Client tasks that did not count: {escape(others)}.</p>" if others else ""
     return f"<dl class=facts>{''.join(cells)}</dl>{note}"
+
+
+def _title(text: str) -> str:
+    return f' title="{escape(text)}"' if text else ""
 
 
 def _notice(about: Mapping[str, Any]) -> str:
@@ -86,8 +88,8 @@ def _origin(about: Mapping[str, Any]) -> str:
         "Plug-in code": about["code"],
     }  # fmt: skip
     shown = "".join(f"<section><h3>{title}</h3>{_table(rows)}</section>" for title, rows in tables.items() if rows)
-    scenario = f"<section class=wide><h3>Scenario</h3><pre>{escape(toml(about['scenario']))}</pre></section>"
-    return f"<h2>What the run was</h2><div class=pair>{scenario}{shown}</div>"
+    scenario = f"<section><h3>Scenario</h3><pre>{escape(toml(about['scenario']))}</pre></section>"
+    return f"<h2>What the run was</h2><div class=pair>{scenario}<div>{shown}</div></div>"
 
 
 def _table(rows: Mapping[str, Any]) -> str:

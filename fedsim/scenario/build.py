@@ -16,6 +16,7 @@ from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
 from fedsim.data.source import Examples, Pool, finder
+from fedsim.flower import records
 from fedsim.learn import flops
 from fedsim.learn.engine import CohortEngine
 from fedsim.learn.models import build as build_model
@@ -82,14 +83,16 @@ def build(loaded: Loaded) -> Parts:
         raise ScenarioError(
             f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
         )
+    first = params_of(model)
     fleet = Fleet(
-        federation=federation, flops=counted, scores=scores, extra_metrics=strategy.extra_metrics, key=key,
+        federation=federation, flops=counted, forms=records.forms(first), scores=scores,
+        extra_metrics=strategy.extra_metrics, key=key,
         compute=_made("compute", scenario.clients.compute, key=key.fold("device")),
         network=_made("network", scenario.clients.network, key=key.fold("link")),
         availability=_made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
     return Parts(
-        scenario, key, federation, model, objective, engine, test, params_of(model), job, fleet, strategy
+        scenario, key, federation, model, objective, engine, test, first, job, fleet, strategy
     )
 
 

@@ -92,7 +92,7 @@ def words(hint: Any) -> str:
         return f"list of {words(arguments[0])}"
     if arguments and all(isinstance(argument, str) for argument in arguments):
         return " | ".join(arguments)
-    return " or ".join(words(argument) for argument in arguments) or str(hint)
+    return " or ".join(words(argument) for argument in arguments) or getattr(hint, "__name__", str(hint)).lower()
 
 
 def kind_of(key: str, table: Mapping[str, Any]) -> str:

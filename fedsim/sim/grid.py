@@ -194,7 +194,7 @@ class VirtualGrid(Grid):
             names = reply_metrics(order.job, self._fleet.scores)
             training = order.job.kind == "train"
             extra = self._fleet.extra_metrics if training else ()
-            up = records.reply_size(records.forms(order.start.params) if training else {}, (*names, *extra))
+            up = records.reply_size(self._fleet.forms if training else {}, (*names, *extra))
         config = next(iter(content.config_records.values()), {})
         number = int(config.get("server-round", 0))
         return Parcel(content, number, version, records.size_of(content), up, order, failure)

@@ -32,13 +32,17 @@ EVALUATIONS = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Everything about the clients that has to do with cost; functions of (key, client), so nothing is stored."""
+    """Everything about the clients that has to do with cost; functions of (key, client), so nothing is stored.
+
+    *forms* are the type and shape of each array that a trained client sends back, by name.
+    """
 
     federation: Federation
     compute: Compute
     network: Network
     availability: Availability
     flops: Flops
+    forms: dict[str, tuple[str, tuple[int, ...]]]
     scores: tuple[str, ...]
     extra_metrics: tuple[str, ...]
     key: Key

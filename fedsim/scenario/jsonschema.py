@@ -1,0 +1,93 @@
+"""The JSON Schema of scenario files: the sections from their pydantic models, each kind from its registered function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.errors import PydanticInvalidForJsonSchema
+
+from fedsim.scenario.kinds import settings_model, slots
+from fedsim.scenario.schema import Scenario
+from fedsim.strategy import stock
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+PLUG_IN: dict[str, Any] = {
+    "type": "object", "required": ["kind"], "properties": {"kind": {"type": "string", "pattern": ".+:.+"}},
+    "description": "Your own, as 'package.module:name'; every other key is a setting of it.",
+}  # fmt: skip
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) that scenario files satisfy, for editors that complete and check TOML.
+
+    What depends on more than one key (labels per shard, clients per round) only ``fedsim check`` can tell.
+
+    >>> sorted(json_schema()["required"])
+    ['clients', 'data', 'model', 'name', 'server', 'training']
+    """
+    schema = Scenario.model_json_schema()
+    parts: dict[str, Any] = schema["$defs"]
+    places = {slot.key: slot.noun for slot in slots().values()} | {stock.AT: "strategy"}
+    for key, noun in places.items():
+        section, _, name = key.rpartition(".")
+        fields = parts[section.capitalize()]["properties"] if section else schema["properties"]
+        about = {word: fields[name][word] for word in ("default", "description") if fields[name].get(word) is not None}
+        fields[name] = {**about, "$ref": f"#/$defs/{noun}"}
+    del parts["Model"]  # Nothing refers to it any more.
+    one_of = {"Training": ("epochs", "steps"), "Stop": ("at_least", "at_most")}
+    for section, (a, b) in one_of.items():
+        parts[section]["oneOf"] = [{"required": [a]}, {"required": [b]}]
+    for slot in slots().values():
+        functions = {name: slot.registry.get(name, at=slot.key) for name in slot.registry.names()}
+        parts[slot.noun] = {
+            "anyOf": [*(_kind(name, f, settings_model(slot.registry, f, name), parts) for name, f in functions.items()), PLUG_IN]
+        }
+    parts["strategy"] = {"anyOf": [*(_kind(name, None, _arguments(name), parts) for name in stock.names()), PLUG_IN]}
+    for kind in parts["strategy"]["anyOf"]:
+        if "strategy" in kind["properties"]:  # A wrapper's argument of that name is a strategy table of its own.
+            kind["properties"]["strategy"] = {"$ref": "#/$defs/strategy"}
+    return {"$schema": DIALECT, **schema}
+
+
+def _kind(name: str, function: Callable[..., Any] | None, settings: type[BaseModel], parts: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of the table ``{ kind = name, settings }``; what its settings refer to goes into *parts*."""
+    try:
+        found = settings.model_json_schema()
+    except PydanticInvalidForJsonSchema:  # A stranger's function that takes what JSON cannot say: its settings go unchecked.
+        found: dict[str, Any] = {"additionalProperties": True}
+    parts.update(found.pop("$defs", {}))
+    about = (inspect.getdoc(function) or "").partition("\n")[0]
+    return {
+        **({"description": about} if about else {}),
+        "type": "object",
+        "properties": {"kind": {"const": name}, **_untitled(found.get("properties", {}))},
+        "required": ["kind", *found.get("required", [])],
+        "additionalProperties": found.get("additionalProperties", False),
+    }
+
+
+def _untitled(properties: Mapping[str, Any]) -> dict[str, Any]:
+    # Pydantic titles every setting with its own name in capitals, which tells nobody anything.
+    return {name: {word: value for word, value in about.items() if word != "title"} for name, about in properties.items()}
+
+
+def _arguments(kind: str) -> type[BaseModel]:
+    """Return a pydantic model of what a scenario may set of stock strategy *kind*."""
+    takes = stock.arguments(kind)
+    fields: dict[str, Any] = {
+        name: (Any if name == "strategy" else _hint(name, p), ... if p.default is inspect.Parameter.empty else p.default)
+        for name, p in takes.items()
+    }
+    if {"fraction_train", "min_train_nodes"} <= set(takes):
+        fields["clients_per_round"] = (Annotated[int, Field(ge=1)], None)
+    return create_model(kind, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
+
+
+def _hint(setting: str, parameter: inspect.Parameter) -> Any:
+    hint = parameter.annotation
+    if setting.startswith(("min_", "num_")):
+        return Annotated[hint, Field(ge=0)]
+    return Annotated[hint, Field(ge=0, le=1)] if setting == "fraction_train" else hint

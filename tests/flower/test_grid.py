@@ -1,0 +1,167 @@
+"""VirtualGrid keeps Flower's contract, on virtual time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedsim.core.errors import RunError
+from fedsim.flower import compat, records
+from fedsim.scenario.build import Parts, build
+from fedsim.scenario.load import load
+from fedsim.sim.grid import CLIENT_RAISED, NODE_UNAVAILABLE, VirtualGrid
+from fedsim.sim.rows import RoundRow, TaskRow
+
+Table = dict[str, Any]
+
+
+class Heard:
+    """Keeps every row."""
+
+    def __init__(self) -> None:
+        self.tasks: list[TaskRow] = []
+        self.rounds: list[RoundRow] = []
+
+    def task(self, row: TaskRow) -> None:
+        self.tasks.append(row)
+
+    def round(self, row: RoundRow) -> None:
+        self.rounds.append(row)
+
+
+@pytest.fixture
+def world(tiny: Callable[..., Table]) -> Callable[..., tuple[VirtualGrid, Parts, Heard]]:
+    """Return ``world(overrides)``: a grid over the tiny scenario, what it was built from, and what it tells."""
+
+    def make(overrides: Table | None = None, **settings: Any) -> tuple[VirtualGrid, Parts, Heard]:
+        parts, heard = build(load(tiny(overrides or {}))), Heard()
+        return VirtualGrid(parts.fleet, parts.engine, heard, **settings), parts, heard
+
+    return make
+
+
+def order(parts: Parts, client: int, kind: str = "train", **config: Any) -> Message:
+    """Return a message to *client* that orders the scenario's job."""
+    asked = records.job_config(parts.job) if kind == "train" else ConfigRecord()
+    asked.update(config)
+    content = RecordDict({"arrays": compat.array_record(parts.first), "config": asked})
+    return Message(content, records.node_of(client), kind)
+
+
+def test_content_is_as_it_was_when_sent(world: Any) -> None:
+    """Changing a config record after the push changes nothing for clients that read it later."""
+    grid, parts, heard = world()
+    shared = order(parts, 0, **{"server-round": 1})
+    ids = grid.push_messages([shared])
+    shared.content["config"]["server-round"] = 2
+    shared.content["config"]["lr"] = 1e9
+    replies = grid.pull_messages(ids)
+
+    assert 1 == heard.tasks[0].round
+    assert all(np.isfinite(a.numpy()).all() for a in replies[0].content["arrays"].values())
+
+
+def test_a_client_does_one_message_at_a_time(world: Any) -> None:
+    """Of three messages to one client, each starts when the one before has left the device."""
+    grid, parts, heard = world()
+    ids = list(grid.push_messages([order(parts, 2) for _ in range(3)]))
+    while len(heard.tasks) < 3:
+        grid.pull_messages(ids)
+    rows = sorted(heard.tasks, key=lambda row: row.started_s)
+
+    assert [0, 1, 2] == [row.number for row in rows]
+    assert all(later.started_s >= earlier.arrived_s for earlier, later in zip(rows, rows[1:], strict=False))
+
+
+def test_replies_come_sorted_by_client(world: Any) -> None:
+    """Whoever is first, replies are handed over by client: float sums depend on order."""
+    grid, parts, heard = world({"clients.compute.sigma": 2.0})
+    replies = grid.send_and_receive([order(parts, c) for c in (4, 1, 5, 0)], timeout=1e6)
+
+    assert [0, 1, 4, 5] == [records.client_of(reply.metadata.src_node_id) for reply in replies]
+    arrivals = [row.arrived_s for row in heard.tasks]
+    assert arrivals != sorted(arrivals)  # They did not arrive in this order.
+
+
+def test_polling_advances_to_the_next_arrival(world: Any) -> None:
+    """``pull_messages`` with nothing there moves the clock to the next reply, and hands over just that one."""
+    grid, parts, _ = world()
+    ids = list(grid.push_messages([order(parts, c) for c in range(4)]))
+    seen: list[float] = []
+    count = 0
+    while count < 4:
+        got = list(grid.pull_messages(ids))
+        count += len(got)
+        seen.append(grid.now)
+
+    assert seen == sorted(set(seen))
+    assert [] == list(grid.pull_messages(ids))
+
+
+def test_a_reply_at_the_deadline_is_in_time(world: Any) -> None:
+    """With a task of exactly the timeout's length the reply counts; with a hair less time it is late."""
+    length: dict[str, Any] = {"clients.compute": {"kind": "constant", "gflops": 1e9, "overhead_s": 5.0}, "clients.network": {"kind": "ideal"}}
+    grid, parts, _ = world(length)
+    whole = grid.send_and_receive([order(parts, 0)], timeout=5.0 + parts.fleet.flops.of(parts.job, len(parts.federation.train(0))) / 1e18)
+    grid, parts, heard = world(length)
+    short = grid.send_and_receive([order(parts, 0)], timeout=4.999)
+
+    assert (1, 0) == (len(list(whole)), len(list(short)))
+    assert (1, 0) == (heard.rounds[0].missed, heard.rounds[0].arrived)
+
+
+def test_a_late_reply_is_recorded_and_never_handed_over(world: Any) -> None:
+    """After its deadline a reply is settled as late when it arrives; its bytes are accounted for."""
+    grid, parts, heard = world()
+    assert [] == list(grid.send_and_receive([order(parts, 0)], timeout=0.5))
+    grid.send_and_receive([order(parts, 1)], timeout=1e6)
+    grid.send_and_receive([order(parts, 0)], timeout=1e6)
+    grid.finish()
+
+    assert ["late", "arrived", "arrived"] == [row.outcome for row in sorted(heard.tasks, key=lambda row: row.message)]
+    assert "" == next(row.result for row in heard.tasks if row.outcome == "late")
+
+
+def test_unknown_work_and_unknown_nodes_get_flowers_error_codes(world: Any) -> None:
+    """A query is answered with CLIENT_APP_RAISED_EXCEPTION, a node that is not there with NODE_UNAVAILABLE."""
+    grid, parts, heard = world()
+    query, nobody = order(parts, 0, kind="query"), order(parts, 99)
+    codes = [reply.error.code for reply in grid.send_and_receive([query, nobody], timeout=60.0)]
+    grid.finish()
+
+    assert [CLIENT_RAISED, NODE_UNAVAILABLE] == codes
+    assert {"failed"} == {row.outcome for row in heard.tasks}
+    assert 0 == next(row.wire_bytes for row in heard.tasks if row.client == 99)
+
+
+def test_a_mod_that_refuses_gives_an_error_reply(world: Any) -> None:
+    """A mod's own error reply reaches the strategy under the request's id, whatever the mod wrote into it."""
+    from flwr.app import Error
+
+    def refuse(message: Message, context: Any, call_next: Any) -> Message:
+        return Message(Error(6, "no"), reply_to=call_next(message, context))  # As LocalDpMod does: to the wrong one.
+
+    grid, parts, heard = world(mods=[refuse])
+    ids = list(grid.push_messages([order(parts, 0)]))
+    replies = list(grid.pull_messages(ids))
+
+    assert [6] == [reply.error.code for reply in replies]
+    assert ["failed"] == [row.outcome for row in heard.tasks]
+
+
+def test_waiting_for_nobody_ends_the_run(world: Any) -> None:
+    """A sleep when availability never changes stops the run and says so."""
+    grid, _, _ = world()
+    with pytest.raises(RunError, match="no other will ever come"):
+        grid.sleep(1.0)
+
+
+def test_bytes_that_vanish_are_noticed(world: Any) -> None:
+    """An unaccounted byte breaks the invariant at the end: the check can fail."""
+    grid, parts, _ = world()
+    grid.send_and_receive([order(parts, 0)], timeout=1e6)
+    grid.invariants.sent(up=1)
+    with pytest.raises(RunError, match="invariant broken"):
+        grid.finish()
