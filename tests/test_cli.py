@@ -311,7 +311,7 @@ def test_a_polite_kill_is_like_ctrl_c(
     cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM ends a run as Ctrl-C does: with 130 and one line."""
-    monkeypatch.setattr("fedsim.run.execute", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(sys.modules["fedsim.run"], "execute", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     answer = cli("run", scenario_file(), "--quiet")
 
     assert (130, 1) == (answer.code, len(answer.err.splitlines())), answer

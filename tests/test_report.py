@@ -78,7 +78,7 @@ def interrupted(go: Go, folder: Path) -> fedsim.Run:
 def failed(go: Go, folder: Path) -> fedsim.Run:
     """Return a run whose training diverged."""
     with pytest.raises(fedsim.RunError):
-        go({"training.optimizer.lr": 1e30, "training.epochs": 20}, out=folder)
+        go({"training.optimizer.lr": 1e38, "training.epochs": 20}, out=folder)
     return fedsim.load(folder)
 
 
@@ -87,7 +87,7 @@ def done(go: Go, folder: Path) -> fedsim.Run:
 
 
 def late(go: Go, folder: Path) -> fedsim.Run:
-    return go({"server.round_timeout_s": 1.3, "server.rounds": 4}, out=folder)
+    return go({"server.round_timeout_s": 1.15, "server.rounds": 4}, out=folder)
 
 
 @pytest.mark.parametrize("make", [done, late, interrupted, failed])

@@ -225,7 +225,7 @@ def diurnal(
     is (1 + amplitude) / (1 - amplitude): 4 by default. Each client's own peak lies within *phase_spread_s* around
     *peak_s*, evenly (time zones). A change more than 100,000 slots away counts as never.
     Raises ScenarioError when the chance would exceed 1, or when a slot is longer than half a period.
-    Reference: Bonawitz et al. 2019, arXiv:1902.01046, section 9: four times as many devices by night as by day.
+    Reference: Bonawitz et al. 2019, arXiv:1902.01046: four times as many devices by night as by day.
 
     >>> clients = diurnal(Key(0))
     >>> [round(float(clients.share(np.array([0]), hour * 3600)[0]), 2) for hour in (2, 8, 14)]
