@@ -215,6 +215,8 @@ class _Session:
     def _leave(self, status: str, error: str, started: float) -> None:
         from safetensors.numpy import save_file
 
+        if status != "done":
+            self.grid.finish(broken=True)
         self.journal.digest.add(digest_of(self.latest))
         save_file(self.latest, self.folder / MODEL_FILE)
         self.journal.close()

@@ -15,6 +15,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import itertools
 import json
 import math
@@ -72,9 +74,21 @@ def go(tmp_path: Path) -> Callable[..., fedsim.Run]:
 
     def run(overrides: Mapping[str, Any] | None = None, **settings: Any) -> fedsim.Run:
         settings.setdefault("out", tmp_path / f"run-{next(number)}")
-        return fedsim.run(tiny_table(), overrides=overrides, **settings)
+        done = fedsim.run(tiny_table(), overrides=overrides, **settings)
+        _freeze()
+        return done
 
     return run
+
+
+@functools.cache
+def _freeze() -> None:
+    """Take what is imported by now out of the collector's sight, once.
+
+    Flower collects garbage whenever it makes numpy arrays of a record: with torch in memory, 0.2 s a time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)
@@ -99,10 +113,20 @@ def scenario_file(tmp_path: Path) -> Callable[..., Path]:
                 below = below[part]
             del below[last]
         path = tmp_path / "tiny.toml"
-        path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in table.items()), encoding="utf-8")
+        path.write_text(_toml_file(table), encoding="utf-8")
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def tiny_toml() -> Callable[..., str]:
+    """Return ``tiny_toml(overrides)``: the tiny scenario as the text of a scenario file, for fixtures of a wider scope."""
+    return lambda overrides=None: _toml_file(tiny_table(overrides))
+
+
+def _toml_file(table: Table) -> str:
+    return "".join(f"{key} = {toml(value)}\n" for key, value in table.items())
 
 
 def toml(value: Any) -> str:
@@ -145,15 +169,3 @@ def data_folder() -> Path:
     if not root or not Path(root).is_dir():
         pytest.skip("needs real data sets: set FEDSIM_DATA to their folder (it may hold mnist/)")
     return Path(root)
-
-
-@pytest.fixture
-def tmp(tmp_path: Path) -> Path:
-    """Return an empty folder."""
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def _examples(request: pytest.FixtureRequest, doctest_namespace: dict[str, Any], tmp_path: Path) -> None:
-    """Give docstring examples the name ``tmp``, an empty folder."""
-    doctest_namespace["tmp"] = tmp_path

@@ -86,8 +86,8 @@ def test_check_foretells_what_a_run_costs(
     foretold, about = json.loads(answer.out), run.manifest
 
     assert (0, "", 1) == (answer.code, answer.err, len(answer.out.splitlines()))
-    assert about["bytes_down"] / 2 == foretold["down_bytes_per_round"]
-    assert about["bytes_up"] / 2 == foretold["up_bytes_per_round"]
+    assert about["bytes_down"] / 2 == foretold["bytes_down_per_round"]
+    assert about["bytes_up"] / 2 == foretold["bytes_up_per_round"]
     assert abs(about["virtual_s"] / 2 - foretold["round_s"]) < 1e-9
     assert (6, 650) == (foretold["clients"], foretold["parameters"])
     assert ["run", "tiny.toml"] == sorted(path.name for path in tmp_path.iterdir())
@@ -252,13 +252,12 @@ def test_report_prints_its_path(cli: Callable[..., Any], done: fedsim.Run) -> No
 
 
 @pytest.fixture(scope="module")
-def cut_short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, int, str]]]:
+def cut_short(
+    tmp_path_factory: pytest.TempPathFactory, tiny_toml: Callable[..., str]
+) -> Iterator[dict[str, tuple[Path, int, str]]]:
     """Return, for two ways to end a long run from outside: its folder, its exit code, what it said."""
-    from conftest import tiny_table, toml
-
     folder = tmp_path_factory.mktemp("cut short")
-    table = tiny_table({"server.rounds": 1_000_000})
-    (folder / "long.toml").write_text("".join(f"{key} = {toml(value)}\n" for key, value in table.items()))
+    (folder / "long.toml").write_text(tiny_toml({"server.rounds": 1_000_000}))
     signals = ("SIGINT", "SIGKILL")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     going = {

@@ -46,7 +46,7 @@ def test_a_broken_cell_is_noticed(tmp_path: Path) -> None:
     code[0].source += "\nassert run.final['rounds'] == 13, f'{run.final}'"
     notebook.cells = code[:1]
 
-    with pytest.raises(nbclient.exceptions.CellExecutionError, match="AssertionError: .*'rounds': 12"):
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="'rounds': 12"):
         nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 

@@ -245,7 +245,8 @@ def _first_rounds(tasks: Frame) -> tuple[Frame, str]:
         return tasks, f"All {len(tasks):,} client tasks."
     if len(whole):
         shown = tasks[tasks["round"].isin(whole)]
-        return shown, f"Rounds {whole[0]} to {whole[-1]}: the first {len(shown):,} of {len(tasks):,} client tasks."
+        which = f"Rounds {whole[0]} to {whole[-1]}" if len(whole) > 1 else f"Round {whole[0]}"
+        return shown, f"{which}: the first {len(shown):,} of {len(tasks):,} client tasks."
     first = tasks[tasks["round"] == counts.index[0]].sort_values(["sent_s", "message"])
     return first.head(BARS), f"The first {BARS} of {len(first):,} client tasks of round {counts.index[0]}, in the order of sending."
 
@@ -282,7 +283,8 @@ def rounds(seen: Seen, draw: Drawing) -> str:
                 missing.add_bar(x=rows["round"].tolist(), y=rows[column].tolist(), name=name, marker={"color": colour})
         missing.update_layout(barmode="stack", showlegend=True)
         missing.update_xaxes(title="round")
-        missing.update_yaxes(title="clients", rangemode="tozero")
+        most = int((rows.missed + rows.failed).max())
+        missing.update_yaxes(title="clients", rangemode="tozero", dtick=1 if most <= 6 else None)
         drawn += f"<figure><h3>Clients that a round went on without</h3>{draw.html(missing, 300)}</figure>"
     asked = int(rows.asked.sum())
     said = f"{lost:,} of {asked:,} messages brought no answer, or none in time." if lost else "Every client that was asked answered in time."

@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
 from fedsim.record.digest import Chain
 from fedsim.sim.rows import RoundRow, TaskRow
@@ -109,6 +110,8 @@ class Journal:
 
 def read(folder: Path, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Return the column names and rows of *table*, in the order of writing; works while a run is writing."""
+    if not (folder / FILE).is_file():
+        raise RunError(f"{folder}: its journal is gone (there is no {FILE}).")
     file = sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)
     try:
         cursor = file.execute(f"SELECT * FROM {table} ORDER BY rowid")

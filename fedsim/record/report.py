@@ -40,7 +40,8 @@ def _facts(seen: Seen) -> str:
     outcomes = seen.tasks.outcome.value_counts()
     others = ", ".join(f"{outcomes[name]:,} {name}" for name in MARKS if name in outcomes)
     digest = str(about["digest"] or "")
-    facts = [(f"final {name}", f"{value:.4f}", MEANINGS.get(name, "")) for name, value in final.items() if name != "rounds"]
+    last = "final" if about["status"] == "done" else "last"
+    facts = [(f"{last} {name}", f"{value:.4f}", MEANINGS.get(name, "")) for name, value in final.items() if name != "rounds"]
     facts += [
         ("rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}", ""),
         ("virtual time", duration(seen.now_s), f"{seen.now_s:.3f} s"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -162,7 +162,7 @@ def _made(noun: str, table: Table, **given: Any) -> Any:
 
 
 @contextmanager
-def _naming(at: str, kind: str) -> Iterator[None]:
+def _naming(at: str, kind: str) -> Generator[None]:
     """Turn whatever a reader's own code raises into one line; an error in a kind of ours is our mistake, and stays."""
     try:
         yield

@@ -46,6 +46,7 @@ class VirtualGrid(Grid):
         self._messages = 0
         self._inbox: dict[str, Delivery] = {}
         self._flying: dict[str, Delivery] = {}
+        self._open: dict[str, Delivery] = {}  # Everything sent whose fate is not sealed.
         self._waiters: dict[str, _Waiter] = {}
         self._nodes: tuple[Seconds, list[int]] | None = None
         self._available = np.ones(0, dtype=np.bool_)
@@ -134,15 +135,12 @@ class VirtualGrid(Grid):
         self._world.env.run(until=max(change, self.now + duration_s))
         self.invariants.at(self.now, "a sleep")
 
-    def finish(self) -> None:
-        """Settle what is still in flight, and check that no byte is missing."""
-        for delivery in self._flying.values():
-            self._settle(delivery, "in flight")
-        for delivery in self._inbox.values():
-            self._settle(delivery, "late")
-        self._flying.clear()
-        self._inbox.clear()
-        self.invariants.finished()
+    def finish(self, *, broken: bool = False) -> None:
+        """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
+        for delivery in list(self._open.values()):
+            self._settle(delivery, "failed" if delivery.failure else "in flight")
+        if not broken:
+            self.invariants.finished()
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -173,6 +171,7 @@ class VirtualGrid(Grid):
             message_id, records.client_of(message.metadata.dst_node_id),
             Message(parcel.content, metadata=message.metadata), parcel, self.now,
         )  # fmt: skip
+        self._open[message_id] = delivery
         if not self._reachable(delivery.client):
             delivery.failure, delivery.reached = "the node is not available", False
             delivery.arrived_s = self.now
@@ -268,6 +267,7 @@ class VirtualGrid(Grid):
         wrong = [name for name, value in result.metrics.items() if not math.isfinite(value)]
         if wrong:
             job = delivery.task.job
+            delivery.failure = f"{wrong[0]} became {result.metrics[wrong[0]]}"
             raise RunError(
                 f"round {delivery.round}: {wrong[0]} of client {delivery.client} became {result.metrics[wrong[0]]}"
                 f" (its task {delivery.task.number}, {len(delivery.task.positions)} examples). Training diverged;"
@@ -300,8 +300,9 @@ class VirtualGrid(Grid):
         return self._contexts[client]
 
     def _settle(self, delivery: Delivery, outcome: Outcome, loss: float | None = None, result: str = "") -> None:
-        if outcome == "in flight" and delivery.computed_s >= 0:
+        if delivery.arrived_s < 0 and delivery.computed_s >= 0:
             self.invariants.sent(up=delivery.parcel.up.total)  # On the wire, though it never arrives.
+        del self._open[delivery.id]
         row = delivery.row(outcome, loss, result)
         self.invariants.settled(row, self._model[1])
         self._observer.task(row)

@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 from fedsim.core.types import Seconds
 
 Outcome = Literal["arrived", "late", "failed", "in flight"]
-"""arrived: handed to the strategy. late: after the deadline, discarded. failed: an error reply. in flight: the run ended."""
+"""arrived: handed to the strategy. late: after the deadline, discarded. failed: an error reply. in flight: the
+run ended first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class TaskRow:
     """One message to a client and all that came of it; times are virtual seconds, -1.0 for what never happened.
 
     *number* counts the client's own tasks of this *kind*; *version* is that of the model it was sent. Bytes are what
-    was put on the wire, framing apart. *result* is the SHA-256 of what the strategy was given, empty otherwise.
+    was put on the wire, framing apart. *result* is the SHA-256 of what the strategy was given, *failure* the reason
+    why it was given an error; both are empty otherwise.
     """
 
     message: str
@@ -40,6 +42,7 @@ class TaskRow:
     up_framing_bytes: int
     loss: float | None
     result: str
+    failure: str
 
     @property
     def wire_bytes(self) -> int:

@@ -110,7 +110,7 @@ class Delivery:
             arrived_s=self.arrived_s, examples=examples,
             steps=job.batches(examples) if job and job.kind == "train" else 0, flops=self.flops,
             down_bytes=down.payload, down_framing_bytes=down.framing,
-            up_bytes=up.payload, up_framing_bytes=up.framing, loss=loss, result=result,
+            up_bytes=up.payload, up_framing_bytes=up.framing, loss=loss, result=result, failure=self.failure,
         )  # fmt: skip
 
 
