@@ -1,0 +1,234 @@
+"""Graph passes: the traced gradient becomes a training step that writes no weight gradient and does no idle work.
+
+Each pass takes the flat ATen graph as it is and leaves what it does not recognise. ``untouched`` is the same step
+without any pass: the two are held against each other in the tests.
+"""
+
+from __future__ import annotations
+
+
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+aten = torch.ops.aten
+
+_RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.expand.default}
+_IGNORED = -100
+"""Cross-entropy's ignore_index: a class that stands for "no target"."""
+
+
+def shape(node: Node) -> tuple[int, ...]:
+    """Return the traced shape of a node's value."""
+    return tuple(node.meta["val"].shape)
+
+
+def drop_idle(graph: Graph) -> None:
+    """Remove views to the same shape, transposes of transposes, and products with 1. No bit moves."""
+    changed = True
+    while changed:
+        changed = False
+        for node in list(graph.nodes):
+            if node.op != "call_function":
+                continue
+            source = node.args[0] if node.args else None
+            if not isinstance(source, Node) or "val" not in source.meta:
+                continue
+            replacement: Node | None = None
+            if node.target in _RESHAPES and shape(node) == shape(source):
+                replacement = source
+            elif node.target is aten.mul.Scalar and node.args[1] == 1:
+                replacement = source
+            elif _swaps(node) and _swaps(source) and _dims(node) == _dims(source):
+                replacement = cast(Node, source.args[0])
+            elif node.target is aten.t.default and source.target is aten.t.default:
+                replacement = cast(Node, source.args[0])
+            if replacement is not None:
+                node.replace_all_uses_with(replacement)
+                graph.erase_node(node)
+                changed = True
+    graph.eliminate_dead_code()
+
+
+def _swaps(node: Node) -> bool:
+    return node.target is aten.transpose.int
+
+
+def _dims(node: Node) -> set[int]:
+    rank = len(shape(node))
+    return {cast(int, d) % rank for d in node.args[1:]}
+
+
+def fold_constants(graph: Graph, targets: Node) -> None:
+    """Work out, at trace time, what is one known number: masks of targets that are all there, counts, 1 / batch.
+
+    Only for *targets* that never are cross-entropy's ignore_index. Divisions round as they would at run time, so no
+    bit moves.
+    """
+    known: dict[Node, float | bool] = {}
+
+    def of(value: Any) -> Any:
+        return known.get(value) if isinstance(value, Node) else value if isinstance(value, (int, float)) else None
+
+    for node in list(graph.nodes):
+        if node.op != "call_function":
+            continue
+        kind, args = node.target, node.args
+        value: float | bool | None = None
+        if kind is aten.ne.Scalar and args[1] == _IGNORED and _comes_from(args[0], targets):
+            value = True
+        elif kind in (aten.ones_like.default, aten.zeros_like.default) and not _is_scattered(node):
+            value = 1.0 if kind is aten.ones_like.default else 0.0
+        elif kind is aten.scalar_tensor.default:
+            value = cast(float, args[0])
+        elif kind in (*_RESHAPES, aten._to_copy.default, aten.unsqueeze.default) and of(args[0]) is not None:
+            value = of(args[0])
+        elif kind is aten.sum.dim_IntList and of(args[0]) is True:
+            value = float(np.prod([shape(cast(Node, args[0]))[d] for d in cast(list[int], args[1])]))
+        elif kind is aten.where.self and of(args[0]) is True:
+            value = of(args[1])
+            if value is None and shape(cast(Node, args[1])) == shape(node):
+                node.replace_all_uses_with(cast(Node, args[1]))
+                continue
+        elif kind is aten.div.Tensor and of(args[0]) is not None and of(args[1]) is not None:
+            real = {torch.float32: np.float32, torch.float64: np.float64}.get(node.meta["val"].dtype)
+            value = float(real(of(args[0])) / real(of(args[1]))) if real else None
+        elif kind in (aten.div.Tensor, aten.mul.Tensor) and isinstance(args[0], Node) and of(args[1]) is not None:
+            if shape(args[0]) == shape(node):
+                _scale(graph, node, args[0], cast(float, of(args[1])))
+        if value is not None:
+            known[node] = value
+    graph.eliminate_dead_code()
+
+
+def _comes_from(node: Any, targets: Node) -> bool:
+    while isinstance(node, Node) and node.target in (aten.unsqueeze.default, aten.view.default):
+        node = node.args[0]
+    return node is targets
+
+
+def _is_scattered(node: Node) -> bool:
+    return any(user.target is aten.scatter.value for user in node.users)
+
+
+def _scale(graph: Graph, node: Node, source: Node, factor: float) -> None:
+    """Replace a product or quotient with a known number by the scalar form, or by scattering the product at once."""
+    with graph.inserting_before(node):
+        if node.target is aten.mul.Tensor and source.target is aten.scatter.value and len(source.users) == 1:
+            zeros, dim, index, number = source.args
+            scaled = graph.call_function(aten.scatter.value, (zeros, dim, index, cast(float, number) * factor))
+        else:
+            scalar = aten.div.Scalar if node.target is aten.div.Tensor else aten.mul.Scalar
+            scaled = graph.call_function(scalar, (source, factor))
+    scaled.meta = dict(node.meta)
+    node.replace_all_uses_with(scaled)
+
+
+def fuse_bias(graph: Graph) -> None:
+    """Turn a matrix product plus a bias into one product that starts from the bias. Moves the last bits."""
+    for node in list(graph.nodes):
+        if node.target is not aten.add.Tensor or node.kwargs:
+            continue
+        for bias, product in (node.args, node.args[::-1]):
+            if not (isinstance(bias, Node) and isinstance(product, Node)) or product.target is not aten.bmm.default:
+                continue
+            if len(product.users) > 1 or shape(product) != shape(node) or len(shape(bias)) != 3 or shape(bias)[1] != 1:
+                continue
+            with graph.inserting_before(node):
+                fused = graph.call_function(aten.baddbmm.default, (bias, *product.args))
+            fused.meta = dict(node.meta)
+            node.replace_all_uses_with(fused)
+            break
+    graph.eliminate_dead_code()
+
+
+def reuse_buffers(graph: Graph) -> None:
+    """Let ReLU and its gradient write over an input that nobody reads again. No bit moves."""
+    made_here = {aten.baddbmm.default, aten.bmm.default, aten.addmm.default, aten.mm.default, aten.add.Tensor,
+                 aten.convolution.default}  # fmt: skip
+    for node in graph.nodes:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, Node) or len(source.users) != 1 or source.target not in made_here:
+            continue
+        if node.target is aten.relu.default:
+            node.target = aten.relu_.default
+        elif node.target is aten.threshold_backward.default:
+            node.target = aten.threshold_backward.grad_input
+            node.kwargs = {"grad_input": source}
+
+
+def update_in_place(graph: Graph, params: list[Node], rate: Node) -> None:
+    """End the graph with the update p <- p - rate * gradient, in place; a gradient that is a product is never written.
+
+    *rate* holds minus the learning rate. Output: what is left after the gradients (the loss). Updates come last,
+    since the gradient of one layer still reads the parameters of the next.
+    """
+    end = next(node for node in graph.nodes if node.op == "output")
+    outputs = list(cast(tuple[list[Node]], end.args)[0])
+    with graph.inserting_before(end):
+        for param, gradient in zip(params, outputs, strict=False):
+            _update(graph, param, gradient, rate)
+    end.args = (outputs[len(params) :],)
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users and node.target not in _WRITES:
+            graph.erase_node(node)
+
+
+_WRITES = {aten.baddbmm_.default, aten.addmm_.default, aten.add_.Tensor}
+
+
+def _update(graph: Graph, param: Node, gradient: Node, rate: Node) -> None:
+    flipped = _swaps(gradient) or gradient.target is aten.t.default
+    product = cast(Node, gradient.args[0]) if flipped else gradient
+    in_place = {aten.bmm.default: aten.baddbmm_.default, aten.mm.default: aten.addmm_.default}.get(product.target)
+    if in_place is None or len(product.users) > 1 or (flipped and len(gradient.users) > 1):
+        graph.call_function(aten.add_.Tensor, (param, gradient), {"alpha": rate})
+        return
+    left, right = cast(tuple[Node, Node], product.args)
+    if flipped:  # (A B)' = B' A'
+        left, right = _transposed(graph, right), _transposed(graph, left)
+    graph.call_function(in_place, (param, left, right), {"beta": 1, "alpha": rate})
+
+
+def _transposed(graph: Graph, node: Node) -> Node:
+    if node.target is aten.t.default or _swaps(node):
+        return cast(Node, node.args[0])
+    if len(shape(node)) == 2:
+        return graph.call_function(aten.t.default, (node,))
+    return graph.call_function(aten.transpose.int, (node, 1, 2))
+
+
+
+
+def optimise(module: GraphModule, count: int, *, whole_targets: bool, passes: bool = True) -> GraphModule:
+    """Return the gradient graph as a training step of plain SGD, in place: (params, x, y, -lr) -> [loss].
+
+    *count* is the number of parameters, which are the first inputs; *whole_targets* says that no target is
+    cross-entropy's ignore_index. With ``passes=False`` only the update is appended: the untouched step.
+    """
+    graph = module.graph
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(inputs[-1]):
+        rate = graph.placeholder("rate")
+    params = inputs[:count]
+    if passes:
+        drop_idle(graph)
+        if whole_targets:
+            fold_constants(graph, inputs[-1])
+            drop_idle(graph)
+        fuse_bias(graph)
+        reuse_buffers(graph)
+        update_in_place(graph, params, rate)
+    else:
+        end = next(node for node in graph.nodes if node.op == "output")
+        outputs = list(cast(tuple[list[Node]], end.args)[0])
+        with graph.inserting_before(end):
+            for param, gradient in zip(params, outputs, strict=False):
+                graph.call_function(aten.add_.Tensor, (param, gradient), {"alpha": rate})
+        end.args = (outputs[count:],)
+    module.recompile()
+    return module
+
+
