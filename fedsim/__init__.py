@@ -12,11 +12,11 @@ from fedsim.core.keys import Key
 
 if TYPE_CHECKING:
     from fedsim.record.runs import Run, load
-    from fedsim.run import run
+    from fedsim.session import run
 
 __all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "load", "run"]
 
-_LATE = {"Run": "fedsim.record.runs", "load": "fedsim.record.runs", "run": "fedsim.run"}
+_LATE = {"Run": "fedsim.record.runs", "load": "fedsim.record.runs", "run": "fedsim.session"}
 
 
 def __getattr__(name: str) -> Any:
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     value = getattr(import_module(_LATE[name]), name)
-    globals()[name] = value  # Also keeps the function `run` in front of the submodule of that name.
+    globals()[name] = value
     return value
 
 

@@ -61,7 +61,7 @@ def run(
 
         loaded = _load(scenario, settings, seed)
         with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
-            from fedsim.run import execute
+            from fedsim.session import execute
 
             done = execute(loaded, out, watch)
         from fedsim.record.report import write_report
@@ -120,7 +120,7 @@ def verify(run: RunFolder, quiet: Annotated[bool, typer.Option("--quiet", help="
     with _errors():
         from fedsim import show
         from fedsim.record.runs import load
-        from fedsim.run import verify as again
+        from fedsim.session import verify as again
         from fedsim.scenario.schema import Scenario
 
         old = load(run)

@@ -17,7 +17,7 @@ from fedsim.scenario.schema import Scenario
 
 if TYPE_CHECKING:
     from fedsim.preview import Preview
-    from fedsim.run import Progress as Where
+    from fedsim.session import Progress as Where
 
 
 @contextmanager
@@ -142,7 +142,10 @@ def kinds(noun: str | None) -> None:
         rows = []
         for name in stock.names():
             found = stock.arguments(name).items()
-            rows.append((name, [(n, words(p.annotation), _default(p)) for n, p in found]))
+            listed = [(n, words(p.annotation), _default(p)) for n, p in found]
+            if "min_train_nodes" in dict(found):
+                listed.append(("clients_per_round", "whole number >= 1, instead of fraction_train", "none"))
+            rows.append((name, listed))
         console.print(_kind_table("strategy", stock.AT, rows))
 
 
@@ -152,9 +155,10 @@ def _default(parameter: Any) -> str:
 
 def _kind_table(noun: str, key: str, rows: list[tuple[str, list[tuple[str, str, str]]]]) -> Table:
     table = Table(title=f"{noun} ({key})", title_justify="left", title_style="bold", box=None, padding=(0, 2))
-    for column in ("kind", "setting", "takes", "default"):
-        table.add_column(column, style="dim" if column in ("takes", "default") else "")
+    for column in ("kind and settings", "takes", "default"):
+        table.add_column(column, style="" if column.startswith("kind") else "dim", no_wrap=column != "takes")
     for name, settings in rows:
-        for i, (setting, takes, default) in enumerate(settings or [("", "", "")]):
-            table.add_row(name if i == 0 else "", setting, takes, default)
+        table.add_row(f"[bold]{name}", "", "")
+        for setting, takes, default in settings:
+            table.add_row(f"  {setting}", takes, default)
     return table

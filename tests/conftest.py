@@ -15,8 +15,6 @@
 
 from __future__ import annotations
 
-import functools
-import gc
 import itertools
 import json
 import math
@@ -33,7 +31,6 @@ import pytest
 import fedsim
 from fedsim.scenario.load import _set
 
-_ = fedsim.run  # Before anyone imports the submodule fedsim.run, which would stand in front of the function.
 
 Table = dict[str, Any]
 
@@ -74,21 +71,11 @@ def go(tmp_path: Path) -> Callable[..., fedsim.Run]:
 
     def run(overrides: Mapping[str, Any] | None = None, **settings: Any) -> fedsim.Run:
         settings.setdefault("out", tmp_path / f"run-{next(number)}")
-        done = fedsim.run(tiny_table(), overrides=overrides, **settings)
-        _freeze()
-        return done
+        return fedsim.run(tiny_table(), overrides=overrides, **settings)
 
     return run
 
 
-@functools.cache
-def _freeze() -> None:
-    """Take what is imported by now out of the collector's sight, once.
-
-    Flower collects garbage whenever it makes numpy arrays of a record: with torch in memory, 0.2 s a time.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 @dataclass(frozen=True)

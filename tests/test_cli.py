@@ -210,7 +210,6 @@ def test_verify_names_the_first_difference(
     assert says in answer.err, answer.err
 
 
-@pytest.mark.xfail(reason="verify compares the manifest's digests, not the journal's rows, which may have been edited")
 def test_verify_notices_an_edited_journal(cli: Callable[..., Any], done: fedsim.Run) -> None:
     """``verify`` of a run whose journal was edited, the manifest left alone, ends with 1."""
     _tamper(done, "UPDATE tasks SET loss = 0.5 WHERE rowid = 8")
@@ -310,7 +309,7 @@ def test_a_polite_kill_is_like_ctrl_c(
     cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM ends a run as Ctrl-C does: with 130 and one line."""
-    monkeypatch.setattr(sys.modules["fedsim.run"], "execute", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(sys.modules["fedsim.session"], "execute", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     answer = cli("run", scenario_file(), "--quiet")
 
     assert (130, 1) == (answer.code, len(answer.err.splitlines())), answer

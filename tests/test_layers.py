@@ -8,7 +8,7 @@ import fedsim
 
 HOUSE = Path(fedsim.__file__).parent
 RANK = {
-    "cli": 0, "show": 0, "preview": 1, "run": 1, "scenario": 2, "record": 2, "sim": 3, "flower": 4, "strategy": 4,
+    "cli": 0, "show": 0, "preview": 1, "session": 1, "scenario": 2, "record": 2, "sim": 3, "flower": 4, "strategy": 4,
     "client": 5, "data": 6, "learn": 6, "cost": 6, "core": 7,
 }  # fmt: skip
 """Smaller is further left; a file may import from its own room, and from rooms of a larger rank."""
@@ -17,7 +17,7 @@ BESIDE = {("cli", "show"), ("strategy", "flower"), ("learn", "data"), ("flower",
 ONLY_IN = {
     "torch": {"learn", "scenario/build.py"},
     "simpy": {"sim"},
-    "flwr": {"flower", "strategy", "sim", "run.py", "preview.py"},
+    "flwr": {"flower", "strategy", "sim", "session.py", "preview.py"},
 }
 BARE = {"core": {"numpy"}}
 """Third-party imports of a room that keeps to few."""
@@ -73,7 +73,7 @@ def test_imports_point_right() -> None:
 
 def test_a_wrong_import_is_seen(tmp_path: Path) -> None:
     """A cost model that imports torch, and a core that imports the run, are both named."""
-    for room, line in (("cost", "import torch"), ("core", "from fedsim.run import run"), ("core", "import pandas")):
+    for room, line in (("cost", "import torch"), ("core", "from fedsim.session import run"), ("core", "import pandas")):
         (tmp_path / room).mkdir(exist_ok=True)
         with (tmp_path / room / "bad.py").open("a") as file:
             file.write(f"{line}\n")

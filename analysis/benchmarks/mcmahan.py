@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedsim.run import execute
+from fedsim.session import execute
 from fedsim.scenario.build import build
 from fedsim.scenario.load import Loaded, load
 

@@ -118,6 +118,7 @@ def build(table: Mapping[str, Any], clients: int, federated_fraction: float, at:
     if kind == "QFedAvg":
         given.setdefault("train_loss_key", "initial_loss")
     needs = max(needs, _fleet(given, takes, clients, at))
+    _enough_honest(kind, given, takes, clients, at)
     try:
         with log_to(None):  # Flower warns that federated evaluation is off, which is what the scenario says.
             strategy = make(**given)
@@ -212,6 +213,28 @@ def _fleet(given: dict[str, Any], takes: Mapping[str, Any], clients: int, at: st
             f" Lower it, or raise clients.count."
         )
     return int(minimum)
+
+
+def _enough_honest(kind: str, given: Mapping[str, Any], takes: Mapping[str, Any], clients: int, at: str) -> None:
+    """Check that a robust rule has the replies it is defined for, which Flower does not."""
+    if "min_train_nodes" not in takes:
+        return
+    minimum = given.get("min_train_nodes", takes["min_train_nodes"].default)
+    asked = max(int(clients * given.get("fraction_train", 1.0)), minimum)
+    if not asked:
+        raise ScenarioError(f"{at}.fraction_train = {given.get('fraction_train')}: no client would ever train.")
+    bad = given.get("num_malicious_nodes", 0)
+    # Krum: n >= 2 f + 3 (Blanchard et al. 2017, section 4); Bulyan: n >= 4 f + 3 (El Mhamdi et al. 2018).
+    least = {"Krum": 2 * bad + 3, "MultiKrum": 2 * bad + 3, "Bulyan": 4 * bad + 3}.get(kind, 0)
+    if bad and asked < least:
+        raise ScenarioError(
+            f"{at}.num_malicious_nodes = {bad}: {kind} needs at least {least} replies for that, and a round asks"
+            f" {asked} clients. Ask more (clients_per_round), or expect fewer."
+        )
+    if given.get("num_nodes_to_select", 0) > asked:
+        raise ScenarioError(
+            f"{at}.num_nodes_to_select = {given['num_nodes_to_select']}: is more than the {asked} clients of a round."
+        )
 
 
 def _mods(kind: str) -> tuple[tuple[Callable[..., Any], ...], tuple[str, ...]]:

@@ -93,12 +93,14 @@ def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None) ->
         raise RunError(f"{path}: cannot be verified, because {', '.join(gone)} changed since the run (or is gone).")
     loaded = Loaded(Scenario.model_validate(about["scenario"]), Path(about["folder"]))
     new = execute(loaded, scratch, watch)
-    if (new.digest, new.metrics_digest) == (old.digest, old.metrics_digest):
-        return None
-    return _first_difference(old, new)
+    # Rows are compared even where the digests agree: a journal may have been edited after the run.
+    difference = _first_difference(old, new)
+    if difference is None and (new.digest, new.metrics_digest) != (old.digest, old.metrics_digest):
+        return "the final parameters"
+    return difference
 
 
-def _first_difference(old: Run, new: Run) -> str:
+def _first_difference(old: Run, new: Run) -> str | None:
     for table in ("tasks", "metrics"):
         before, after = getattr(old, table), getattr(new, table)
         for i, (a, b) in enumerate(zip(before.itertuples(index=False), after.itertuples(index=False), strict=False)):
@@ -107,7 +109,7 @@ def _first_difference(old: Run, new: Run) -> str:
                     return f"{table} row {i + 1} ({_row_name(a)}): {column} was {left!r}, is now {right!r}"
         if len(before) != len(after):
             return f"{table}: {len(before)} rows before, {len(after)} now"
-    return "the final parameters"
+    return None
 
 
 def _row_name(row: Any) -> str:
@@ -162,7 +164,10 @@ class _Session:
         scenario, parts = self.loaded.scenario, self.parts
         strategy = compat.keep_types(parts.strategy.strategy, parts.first)
         strategy = compat.name_draws(strategy, parts.key, self._heard)
-        with compat.log_to(self.folder / "flower.log"), compat.virtual_sleep(self.grid.sleep), suppress(_Enough):
+        with (
+            compat.log_to(self.folder / "flower.log"), compat.virtual_sleep(self.grid.sleep),
+            compat.cheap_collections(), suppress(_Enough),
+        ):  # fmt: skip
             strategy.start(
                 grid=self.grid,
                 initial_arrays=compat.array_record(parts.first),
@@ -261,7 +266,10 @@ def _folder(scenario: Scenario, out: str | Path | None) -> Path:
         folder = Path(out)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ScenarioError(f"--out {folder}: is there already and not empty. Name a new folder.")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ScenarioError(f"--out {folder}: cannot be made ({error.strerror}). Name another folder.") from None
         return folder
     stem = Path("runs") / f"{scenario.name}-{scenario.seed}"
     for number in range(1, 1_000_000):
