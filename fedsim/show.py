@@ -137,28 +137,31 @@ def kinds(noun: str | None) -> None:
     for slot in every.values():
         if noun in (None, slot.noun):
             rows = [(name, list(describe(slot.registry, name))) for name in slot.registry.names()]
-            console.print(_kind_table(slot.noun, slot.key, rows))
+            _print_kinds(console, slot.noun, slot.key, rows)
     if noun in (None, "strategy"):
         rows = []
         for name in stock.names():
             found = stock.arguments(name).items()
             listed = [(n, words(p.annotation), _default(p)) for n, p in found]
             if "min_train_nodes" in dict(found):
-                listed.append(("clients_per_round", "whole number >= 1, instead of fraction_train", "none"))
+                listed.append(("clients_per_round", "whole number >= 1", "fraction_train"))
             rows.append((name, listed))
-        console.print(_kind_table("strategy", stock.AT, rows))
+        _print_kinds(console, "strategy", stock.AT, rows)
 
 
 def _default(parameter: Any) -> str:
     return "required" if parameter.default is parameter.empty else repr(parameter.default)
 
 
-def _kind_table(noun: str, key: str, rows: list[tuple[str, list[tuple[str, str, str]]]]) -> Table:
-    table = Table(title=f"{noun} ({key})", title_justify="left", title_style="bold", box=None, padding=(0, 2))
-    for column in ("kind and settings", "takes", "default"):
-        table.add_column(column, style="" if column.startswith("kind") else "dim", no_wrap=column != "takes")
+def _print_kinds(console: Console, noun: str, key: str, rows: list[tuple[str, list[tuple[str, str, str]]]]) -> None:
+    console.print(f"[bold]{noun}[/] [dim]({key})")
     for name, settings in rows:
-        table.add_row(f"[bold]{name}", "", "")
+        console.print(f"  {name}", highlight=False)
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        for width, style in ((4, ""), (24, ""), (None, "dim"), (16, "dim")):
+            table.add_column(min_width=width, style=style)
         for setting, takes, default in settings:
-            table.add_row(f"  {setting}", takes, default)
-    return table
+            table.add_row("", setting, takes, default)
+        if settings:
+            console.print(table)
+    console.print()
