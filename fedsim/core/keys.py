@@ -7,12 +7,13 @@ nothing that is drawn moves because something else was drawn before it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.core.types import FloatArray
+from fedsim.core.types import FloatArray, IntArray
 
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -70,6 +71,11 @@ class Key:
             z = _finalise(z ^ high)
         return ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
+    @property
+    def words(self) -> tuple[int, int]:
+        """Return the key's 128 bits as two 64-bit words, for draws over many keys at once."""
+        return int.from_bytes(self.digest[:8], "little"), int.from_bytes(self.digest[8:], "little")
+
     def uniform_at(self, number: int) -> float:
         """Return ``uniform(number)`` for one id, the same to the last bit, without numpy's overhead.
 
@@ -87,6 +93,24 @@ def _finalise_one(z: int) -> int:
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _64
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _64
     return z ^ (z >> 31)
+
+
+def shuffles(keys: Sequence[Key], sizes: IntArray) -> IntArray:
+    """Return one permutation of 0 .. size - 1 per key, each a function of its key and size alone.
+
+    The permutation sorts 64-bit hashes of the numbers, so that many are drawn at once; a generator per key would
+    cost more than the sort. Shapes: n keys, sizes (n,) -> (n, max size), rows padded with their own size and on.
+
+    >>> shuffles([Key(1), Key(2)], np.array([4, 3]))[1].tolist() == shuffles([Key(2)], np.array([3]))[0].tolist() + [3]
+    True
+    """
+    words = np.array([key.words for key in keys], dtype=np.uint64)
+    numbers = np.arange(int(sizes.max()), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        hashes = _finalise(_finalise(numbers * _WEYL + words[:, :1]) ^ words[:, 1:])
+    hashes >>= np.uint64(1)  # Room above every hash for the padding, which so comes last, in order.
+    hashes[numbers >= sizes[:, None]] = np.uint64(2**64 - 1)
+    return hashes.argsort(axis=1, kind="stable")
 
 
 def _finalise(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -9,12 +9,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedsim.client import Memory, Order, Reply
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
-from fedsim.flower.compat import LazyArray, array_record, encoded_bytes, type_name
+from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
 from fedsim.learn.work import Job, Start
 
 NODE_OFFSET = 1000
@@ -103,11 +103,7 @@ def snapshot(content: RecordDict) -> RecordDict:
 
 def reply_content(reply: Reply, *, writable: bool) -> RecordDict:
     """Return *reply* as Flower records: one of arrays (training) and one of metrics."""
-    content = RecordDict()
-    if reply.params:
-        content["arrays"] = array_record(reply.params, writable=writable)
-    content["metrics"] = MetricRecord(dict(reply.metrics))
-    return content
+    return reply_record(reply.params, reply.metrics, writable=writable)
 
 
 def size_of(content: RecordDict) -> Size:

@@ -48,10 +48,16 @@ def flops_per_step(job: Job, parameters: int) -> float:
     return 2.0 * terms * parameters
 
 
+def is_plain(job: Job) -> bool:
+    """Return whether the update of *job* is p <- p - lr g and nothing else."""
+    return not (job.momentum or job.weight_decay or job.proximal_mu)
+
+
 class Rows:
     """Stacked parameters of a chunk of clients, and the optimiser state that goes with them.
 
-    Shapes: every tensor is (rows, ...). All rows follow the same job; *starts* are the parameters they came from.
+    Shapes: every tensor is (rows, ...). All rows follow the same job; *starts* are the parameters they came from,
+    possibly one set expanded to all rows.
     """
 
     def __init__(self, job: Job, starts: list[Tensor]) -> None:

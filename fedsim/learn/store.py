@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.core.errors import RunError
 from fedsim.core.types import IntArray
 from fedsim.data.federation import Federation
 from fedsim.data.source import Examples
@@ -24,6 +25,8 @@ class Store:
         self._federation, self._dtype, self._device = federation, dtype, device
         pooled = federation.pooled
         self._pool = self.tensors(pooled) if pooled is not None else None
+        self.whole_targets = bool((federation.test if pooled is None else pooled).y.min() >= 0)
+        """Whether no target is cross-entropy's ignore_index; of data made later it is checked as they are made."""
         self._made: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
         self._made_bytes = 0
 
@@ -48,7 +51,10 @@ class Store:
         if client in self._made:
             self._made.move_to_end(client)
             return self._made[client]
-        pair = self.tensors(self._federation.examples(client))
+        examples = self._federation.examples(client)
+        if self.whole_targets and examples.y.min() < 0:
+            raise RunError(f"client {client}: has the target {examples.y.min()}, while the test part has none below 0.")
+        pair = self.tensors(examples)
         self._made[client] = pair
         self._made_bytes += _size(pair)
         while self._made_bytes > CACHED_BYTES and len(self._made) > 1:

@@ -18,7 +18,7 @@ from fedsim.data.federation import Federation, generated_federation, pool_federa
 from fedsim.data.source import Examples, Pool, finder
 from fedsim.flower import records
 from fedsim.learn import flops
-from fedsim.learn.engine import CohortEngine
+from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.models import build as build_model
 from fedsim.learn.models import params_of
 from fedsim.learn.objectives import Objective
@@ -78,7 +78,7 @@ def build(loaded: Loaded) -> Parts:
     store = Store(federation, dtype, torch.device(scenario.engine.device))
     engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk)
     test = store.tensors(federation.test)
-    counted, scores = _probe(model, objective, engine, store, federation)
+    counted, scores = _probe(model, objective, engine, store, federation, job)
     if scenario.stop and scenario.stop.metric not in scores:
         raise ScenarioError(
             f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
@@ -133,7 +133,8 @@ def _federation(loaded: Loaded, key: Key) -> Federation:
 
 
 def _probe(
-    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation
+    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation,
+    job: Job,
 ) -> tuple[flops.Flops, tuple[str, ...]]:
     """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained."""
     two = np.resize(np.arange(len(federation.test)), 2)
@@ -144,7 +145,7 @@ def _probe(
         raise ScenarioError(
             f"model.kind: {type(model).__name__} does not take examples of shape {federation.shape}: {reason(error)}."
         ) from error
-    engine.prepare(x, y)
+    engine.prepare(job, x, y)
     scores = tuple(engine.evaluate(params_of(model), x, y))
     return flops.count(model, objective, x, y), scores
 

@@ -137,6 +137,7 @@ class VirtualGrid(Grid):
 
     def finish(self, *, broken: bool = False) -> None:
         """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
+        self.invariants.at(self.now, "the end of the run")
         for delivery in list(self._open.values()):
             self._settle(delivery, "failed" if delivery.failure else "in flight")
         if not broken:
@@ -167,10 +168,7 @@ class VirtualGrid(Grid):
         # Strategies put one content into all messages of a round: it is read and copied once.
         same = (id(message.content), message.metadata.message_type)
         parcel = parcels.get(same) or parcels.setdefault(same, self._parcel(message))
-        delivery = Delivery(
-            message_id, records.client_of(message.metadata.dst_node_id),
-            Message(parcel.content, metadata=message.metadata), parcel, self.now,
-        )  # fmt: skip
+        delivery = Delivery(message_id, records.client_of(message.metadata.dst_node_id), message, parcel, self.now)
         self._open[message_id] = delivery
         if not self._reachable(delivery.client):
             delivery.failure, delivery.reached = "the node is not available", False
@@ -283,7 +281,11 @@ class VirtualGrid(Grid):
             return Message(records.reply_content(answer, writable=self._writable), reply_to=message)
 
         mods = self._mods if delivery.task.job.kind == "train" else []
-        reply = with_mods(mods, app)(delivery.message, self._context(delivery.client) if mods else _NO_CONTEXT)
+        if mods:  # They read the content, which must be as it was sent; a reply takes no more than the metadata.
+            sent = Message(delivery.parcel.content, metadata=delivery.message.metadata)
+            reply = with_mods(mods, app)(sent, self._context(delivery.client))
+        else:
+            reply = app(delivery.message, _NO_CONTEXT)
         if not reply.has_error():
             size = records.size_of(reply.content)
             foretold = delivery.parcel.up

@@ -1,4 +1,4 @@
-"""The engine: tasks go in as they are made, results come out when someone reads them, computed in cohorts.
+"""The cohort engine: tasks that are due are trained together, a chunk of clients per stacked step, in this process.
 
 How tasks are grouped changes speed and no bit: a row of a stacked step has the same bits whatever the number of
 rows (one intra-op thread), and "serial" is the stacked step with one row.
@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,13 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
 from fedsim.core.errors import RunError
-from fedsim.core.types import IntArray, Params
+from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn import batching
-from fedsim.learn.models import params_of, trainable
+from fedsim.learn.engine.step import Step, compile_step
+from fedsim.learn.models import trainable
 from fedsim.learn.objectives import Objective
-from fedsim.learn.optim import Rows
+from fedsim.learn.optim import Rows, is_plain
 from fedsim.learn.store import Store
-from fedsim.learn.trace import Gradient, gradient
 from fedsim.learn.work import Job, Result, Task
 
 CHUNK_BYTES = 8 * 2**20
@@ -33,25 +32,6 @@ CHUNK_ROWS = 256
 """Rows beyond which stacking small models saves no more dispatch."""
 EVALUATION_ROWS = 1024
 """Examples that one forward pass of an evaluation takes; fixed, so that a loss has the same bits everywhere."""
-
-
-class Engine(Protocol):
-    """Tasks to results. A result depends on its task alone, never on what else was submitted or when."""
-
-    def submit(self, task: Task) -> int:
-        """Take *task* and return its ticket; nothing is computed yet."""
-        ...
-
-    def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
-        """Return the results of *tickets*, in their order, computing what is not yet computed.
-
-        *others* are tickets that will be read later: they may ride in the same cohort.
-        """
-        ...
-
-    def discard(self, ticket: int) -> None:
-        """Forget a ticket that no one will read; its task is not computed if it was not yet."""
-        ...
 
 
 def chunk_rule(parameter_bytes: int) -> int:
@@ -78,12 +58,29 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """A few tasks of one job, longest first, and when each takes which batch."""
+    """A few tasks of one job, longest first, and when each reads which examples."""
 
     tasks: list[Task]
     sizes: IntArray  # (rows, steps); 0 once a row is done
-    order: list[IntArray]  # per row, places in the pool in reading order
-    starts: IntArray  # (rows, steps): where each batch begins in its row's order
+    begins: IntArray  # (rows, steps): where each batch begins in its row's order
+    places: IntArray  # (rows, longest): rows of the pool in reading order, padded with the first
+
+    def batches(self) -> Iterator[tuple[int, int, slice | IntArray, IntArray]]:
+        """Yield (step, batch size, rows, places): each stacked step that the chunk takes, in order.
+
+        Rows side by side come as a slice, so that their parameters are a view and not a copy.
+        """
+        for step in range(self.sizes.shape[1]):
+            column = self.sizes[:, step]
+            for size in (column[:1] if (column == column[0]).all() else np.unique(column[column > 0])).tolist():
+                active = np.flatnonzero(column == size)
+                begins = self.begins[active, step]
+                if (begins == begins[0]).all():
+                    places = self.places[active, begins[0] : begins[0] + size]
+                else:
+                    places = np.take_along_axis(self.places[active], begins[:, None] + np.arange(size), axis=1)
+                together = active[-1] - active[0] + 1 == len(active)
+                yield step, size, slice(int(active[0]), int(active[-1]) + 1) if together else active, places
 
 
 class CohortEngine:
@@ -95,7 +92,7 @@ class CohortEngine:
         self._names = list(trainable(model))
         self.chunk = chunk or chunk_rule(sum(p.numel() * p.element_size() for p in parameters))
         self._device, self._dtype = parameters[0].device, parameters[0].dtype
-        self._gradients: dict[int, Gradient] = {}
+        self._steps: dict[tuple[int, bool], Step] = {}
         self._pending: dict[int, Task] = {}
         self._done: dict[int, Result] = {}
         self._tickets = 0
@@ -126,10 +123,10 @@ class CohortEngine:
         with one_thread():
             return self._objective.scores(self._sums(self._tensors(params), x, y))
 
-    def prepare(self, x: Tensor, y: Tensor) -> None:
-        """Trace the step for a batch like (x, y), so that a model that cannot be trained is refused at the door."""
+    def prepare(self, job: Job, x: Tensor, y: Tensor) -> None:
+        """Compile the step for a batch like (x, y), so that a model that cannot be trained is refused at the door."""
         with one_thread():
-            self._gradient(x, y)
+            self._step(x, y, is_plain(job))
 
     def _run(self, tasks: list[Task]) -> list[Result]:
         # Longest first within a job, so that a chunk's rows end at about the same step. Ties in order of submission.
@@ -160,41 +157,53 @@ class CohortEngine:
         return self._objective.scores(self._sums(self._start(task), x[places], y[places]))
 
     def _train(self, job: Job, tasks: list[Task]) -> list[Result]:
-        chunk = self._plan(job, tasks)
         x, y, offsets = self._store.pool(tasks)
-        orders = [torch.from_numpy(order + offset) for order, offset in zip(chunk.order, offsets, strict=True)]
-        starts = [self._start(task) for task in tasks]
-        rows = Rows(job, [torch.stack([start[i] for start in starts]) for i in range(len(self._names))])
-        steps = chunk.sizes.shape[1]
-        losses = torch.zeros(len(tasks), steps, dtype=self._dtype, device=self._device)
-        for step in range(steps):
-            sizes = chunk.sizes[:, step]
-            for size in np.unique(sizes[sizes > 0]).tolist():
-                active = np.flatnonzero(sizes == size)
-                which = _as_rows(active)
-                places = torch.cat(
-                    [orders[i][chunk.starts[i, step] : chunk.starts[i, step] + size] for i in active.tolist()]
-                )
-                bx = x.index_select(0, places).view(len(active), size, *x.shape[1:])
-                by = y.index_select(0, places).view(len(active), size, *y.shape[1:])
-                params = [param[which] for param in rows.params]
-                loss, gradients = self._gradient(bx[0], by[0])(params, bx, by)
-                rows.step(which, gradients, first=step == 0)
-                losses[which, step] = loss
+        chunk = self._plan(job, tasks, offsets)
+        rows, plain = Rows(job, self._starts_of(tasks)), is_plain(job)
+        losses = np.zeros(chunk.sizes.shape)
+        heads: dict[int, list[tuple[int, slice | IntArray, Tensor]]] = {}
+        views: dict[tuple[int, int, int], list[Tensor]] = {}
+        with torch.no_grad():
+            for step, size, which, places in chunk.batches():
+                count = len(places)
+                index = torch.from_numpy(np.ascontiguousarray(places).reshape(-1))
+                bx = x.index_select(0, index).view(count, size, *x.shape[1:])
+                by = y.index_select(0, index).view(count, size, *y.shape[1:])
+                compiled = self._step(bx[0], by[0], plain)
+                if isinstance(which, slice):
+                    mark = (size, which.start, which.stop)
+                    if mark not in views:
+                        views[mark] = compiled.open([param[which] for param in rows.params])
+                    head, gradients = compiled.run(views[mark], bx, by, -job.lr)
+                else:
+                    mine = [param[torch.from_numpy(which)] for param in rows.params]
+                    head, gradients = compiled.run(compiled.open(mine), bx, by, -job.lr)
+                    if plain:
+                        for param, changed in zip(rows.params, mine, strict=True):
+                            param[torch.from_numpy(which)] = changed
+                if not plain:
+                    where = which if isinstance(which, slice) else torch.from_numpy(which)
+                    rows.step(where, gradients, first=step == 0)
+                heads.setdefault(size, []).append((step, which, head))
+            for size, found in heads.items():
+                closed = self._steps[(size, plain)].close(torch.cat([head for _, _, head in found]))
+                values, at = closed.double().cpu().numpy(), 0
+                for step, which, head in found:
+                    losses[which, step] = values[at : at + len(head)]
+                    at += len(head)
         return self._results(job, chunk, rows, losses)
 
-    def _plan(self, job: Job, tasks: list[Task]) -> _Chunk:
+    def _plan(self, job: Job, tasks: list[Task], offsets: IntArray) -> _Chunk:
         batches = [batching.sizes(job, len(task.positions)) for task in tasks]
         sizes = np.zeros((len(tasks), max(map(len, batches))), dtype=np.int64)
         for row, batch in zip(sizes, batches, strict=True):
             row[: len(batch)] = batch
-        order = [batching.order(job, task.positions, task.key.fold("batches")) for task in tasks]
-        return _Chunk(tasks, sizes, order, np.cumsum(sizes, axis=1) - sizes)
+        places = batching.orders(job, tasks) + offsets[:, None]
+        return _Chunk(tasks, sizes, np.cumsum(sizes, axis=1) - sizes, places)
 
-    def _results(self, job: Job, chunk: _Chunk, rows: Rows, losses: Tensor) -> list[Result]:
+    def _results(self, job: Job, chunk: _Chunk, rows: Rows, losses: FloatArray) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
-        steps = (chunk.sizes > 0).sum(axis=1)
-        means = losses.double().cumsum(1)[:, -1].cpu().numpy() / steps
+        means = losses.cumsum(axis=1)[:, -1] / (chunk.sizes > 0).sum(axis=1)
         arrays = [param.cpu().numpy() for param in rows.params]
         results: list[Result] = []
         for i, task in enumerate(chunk.tasks):
@@ -205,10 +214,20 @@ class CohortEngine:
             results.append(Result(metrics, params))
         return results
 
-    def _gradient(self, x: Tensor, y: Tensor) -> Gradient:
-        if len(x) not in self._gradients:
-            self._gradients[len(x)] = gradient(self._model, self._objective, x, y)
-        return self._gradients[len(x)]
+    def _step(self, x: Tensor, y: Tensor, plain: bool) -> Step:
+        mark = (len(x), plain)
+        if mark not in self._steps:
+            self._steps[mark] = compile_step(
+                self._model, self._objective, x, y, plain=plain, whole_targets=self._store.whole_targets
+            )
+        return self._steps[mark]
+
+    def _starts_of(self, tasks: list[Task]) -> list[Tensor]:
+        """Return the parameters each row starts from; one set, expanded, where all rows start from the same."""
+        starts = [self._start(task) for task in tasks]
+        if all(start is starts[0] for start in starts):
+            return [param.expand(len(tasks), *param.shape) for param in starts[0]]
+        return [torch.stack(list(params)) for params in zip(*starts, strict=True)]
 
     def _start(self, task: Task) -> list[Tensor]:
         content = task.start.content
@@ -229,15 +248,3 @@ class CohortEngine:
                 for name, value in self._objective.sums(outputs, y[batch]).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
         return totals
-
-
-def _as_rows(active: IntArray) -> slice | Tensor:
-    # Rows that lie side by side are a view, updated in place; others are gathered and written back.
-    if active[-1] - active[0] + 1 == len(active):
-        return slice(int(active[0]), int(active[-1]) + 1)
-    return torch.from_numpy(active)
-
-
-def initial(model: nn.Module) -> Params:
-    """Return the parameters that a federation starts from."""
-    return params_of(model)

@@ -22,9 +22,6 @@ from fedsim.core.errors import ScenarioError
 from fedsim.learn.models import trainable
 from fedsim.learn.objectives import Objective
 
-Gradient = Callable[[list[Tensor], Tensor, Tensor], tuple[Tensor, list[Tensor]]]
-"""(parameters (rows, ...), x (rows, b, ...), y (rows, b, ...)) -> (loss (rows,), gradients (rows, ...))."""
-
 ROWS = 1_000_003
 """The stand-in for "number of rows" while tracing: prime, and larger than any real size in a graph."""
 
@@ -32,11 +29,15 @@ _aten = torch.ops.aten
 _CONVOLUTIONS = {_aten.convolution.default, _aten.convolution_backward.default}
 
 
-def gradient(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Gradient:
-    """Return the gradient function of *model* under *objective* for batches shaped like *x* (b, ...) and *y* (b, ...).
+def has_convolution(graph: GraphModule) -> bool:
+    """Return whether a traced graph convolves."""
+    return any(node.target in _CONVOLUTIONS for node in graph.graph.nodes)
 
-    Rows are stacked into one graph, but for convolutions on a CPU, which run one client at a time whatever the
-    chunk: grouped convolution with one client gives other bits there than with two, and is slower.
+
+def trace(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, rows: int | None) -> GraphModule:
+    """Return the graph (*parameters, x, y) -> [*gradients, loss] for batches like *x* (b, ...) and *y* (b, ...).
+
+    With *rows* every input has that many rows in front; without, it is one client's own graph.
     Raises ScenarioError when the model cannot be traced, draws random numbers, or its loss is not one number.
     """
     names = list(trainable(model))
@@ -49,30 +50,6 @@ def gradient(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Gr
             )
         return loss
 
-    single = _trace(one, model, x, y, rows=None)
-    if x.device.type == "cpu" and any(node.target in _CONVOLUTIONS for node in single.graph.nodes):
-        return _one_by_one(single, len(names))
-    stacked = _trace(one, model, x, y, rows=ROWS)
-    _free_rows(stacked)
-
-    def run(params: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        *gradients, loss = stacked(*params, x, y)
-        return loss, gradients
-
-    return run
-
-
-def _one_by_one(graph: GraphModule, count: int) -> Gradient:
-    def run(params: list[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        rows = [graph(*(p[i] for p in params), x[i], y[i]) for i in range(len(x))]
-        if len(rows) == 1:
-            return rows[0][count].reshape(1), [g.unsqueeze(0) for g in rows[0][:count]]
-        return torch.stack([row[count] for row in rows]), [torch.stack(g) for g in list(zip(*rows, strict=True))[:count]]
-
-    return run
-
-
-def _trace(one: Callable[..., Tensor], model: nn.Module, x: Tensor, y: Tensor, rows: int | None) -> GraphModule:
     def step(*flat: Tensor) -> list[Tensor]:
         run: Any = grad_and_value(one)
         gradients, loss = (vmap(run) if rows else run)(list(flat[:-2]), flat[-2], flat[-1])
@@ -101,10 +78,12 @@ def _trace(one: Callable[..., Tensor], model: nn.Module, x: Tensor, y: Tensor, r
     return graph
 
 
-def _free_rows(module: GraphModule) -> None:
+def free_rows(module: GraphModule) -> None:
     """Replace every size that is a multiple of ROWS by that multiple of the rows at hand."""
     graph = module.graph
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    if not inputs:
+        return
     with graph.inserting_after(inputs[-1]):
         rows = graph.call_function(_aten.sym_size.int, (inputs[0], 0))
     sizes: dict[int, Node] = {1: rows}
