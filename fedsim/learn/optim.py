@@ -71,16 +71,18 @@ class Rows:
         job = self.job
         for i, (whole, gradient) in enumerate(zip(self.params, gradients, strict=True)):
             param = whole[rows]  # A slice is a view; an index is a copy, written back below.
+            # Products and sums apart, never add(alpha=...): that is fused in vectorised loops and not in scalar ones,
+            # and which elements fall into which depends on how many rows there are.
             if job.proximal_mu:
-                gradient = gradient.add(param - self._starts[i][rows], alpha=job.proximal_mu)
+                gradient = gradient + (param - self._starts[i][rows]).mul_(job.proximal_mu)
             if job.weight_decay:
-                gradient = gradient.add(param, alpha=job.weight_decay)
+                gradient = gradient + param * job.weight_decay
             if job.momentum:
                 moment = self._moments[i][rows]
                 moment = moment.copy_(gradient) if first else moment.mul_(job.momentum).add_(gradient)
                 if not isinstance(rows, slice):
                     self._moments[i][rows] = moment
-                gradient = gradient.add(moment, alpha=job.momentum) if job.nesterov else moment
-            param.add_(gradient, alpha=-job.lr)
+                gradient = gradient + moment * job.momentum if job.nesterov else moment
+            param.sub_(gradient * job.lr)
             if not isinstance(rows, slice):
                 whole[rows] = param

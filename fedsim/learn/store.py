@@ -37,6 +37,12 @@ class Store:
         x = x.to(self._device, self._dtype if x.is_floating_point() else x.dtype)
         return x, y.to(self._device, self._dtype if y.is_floating_point() else y.dtype)
 
+    def sample(self, size: int) -> tuple[Tensor, Tensor]:
+        """Return a batch of *size* examples of the test part, repeated where it is smaller: always the same one."""
+        test = self._federation.test
+        places = np.resize(np.arange(len(test)), size)
+        return self.tensors(Examples(test.x[places], test.y[places]))
+
     def pool(self, tasks: list[Task]) -> tuple[Tensor, Tensor, IntArray]:
         """Return (x, y, offsets): tensors, and what to add to each task's positions to find its rows in them."""
         if self._pool is not None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from fedsim.core.errors import FedsimError, ScenarioError, choices, reason
 from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
-from fedsim.data.source import Examples, Pool, finder
+from fedsim.data.source import Pool, finder
 from fedsim.flower import records
 from fedsim.learn import flops
 from fedsim.learn.engine.cohort import CohortEngine
@@ -133,19 +132,17 @@ def _federation(loaded: Loaded, key: Key) -> Federation:
 
 
 def _probe(
-    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation,
-    job: Job,
+    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job
 ) -> tuple[flops.Flops, tuple[str, ...]]:
     """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained."""
-    two = np.resize(np.arange(len(federation.test)), 2)
-    x, y = store.tensors(Examples(federation.test.x[two], federation.test.y[two]))
+    x, y = store.sample(2)
     try:
         model(x)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ScenarioError(
             f"model.kind: {type(model).__name__} does not take examples of shape {federation.shape}: {reason(error)}."
         ) from error
-    engine.prepare(job, x, y)
+    engine.prepare(job)
     scores = tuple(engine.evaluate(params_of(model), x, y))
     return flops.count(model, objective, x, y), scores
 

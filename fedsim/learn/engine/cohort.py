@@ -123,10 +123,10 @@ class CohortEngine:
         with one_thread():
             return self._objective.scores(self._sums(self._tensors(params), x, y))
 
-    def prepare(self, job: Job, x: Tensor, y: Tensor) -> None:
-        """Compile the step for a batch like (x, y), so that a model that cannot be trained is refused at the door."""
+    def prepare(self, job: Job) -> None:
+        """Compile a step for *job*, so that a model that cannot be trained is refused at the door."""
         with one_thread():
-            self._step(x, y, is_plain(job))
+            self._step(min(max(job.batch_size, 1), 2), is_plain(job))
 
     def _run(self, tasks: list[Task]) -> list[Result]:
         # Longest first within a job, so that a chunk's rows end at about the same step. Ties in order of submission.
@@ -165,31 +165,31 @@ class CohortEngine:
         views: dict[tuple[int, int, int], list[Tensor]] = {}
         with torch.no_grad():
             for step, size, which, places in chunk.batches():
-                count = len(places)
-                index = torch.from_numpy(np.ascontiguousarray(places).reshape(-1))
-                bx = x.index_select(0, index).view(count, size, *x.shape[1:])
-                by = y.index_select(0, index).view(count, size, *y.shape[1:])
-                compiled = self._step(bx[0], by[0], plain)
-                if isinstance(which, slice):
-                    mark = (size, which.start, which.stop)
-                    if mark not in views:
-                        views[mark] = compiled.open([param[which] for param in rows.params])
-                    head, gradients = compiled.run(views[mark], bx, by, -job.lr)
-                else:
-                    mine = [param[torch.from_numpy(which)] for param in rows.params]
-                    head, gradients = compiled.run(compiled.open(mine), bx, by, -job.lr)
-                    if plain:
-                        for param, changed in zip(rows.params, mine, strict=True):
-                            param[torch.from_numpy(which)] = changed
-                if not plain:
-                    where = which if isinstance(which, slice) else torch.from_numpy(which)
-                    rows.step(where, gradients, first=step == 0)
-                heads.setdefault(size, []).append((step, which, head))
+                compiled = self._step(size, plain)
+                for mine, read in _groups(compiled, which, places):
+                    index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1))
+                    bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
+                    by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
+                    if isinstance(mine, slice):
+                        mark = (size, mine.start, mine.stop)
+                        if mark not in views:
+                            views[mark] = compiled.open([param[mine] for param in rows.params])
+                        head, gradients = compiled.run(views[mark], bx, by, -job.lr)
+                    else:  # Rows apart, or one that needs memory of its own: gathered, and written back.
+                        at = torch.from_numpy(mine)
+                        copies = [param[at] for param in rows.params]
+                        head, gradients = compiled.run(compiled.open(copies), bx, by, -job.lr)
+                        for param, changed in zip(rows.params, copies if plain else (), strict=False):
+                            param[at] = changed
+                    if not plain:
+                        where = mine if isinstance(mine, slice) else torch.from_numpy(mine)
+                        rows.step(where, gradients, first=step == 0)
+                    heads.setdefault(size, []).append((step, mine, head))
             for size, found in heads.items():
                 closed = self._steps[(size, plain)].close(torch.cat([head for _, _, head in found]))
                 values, at = closed.double().cpu().numpy(), 0
-                for step, which, head in found:
-                    losses[which, step] = values[at : at + len(head)]
+                for step, mine, head in found:
+                    losses[mine, step] = values[at : at + len(head)]
                     at += len(head)
         return self._results(job, chunk, rows, losses)
 
@@ -214,13 +214,13 @@ class CohortEngine:
             results.append(Result(metrics, params))
         return results
 
-    def _step(self, x: Tensor, y: Tensor, plain: bool) -> Step:
-        mark = (len(x), plain)
-        if mark not in self._steps:
-            self._steps[mark] = compile_step(
+    def _step(self, size: int, plain: bool) -> Step:
+        if (size, plain) not in self._steps:
+            x, y = self._store.sample(size)
+            self._steps[(size, plain)] = compile_step(
                 self._model, self._objective, x, y, plain=plain, whole_targets=self._store.whole_targets
             )
-        return self._steps[mark]
+        return self._steps[(size, plain)]
 
     def _starts_of(self, tasks: list[Task]) -> list[Tensor]:
         """Return the parameters each row starts from; one set, expanded, where all rows start from the same."""
@@ -248,3 +248,16 @@ class CohortEngine:
                 for name, value in self._objective.sums(outputs, y[batch]).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
         return totals
+
+
+def _groups(step: Step, which: slice | IntArray, places: IntArray) -> Iterator[tuple[slice | IntArray, IntArray]]:
+    """Yield (rows, places) as *step* may take them: together, one doubled, or one after the other."""
+    if step.rows == "one":
+        rows = range(which.start, which.stop) if isinstance(which, slice) else which.tolist()
+        for row, place in zip(rows, places, strict=True):
+            yield np.array([row]), place[None]
+    elif step.rows == "many" and len(places) == 1:  # Beside itself a row takes the kernel of many.
+        row = which.start if isinstance(which, slice) else int(which[0])
+        yield np.array([row, row]), np.repeat(places, 2, axis=0)
+    else:
+        yield which, places

@@ -184,7 +184,9 @@ def _update(graph: Graph, param: Node, gradient: Node, rate: Node, fuse: bool) -
     product = cast(Node, gradient.args[0]) if flipped else gradient
     in_place = {aten.bmm.default: aten.baddbmm_.default, aten.mm.default: aten.addmm_.default}.get(product.target)
     if not fuse or in_place is None or len(product.users) > 1 or (flipped and len(gradient.users) > 1):
-        graph.call_function(aten.add_.Tensor, (param, gradient), {"alpha": rate})
+        # Not add_(alpha=...): that is fused in vectorised loops and not in scalar ones, and which elements fall into
+        # which depends on how many rows there are.
+        graph.call_function(aten.add_.Tensor, (param, graph.call_function(aten.mul.Scalar, (gradient, rate))))
         return
     left, right = cast(tuple[Node, Node], product.args)
     if flipped:  # (A B)' = B' A'
