@@ -23,7 +23,7 @@ def site(context: Context) -> Site:
     """Return what the node behind *context* has."""
     parts = parts_of(str(context.run_config["scenario"]))
     client = Client(int(context.node_config["partition-id"]), parts.federation, parts.key)
-    return Site(client, parts.engine, parts.strategy.mods)
+    return Site(client, parts.job, parts.engine, parts.strategy.mods)
 
 
 app = client_app(site)

@@ -6,10 +6,11 @@ Exit 0: done. 2: the scenario or the arguments are wrong. 1: the run failed. 130
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,17 +22,17 @@ from fedsim.core.errors import RunError, ScenarioError
 
 app = typer.Typer(
     name="fedsim",
-    help=(
-        "Federated and online learning on a virtual clock, with the model really trained.\n\n"
+    help=(  # \b keeps a block as it is.
+        "Federated learning on a virtual clock, with the model really trained.\n\n"
         "A scenario file (TOML) says who the clients are, what data and devices they have, how they train, and which"
-        " Flower strategy aggregates. Start with:\n\n"
-        "  fedsim check scenarios/quickstart.toml   what would it cost?\n\n"
-        "  fedsim run scenarios/quickstart.toml     run it\n\n"
+        " Flower strategy aggregates. Start with:\n\n\b\n"
+        "  fedsim check scenarios/quickstart.toml   what would it cost?\n"
+        "  fedsim run scenarios/quickstart.toml     run it\n"
         "  fedsim list                              what can a scenario name?"
     ),
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
 
 ScenarioFile = Annotated[Path, typer.Argument(metavar="SCENARIO", help="A scenario file (.toml).")]
@@ -42,6 +43,15 @@ Set = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override the scenario's seed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end, and nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="Print versions and exit.")] = False) -> None:
+    if version:
+        from fedsim.record.manifest import versions
+
+        print(", ".join(f"{name} {number}" for name, number in versions().items()))
+        raise SystemExit(0)
 
 
 @app.command()
@@ -105,9 +115,7 @@ def show_run(run: RunFolder, as_json: AsJson = False) -> None:
     """Show a run: what it was, how it ended, what it cost."""
     with _errors():
         from fedsim import show
-        from fedsim.record.runs import load
-
-        found = load(run)
+        found = _opened(run)
         if as_json:
             print(json.dumps(show.summary_line(found)))
         else:
@@ -119,11 +127,10 @@ def verify(run: RunFolder, quiet: Annotated[bool, typer.Option("--quiet", help="
     """Run a run again from its own manifest and compare the digests; exit 1 when they differ."""
     with _errors():
         from fedsim import show
-        from fedsim.record.runs import load
-        from fedsim.session import verify as again
         from fedsim.scenario.schema import Scenario
+        from fedsim.session import verify as again
 
-        old = load(run)
+        old = _opened(run)
         scenario = Scenario.model_validate(old.manifest["scenario"])
         with tempfile.TemporaryDirectory() as scratch, show.progress(scenario, silent=quiet) as watch:
             difference = again(run, Path(scratch) / "run", watch)
@@ -137,9 +144,8 @@ def report(run: RunFolder) -> None:
     """Write the HTML report of a run (again), and print its path."""
     with _errors():
         from fedsim.record.report import write_report
-        from fedsim.record.runs import load
 
-        print(write_report(load(run)))
+        print(write_report(_opened(run)))
 
 
 @app.command()
@@ -158,9 +164,20 @@ def main() -> None:
         app(sys.argv[1:] or ["--help"], prog_name="fedsim", standalone_mode=False)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "fedsim"
-        _end(f"{' '.join(error.format_message().split())} '{command} --help' shows what it takes.", 2)
+        said = " ".join(dict.fromkeys(re.split(r"(?<=[.?]) +", " ".join(error.format_message().split()))))
+        _end(f"{said} '{command} --help' shows what it takes.", 2)
     except Abort:
         _end("interrupted.", 130)
+
+
+def _opened(folder: Path) -> Any:
+    """Return the run in *folder*; naming a folder that holds none is the arguments' fault, not the run's."""
+    from fedsim.record import manifest
+    from fedsim.record.runs import load
+
+    if not (folder / manifest.FILE).is_file():
+        raise ScenarioError(f"{folder}: not a run folder (it has no {manifest.FILE}).")
+    return load(folder)
 
 
 def _load(scenario: Path, settings: list[str] | None, seed: int | None) -> Any:
@@ -170,7 +187,7 @@ def _load(scenario: Path, settings: list[str] | None, seed: int | None) -> Any:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors() -> Generator[None]:
     """Turn errors into one line and an exit code."""
     try:
         yield
@@ -178,8 +195,8 @@ def _errors() -> Iterator[None]:
         _end(str(error), 2)
     except RunError as error:
         _end(str(error), 1)
-    except KeyboardInterrupt:
-        _end("interrupted; what was recorded until now is safe in the run folder.", 130)
+    except KeyboardInterrupt as stopped:
+        _end(str(stopped) or "interrupted.", 130)
     except BrokenPipeError:  # The reader of our output has left: 'fedsim list | head'.
         sys.stderr.close()
         raise SystemExit(0) from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
 from fedsim.core.errors import FedsimError, RunError, ScenarioError
@@ -42,6 +43,14 @@ class Progress:
 Watch = Callable[[Progress], None]
 
 
+MANIFEST_WALL_S = 2.0
+"""How stale the manifest of a run that is going may be."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, once there is a run folder: says which, and how far the run came."""
+
+
 class _Enough(BaseException):
     """Raised from the evaluation we hand to Flower, whose ``start`` has no other way to end early.
 
@@ -59,7 +68,7 @@ def run(
 ) -> Run:
     """Run *scenario* (a file, a table, or a Scenario) and return the run, read from its folder.
 
-    *overrides* sets keys by dotted name; *out* is the run's folder (new or empty; ``runs/NAME-SEED`` otherwise).
+    *overrides* sets keys by dotted name (``{"server.rounds": 3}``; a table given for a table replaces it whole); *out* is the run's folder (new or empty; ``runs/NAME-SEED`` otherwise).
     Raises ScenarioError before anything is computed, RunError when the run breaks; its folder then says how far it
     came, as it does after Ctrl-C.
 
@@ -101,7 +110,7 @@ def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None) ->
 
 
 def _first_difference(old: Run, new: Run) -> str | None:
-    for table in ("tasks", "metrics"):
+    for table in ("tasks", "rounds", "metrics"):
         before, after = getattr(old, table), getattr(new, table)
         for i, (a, b) in enumerate(zip(before.itertuples(index=False), after.itertuples(index=False), strict=False)):
             for column, left, right in zip(before.columns, a, b, strict=True):
@@ -109,11 +118,12 @@ def _first_difference(old: Run, new: Run) -> str | None:
                     return f"{table} row {i + 1} ({_row_name(a)}): {column} was {left!r}, is now {right!r}"
         if len(before) != len(after):
             return f"{table}: {len(before)} rows before, {len(after)} now"
-    return None
+    return None if digest_of(old.params()) == digest_of(new.params()) else "the parameters in model.safetensors"
 
 
 def _row_name(row: Any) -> str:
-    return f"round {row.round}, client {row.client}" if hasattr(row, "client") else f"round {row.round}, {row.name}"
+    about = f"client {row.client}" if hasattr(row, "client") else row.name if hasattr(row, "value") else row.kind
+    return f"round {row.round}, {about}"
 
 
 def _both_nan(left: Any, right: Any) -> bool:
@@ -130,11 +140,13 @@ class _Session:
     watch: Watch | None
     round: int = 0
     scores: dict[str, float] = field(default_factory=dict[str, float])
+    scored: int = 0
+    told: float = 0.0
     latest: Params = field(default_factory=dict[str, Any])
 
     def go(self) -> None:
         """Run to the end, and leave the folder readable whatever happens."""
-        started = time.time()
+        started = self.began = time.time()
         self.latest = self.parts.first
         self.journal = Journal(self.folder)
         self.grid = VirtualGrid(
@@ -149,7 +161,7 @@ class _Session:
             status = "done"
         except KeyboardInterrupt:
             status, error = "interrupted", f"interrupted after round {self.round}"
-            raise
+            raise Interrupted(f"{error}; what was recorded until then is safe in {self.folder}.") from None
         except FedsimError as broken:
             error = str(broken)
             raise
@@ -193,7 +205,7 @@ class _Session:
         if server_round % scenario.evaluate.every and not last:
             self._tell()
             return None
-        self.scores = self.parts.engine.evaluate(self.latest, *self.parts.test)
+        self.scores, self.scored = self.parts.engine.evaluate(self.latest, *self.parts.test), server_round
         for name, value in self.scores.items():
             if not math.isfinite(value):
                 raise RunError(
@@ -213,6 +225,9 @@ class _Session:
         )
 
     def _tell(self) -> None:
+        if time.monotonic() - self.told > MANIFEST_WALL_S:  # So that a run that is killed has said how far it came.
+            manifest.write(self.folder, self._manifest("running", self.began))
+            self.told = time.monotonic()
         if self.watch:
             sent, rounds = self.grid.invariants, self.loaded.scenario.server.rounds
             self.watch(Progress(self.round, rounds, self.grid.now, sent.down_bytes, sent.up_bytes, dict(self.scores)))
@@ -223,9 +238,15 @@ class _Session:
         if status != "done":
             self.grid.finish(broken=True)
         self.journal.digest.add(digest_of(self.latest))
-        save_file(self.latest, self.folder / MODEL_FILE)
+        # safetensors writes the buffer as it lies: an array in Fortran order would read back scrambled.
+        save_file({name: np.ascontiguousarray(a) for name, a in self.latest.items()}, self.folder / MODEL_FILE)
+        (self.folder / MODEL_FILE).chmod(0o644)
         self.journal.close()
         manifest.write(self.folder, self._manifest(status, started, error))
+
+    def _scored_before(self) -> dict[str, int]:
+        """Return the round that the scores are of, where it is not the last."""
+        return {} if self.scored == self.round else {"scored_round": self.scored}
 
     def _manifest(self, status: str, started: float, error: str = "") -> dict[str, Any]:
         parts, scenario, sent = self.parts, self.loaded.scenario, self.grid.invariants
@@ -239,7 +260,7 @@ class _Session:
             "seed": scenario.seed,
             "digest": self.journal.digest.value if status == "done" else None,
             "metrics_digest": self.journal.metrics_digest.value if status == "done" else None,
-            "final": {**self.scores, "rounds": self.round},
+            "final": {**self.scores, "rounds": self.round, **self._scored_before()},
             "virtual_s": self.grid.now,
             "bytes_down": sent.down_bytes,
             "bytes_up": sent.up_bytes,

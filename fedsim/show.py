@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress(scenario: Scenario, *, silent: bool) -> Iterator[Callable[[Where], None] | None]:
+def progress(scenario: Scenario, *, silent: bool) -> Generator[Callable[[Where], None] | None]:
     """Show a run's progress on standard error while it goes; yields what to tell it with, or None when silent."""
     console = Console(stderr=True)
     if silent or not console.is_terminal:
         yield None
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[now]}"),
-        TextColumn("{task.fields[scores]}"), TimeElapsedColumn(),
+        TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(),
+        TextColumn("{task.fields[now]}"), TextColumn("{task.fields[scores]}"), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores="building the world")
 
         def tell(where: Where) -> None:
-            scores = "  ".join(f"{name} {value:.4g}" for name, value in sorted(where.scores.items()))
+            name = min(where.scores, default="")  # One score: a line has 80 columns.
+            scores = f"{name} {where.scores[name]:.3f}" if name else ""
             bar.update(line, completed=where.round, now=f"virtual {duration(where.now_s)}", scores=scores)
 
         yield tell
@@ -55,12 +56,13 @@ def summary(run: Run) -> None:
     """Print what a run was and what came of it."""
     about, console = run.manifest, Console()
     scenario = Scenario.model_validate(about["scenario"])
-    table = Table(title=f"{run.name}: {run.status}", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table = Table(title=f"{run.name}: {run.status if run.status != 'running' else 'running, or killed'}", title_justify="left", show_header=False, box=None, padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in about["final"].items():
-        if name != "rounds":
-            table.add_row(name, f"{value:.4f}")
+        if name not in ("rounds", "scored_round"):
+            when = f" (of round {about['final']['scored_round']})" if "scored_round" in about["final"] else ""
+            table.add_row(name, f"{value:.4f}{when}")
     reached = about["final"].get("rounds", 0)
     table.add_row("rounds", f"{reached} of {scenario.server.rounds}{_stopped(scenario, about['final'])}")
     table.add_row("virtual time", duration(about["virtual_s"]))
@@ -74,7 +76,7 @@ def summary(run: Run) -> None:
     table.add_row("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
                   f" ({about['model']['parameters']:,} parameters)")  # fmt: skip
     table.add_row("seed", str(about["seed"]))
-    table.add_row("digest", str(about["digest"] or "none: the run did not finish"))
+    table.add_row("digest", f"{about['digest'][:32]}..." if about["digest"] else "none: the run did not finish")
     table.add_row("wall time", f"{about['wall_s']:.1f} s")
     if "error" in about:
         table.add_row("ended by", about["error"])

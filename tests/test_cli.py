@@ -338,3 +338,12 @@ def test_an_unfinished_run_cannot_be_verified(
 
     assert (1, True) == (answer.code, "only a run that is done can be verified" in answer.err), answer
     assert 0 == cli("show", folder).code
+
+
+def test_setting_one_of_two_takes_the_other_away(cli: Callable[..., Any], scenario_file: Callable[..., Path]) -> None:
+    """``--set training.steps`` works on a file that says epochs, and clients_per_round on one with a fraction."""
+    file = scenario_file({"server.strategy": {"kind": "FedAvg", "fraction_train": 0.5}})
+    answer = cli("check", file, "--set", "training.steps=3", "--set", "server.strategy.clients_per_round=2", "--json")
+
+    assert 0 == answer.code, answer
+    assert 2.0 == json.loads(answer.out)["clients_per_round"]

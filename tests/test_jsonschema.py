@@ -71,7 +71,7 @@ def test_what_fedsim_takes_it_takes(tiny: Callable[..., dict[str, Any]], overrid
     ("overrides", "where"),
     [
         ({"training.epochz": 1}, "training"),
-        ({"training.steps": 3}, "training"),
+        ({"training": {"epochs": 1, "steps": 3, "optimizer": {"kind": "sgd", "lr": 0.1}}}, "training"),
         ({"training.optimizer.lr": 0}, "training.optimizer"),
         ({"training.optimizer.lrr": 0.1}, "training.optimizer"),
         ({"training.optimizer": {"kind": "sgd"}}, "training.optimizer"),

@@ -124,7 +124,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "bad name": ({"name": "my run/1"}, "name = 'my run/1': letters, digits", []),
     "diurnal mean": ({"clients.availability": {"kind": "diurnal", "mean": 0.9}}, "clients.availability.mean = 0.9:", ["0.625"]),
     # What stands against something else.
-    "epochs and steps": ({"training.steps": 3}, "training: give either epochs or steps (both given)", []),
+    "epochs and steps": ({"training": {"epochs": 1, "steps": 3, "optimizer": {"kind": "sgd", "lr": 0.1}}}, "training: give either epochs or steps (both given)", []),
     "stop with two bounds": ({"stop": {"metric": "loss", "at_least": 0.5, "at_most": 1.0}}, "stop: give either at_least or at_most", []),
     "stop without a bound": ({"stop.metric": "loss"}, "stop: give either at_least or at_most", []),
     "stop metric unknown": ({"stop": {"metric": "acuracy", "at_least": 0.5}}, "stop.metric = 'acuracy'", ["'accuracy'", "loss"]),
@@ -336,5 +336,5 @@ def test_a_folder_that_is_no_run(command: str, cli: Callable[..., Any], tmp_path
         pytest.importorskip("fedsim.record.report")
     answer = cli(command, tmp_path)
 
-    assert (1, 1) == (answer.code, len(answer.err.splitlines())), answer
+    assert (2, 1) == (answer.code, len(answer.err.splitlines())), answer
     assert f"{tmp_path}: not a run folder" in answer.err

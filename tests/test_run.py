@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import FedAvg
 
 import fedsim
 from fedsim.core.keys import Key
@@ -285,3 +287,50 @@ def test_a_run_does_not_write_over_another(go: Go, tmp_path: Path) -> None:
         go(out=tmp_path / "run")
 
     assert before == (tmp_path / "run" / "manifest.json").read_text()
+
+
+# Found by looking for wrong numbers.
+
+
+class Sideways(FedAvg):
+    """Hands out its aggregate in Fortran order, as some array libraries do."""
+
+    def aggregate_train(self, server_round: int, replies: Any) -> Any:
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return ArrayRecord({n: Array(np.asfortranarray(a.numpy())) for n, a in arrays.items()}), metrics
+
+
+def test_the_saved_model_is_the_final_model(go: Go) -> None:
+    """Whatever the memory order of the last aggregate, the saved parameters score what the run recorded."""
+    plain, sideways = go({}), go({"server.strategy": {"kind": f"{__name__}:Sideways"}})
+
+    assert all(np.array_equal(plain.params()[n], sideways.params()[n]) for n in plain.params())
+    assert plain.digest == sideways.digest
+
+
+def test_verify_reads_the_model_and_the_rounds(go: Go, tmp_path: Path) -> None:
+    """An edited model and an edited rounds table are both noticed."""
+    import sqlite3
+
+    from safetensors.numpy import save_file
+
+    from fedsim.session import verify
+
+    run = go({})
+    assert verify(run.path, tmp_path / "again") is None
+    with sqlite3.connect(run.path / "journal.sqlite") as file:
+        file.execute("UPDATE rounds SET ended_s = 0 WHERE rowid = 2")
+    assert "rounds row 2" in str(verify(run.path, tmp_path / "third"))
+    other = go({})
+    save_file({n: np.ascontiguousarray(a + 1) for n, a in other.params().items()}, other.path / "model.safetensors")
+    assert "model.safetensors" in str(verify(other.path, tmp_path / "fourth"))
+
+
+def test_small_shares_evaluate_few(go: Go) -> None:
+    """A federated fraction that comes to one client asks one client, and a single client can evaluate itself."""
+    few = go({"evaluate.federated_fraction": 0.2})
+    alone = {"clients.count": 1, "evaluate.federated_fraction": 1.0}
+    one = go({**alone, "server.strategy": {"kind": "FedAvg", "clients_per_round": 1}})
+
+    assert {1} == set(few.rounds[few.rounds.kind == "evaluate"].asked)
+    assert {1} == set(one.rounds[one.rounds.kind == "evaluate"].arrived)

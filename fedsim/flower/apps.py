@@ -24,9 +24,10 @@ App = Callable[[Message, Context], Message]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What one node has: its client program, an engine, and the mods that its replies go through when it trains."""
+    """What one node has: its client program, the scenario's job, an engine, and the mods its training replies go through."""
 
     client: Client
+    job: Job
     engine: Engine
     mods: Sequence[Mod] = ()
 
@@ -90,7 +91,7 @@ def server_app(plan: Callable[[Context], Plan]) -> ServerApp:
 
 
 def _answer(message: Message, context: Context, site: Site) -> Message:
-    order = records.order_of(message, records.StartCache())
+    order = records.order_of(message, records.StartCache(), site.job)
     task, memory = site.client.plan(order, records.memory_of(context.state))
     result = site.engine.collect([site.engine.submit(task)])[0]
     records.keep_memory(context.state, memory)

@@ -15,7 +15,7 @@ from fedsim.client import Memory, Order, Reply
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
 from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
-from fedsim.learn.work import Job, Start
+from fedsim.learn.work import Job, Result, Start
 
 NODE_OFFSET = 1000
 """node_id = client + 1000: deterministic, and clear of 0 and 1, which Flower keeps for itself."""
@@ -28,6 +28,8 @@ FRAMING_ARRAY_BYTES = 316
 
 _JOB = {field.name: field.name.replace("_", "-") for field in dataclasses.fields(Job) if field.name != "kind"}
 _STATE = "fedsim"
+KINDS = ("train", "evaluate")
+"""The message types that our client takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +60,59 @@ def job_config(job: Job) -> ConfigRecord:
     return ConfigRecord({wire: getattr(job, name) for name, wire in _JOB.items()})
 
 
-def order_of(message: Message, starts: StartCache) -> Order:
-    """Return what *message* asks for: Flower's names for settings of ours win where a strategy sets them."""
-    content = message.content
-    config = next(iter(content.config_records.values()), ConfigRecord())
-    kind = message.metadata.message_type
-    if kind not in ("train", "evaluate"):
+def order_of(message: Message, starts: StartCache, usual: Job) -> Order:
+    """Return what *message* asks for: the scenario's *usual* job, with what the message sets in any config record.
+
+    Raises RunError for a message that no client of ours can read, or whose settings contradict each other.
+    """
+    content, kind = message.content, message.metadata.message_type
+    if kind not in KINDS:
         raise RunError(f"a message of type {kind!r} came in; our client takes 'train' and 'evaluate'")
-    fields = {name: config[wire] for name, wire in _JOB.items() if wire in config}
     arrays = next(iter(content.array_records.values()), None)
     if arrays is None:
         raise RunError(f"a {kind!r} message came in without parameters")
-    return Order(Job(kind=kind, **fields), starts.of(arrays))  # pyright: ignore[reportArgumentType]
+    if kind == "evaluate":
+        return Order(Job(kind="evaluate"), starts.of(arrays))
+    fields = {
+        name: record[wire] for record in content.config_records.values() for name, wire in _JOB.items() if wire in record
+    }
+    job = dataclasses.replace(usual, **fields)
+    if (job.epochs > 0) == (job.steps > 0):
+        raise RunError(f"a message orders epochs = {job.epochs} and steps = {job.steps}; one of them must be 0")
+    return Order(job, starts.of(arrays))
+
+
+def round_of(content: RecordDict) -> int:
+    """Return the server's round, from whichever config record says so; 0 when none does."""
+    rounds = [record["server-round"] for record in content.config_records.values() if "server-round" in record]
+    return int(rounds[0]) if rounds else 0  # pyright: ignore[reportArgumentType]
+
+
+def unchanged(content: RecordDict, copy: RecordDict) -> bool:
+    """Return whether *content* is still what its snapshot *copy* says."""
+    return content.keys() == copy.keys() and all(
+        record is copy[name] if isinstance(record, ArrayRecord) else record == copy[name]
+        for name, record in content.items()
+    )
 
 
 class StartCache:
-    """Decodes each set of parameters once, however many messages carry it."""
+    """Decodes each set of parameters once, however many messages carry it, and numbers the models it has met."""
 
     def __init__(self) -> None:
         self._last: tuple[ArrayRecord, Start] | None = None
+        self._versions: dict[str, int] = {}
+
+    def version(self, arrays: ArrayRecord | None) -> int:
+        """Return the number of the model in *arrays*, counted by content in the order of first meeting."""
+        if arrays is None:
+            return len(self._versions) - 1
+        return self._versions.setdefault(self.of(arrays).content, len(self._versions))
+
+    @property
+    def newest(self) -> int:
+        """Return the number of the newest model met, -1 before the first."""
+        return len(self._versions) - 1
 
     def of(self, arrays: ArrayRecord) -> Start:
         """Return the parameters in *arrays*."""
@@ -104,6 +140,13 @@ def snapshot(content: RecordDict) -> RecordDict:
 def reply_content(reply: Reply, *, writable: bool) -> RecordDict:
     """Return *reply* as Flower records: one of arrays (training) and one of metrics."""
     return reply_record(reply.params, reply.metrics, writable=writable)
+
+
+def digest_of_reply(reply: Message) -> str:
+    """Return the digest of what *reply* carries, as ``Result.digest`` has it: mods may have changed it."""
+    metrics = {name: float(value) for name, value in reply.content["metrics"].items() if name != "num-examples"}  # pyright: ignore
+    arrays = reply.content.array_records.values()
+    return Result(metrics, {name: array for record in arrays for name, array in params_of(record).items()}).digest
 
 
 def size_of(content: RecordDict) -> Size:

@@ -53,7 +53,8 @@ def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops
         nonlocal elements
         elements += outputs.numel() if isinstance(outputs, Tensor) else 0
 
-    leaves = [module for module in model.modules() if not list(module.children())]
+    idle = (nn.Flatten, nn.Unflatten, nn.Identity)
+    leaves = [module for module in model.modules() if not list(module.children()) and not isinstance(module, idle)]
     hooks = [leaf.register_forward_hook(add) for leaf in leaves]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as forward:

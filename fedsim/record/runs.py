@@ -61,14 +61,14 @@ class Run:
 
     @property
     def rounds(self) -> pd.DataFrame:
-        """Return one row per batch of messages that the strategy waited for, with bytes and mean loss of its tasks."""
+        """Return one row per batch of messages that the strategy waited for, with the bytes of what it sent then."""
         rounds, tasks = self._frame("rounds"), self._frame("tasks")
         down = tasks.down_bytes + tasks.down_framing_bytes
         up = tasks.up_bytes + tasks.up_framing_bytes
         wasted = (down + up).where(tasks.outcome != "arrived", 0)
-        sums = tasks.assign(down_bytes=down, up_bytes=up, wasted_bytes=wasted).groupby(["round", "kind"], sort=False)
-        totals = sums[["down_bytes", "up_bytes", "wasted_bytes"]].sum()
-        return rounds.join(totals, on=["round", "kind"])
+        sums = tasks.assign(down_bytes=down, up_bytes=up, wasted_bytes=wasted).groupby(["round", "kind", "sent_s"], sort=False)
+        totals: Any = sums[["down_bytes", "up_bytes", "wasted_bytes"]].sum()
+        return rounds.join(totals, on=["round", "kind", "started_s"])
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -100,7 +100,7 @@ class Run:
 
     def series(self, name: str, scope: str = "central") -> pd.DataFrame:
         """Return one score over the run: columns round, now_s, value, and bytes sent so far."""
-        metrics = self.metrics
+        metrics: Any = self.metrics
         return metrics[(metrics.name == name) & (metrics.scope == scope)].drop(columns=["name", "scope"])
 
     def _frame(self, table: str) -> pd.DataFrame:

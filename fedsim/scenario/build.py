@@ -84,7 +84,7 @@ def build(loaded: Loaded) -> Parts:
         )
     first = params_of(model)
     fleet = Fleet(
-        federation=federation, flops=counted, forms=records.forms(first), scores=scores,
+        federation=federation, job=job, flops=counted, forms=records.forms(first), scores=scores,
         extra_metrics=strategy.extra_metrics, key=key,
         compute=_made("compute", scenario.clients.compute, key=key.fold("device")),
         network=_made("network", scenario.clients.network, key=key.fold("link")),

@@ -29,7 +29,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
     from fedsim.cost.network import networks
-    from fedsim.data import bundled, files, synthetic  # noqa: F401  # Importing registers.
+    from fedsim.data import bundled, files, synthetic  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
     from fedsim.data.partition import partitions
     from fedsim.data.source import sources
     from fedsim.learn.models import models

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ def load(
         table, folder = copy.deepcopy(dict(source)), Path.cwd()
     else:
         table, folder = _read(Path(source)), Path(source).resolve().parent
+    for place in (str(folder), str(Path.cwd())):  # Where 'my_module:Net' is looked up, after what is installed.
+        if place not in sys.path:
+            sys.path.append(place)
     for key, value in {**(overrides or {}), **({} if seed is None else {"seed": seed})}.items():
         _set(table, key, value)
     try:
@@ -69,7 +73,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        beside = [p.name for p in path.parent.glob("*.toml") if p.name != "pyproject.toml"] if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, beside, n=1)
         hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
         what = "is a folder" if path.is_dir() else "no such file"
@@ -79,6 +83,14 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ScenarioError(f"{path}: not valid TOML: {error}.") from None
+
+
+ALTERNATIVES = (
+    ("training.epochs", "training.steps"),
+    ("server.strategy.fraction_train", "server.strategy.clients_per_round"),
+    ("stop.at_least", "stop.at_most"),
+)
+"""Keys of which one is given: setting one takes the other away."""
 
 
 def _set(table: dict[str, Any], key: str, value: Any) -> None:
@@ -92,4 +104,7 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
         at = cast(dict[str, Any], below)
     if last == "kind" and at.get("kind") != value:
         at.clear()  # Another kind takes other settings; those of the old one go with it.
+    for pair in ALTERNATIVES:
+        if key in pair:
+            at.pop(pair[1 - pair.index(key)].rpartition(".")[2], None)
     at[last] = value

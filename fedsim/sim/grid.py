@@ -5,6 +5,7 @@ Timing runs ahead; the numbers in a reply are computed when the reply is handed 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Generator, Iterable, Sequence
@@ -51,7 +52,6 @@ class VirtualGrid(Grid):
         self._nodes: tuple[Seconds, list[int]] | None = None
         self._available = np.ones(0, dtype=np.bool_)
         self._starts = records.StartCache()
-        self._model: tuple[object, int] = (None, -1)
         self._contexts: dict[int, Context] = {}
 
     # -- Flower's Grid ------------------------------------------------------------------------------------------
@@ -76,11 +76,11 @@ class VirtualGrid(Grid):
         if self._nodes is None or self._nodes[0] != self.now:
             self._available = self._fleet.availability.available(self._clients, self.now)
             self._nodes = (self.now, (self._clients[self._available] + records.NODE_OFFSET).tolist())
-        return self._nodes[1]
+        return list(self._nodes[1])
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send *messages*, each as it is now, and return their ids."""
-        parcels: dict[tuple[int, str], Parcel] = {}
+        parcels: dict[tuple[int, str], tuple[RecordDict, Parcel]] = {}
         return [self._push(message, parcels) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -161,13 +161,17 @@ class VirtualGrid(Grid):
                 self._engine.discard(delivery.ticket)
         return ready, RoundRow(first.round, first.kind, started, self.now, len(ids), len(ready), 0, len(missed))
 
-    def _push(self, message: Message, parcels: dict[tuple[int, str], Parcel]) -> str:
+    def _push(self, message: Message, parcels: dict[tuple[int, str], tuple[RecordDict, Parcel]]) -> str:
         self._messages += 1
         message_id = f"m{self._messages:09d}"
+        if message.metadata.message_id:  # Pushed before: its replies must not come under this one's name.
+            message = compat.with_metadata(message.content, copy.copy(message.metadata))
         compat.set_message_id(message, message_id)
-        # Strategies put one content into all messages of a round: it is read and copied once.
-        same = (id(message.content), message.metadata.message_type)
-        parcel = parcels.get(same) or parcels.setdefault(same, self._parcel(message))
+        # Strategies put one content into all messages of a round: it is read and copied once, until it changes.
+        content, same = message.content, (id(message.content), message.metadata.message_type)
+        if same not in parcels or not records.unchanged(content, parcels[same][1].content):
+            parcels[same] = (content, self._parcel(message))  # Kept alive, so that no other content gets its id.
+        parcel = parcels[same][1]
         delivery = Delivery(message_id, records.client_of(message.metadata.dst_node_id), message, parcel, self.now)
         self._open[message_id] = delivery
         if not self._reachable(delivery.client):
@@ -182,32 +186,23 @@ class VirtualGrid(Grid):
 
     def _parcel(self, message: Message) -> Parcel:
         content = records.snapshot(message.content)
-        version, order, up, failure = self._version(content), None, records.Size(0, 0), ""
-        try:
-            order = records.order_of(message, self._starts)
-        except RunError as error:
-            failure = str(error)
+        version = self._starts.version(next(iter(content.array_records.values()), None))
+        order, up, failure = None, records.Size(0, 0), ""
+        if message.metadata.message_type not in records.KINDS:
+            failure = f"our client takes messages of type {' and '.join(records.KINDS)} only"
         else:
+            order = records.order_of(message, self._starts, self._fleet.job)
             names = reply_metrics(order.job, self._fleet.scores)
             training = order.job.kind == "train"
             extra = self._fleet.extra_metrics if training else ()
             up = records.reply_size(self._fleet.forms if training else {}, (*names, *extra))
-        config = next(iter(content.config_records.values()), {})
-        number = int(config.get("server-round", 0))
-        return Parcel(content, number, version, records.size_of(content), up, order, failure)
+        return Parcel(content, records.round_of(content), version, records.size_of(content), up, order, failure)
 
     def _reachable(self, client: int) -> bool:
         if not 0 <= client < len(self._clients):
             return False
         self.get_node_ids()  # Evaluated once per instant, for everyone.
         return bool(self._available[client])
-
-    def _version(self, content: RecordDict) -> int:
-        # A model is the array record that carries it: the server makes a new one for each aggregation.
-        arrays = next(iter(content.array_records.values()), None)
-        if arrays is not None and arrays is not self._model[0]:
-            self._model = (arrays, self._model[1] + 1)
-        return self._model[1]
 
     def _arrived(self, delivery: Delivery) -> None:
         self.invariants.at(self.now, f"the arrival of {delivery.id}")
@@ -253,7 +248,7 @@ class VirtualGrid(Grid):
                 self._settle(delivery, "failed")
             else:
                 loss = result.metrics.get("train_loss", result.metrics.get("loss"))
-                self._settle(delivery, "arrived", loss, result.digest)
+                self._settle(delivery, "arrived", loss, records.digest_of_reply(reply) if self._mods else result.digest)
             replies.append(reply)
         weights = [len(d.task.positions) for d in computed if d.task and not d.failure]
         if weights:
@@ -282,7 +277,7 @@ class VirtualGrid(Grid):
 
         mods = self._mods if delivery.task.job.kind == "train" else []
         if mods:  # They read the content, which must be as it was sent; a reply takes no more than the metadata.
-            sent = Message(delivery.parcel.content, metadata=delivery.message.metadata)
+            sent = compat.with_metadata(delivery.parcel.content, delivery.message.metadata)
             reply = with_mods(mods, app)(sent, self._context(delivery.client))
         else:
             reply = app(delivery.message, _NO_CONTEXT)
@@ -306,7 +301,7 @@ class VirtualGrid(Grid):
             self.invariants.sent(up=delivery.parcel.up.total)  # On the wire, though it never arrives.
         del self._open[delivery.id]
         row = delivery.row(outcome, loss, result)
-        self.invariants.settled(row, self._model[1])
+        self.invariants.settled(row, self._starts.newest)
         self._observer.task(row)
 
 

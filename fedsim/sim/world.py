@@ -22,7 +22,7 @@ from fedsim.data.federation import Federation
 from fedsim.flower.records import Size
 from fedsim.learn.engine import Engine
 from fedsim.learn.flops import Flops
-from fedsim.learn.work import Task
+from fedsim.learn.work import Job, Task
 from fedsim.sim.rows import Outcome, TaskRow
 
 NEVER = -1.0
@@ -34,10 +34,11 @@ EVALUATIONS = 1 << 22
 class Fleet:
     """Everything about the clients that has to do with cost; functions of (key, client), so nothing is stored.
 
-    *forms* are the type and shape of each array that a trained client sends back, by name.
+    *job* is the scenario's training job, which a message may change; *forms* are the type and shape of each array that a trained client sends back, by name.
     """
 
     federation: Federation
+    job: Job
     compute: Compute
     network: Network
     availability: Availability

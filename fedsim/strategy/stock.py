@@ -115,6 +115,8 @@ def build(table: Mapping[str, Any], clients: int, federated_fraction: float, at:
         given["strategy"], needs = inner.strategy, inner.needs
     if "fraction_train" in takes:
         given["fraction_evaluate"] = federated_fraction
+        if "min_evaluate_nodes" in inspect.signature(make).parameters:
+            given["min_evaluate_nodes"] = 1  # Flower's own minimum of 2 would override small shares.
     if kind == "QFedAvg":
         given.setdefault("train_loss_key", "initial_loss")
     needs = max(needs, _fleet(given, takes, clients, at))

@@ -165,3 +165,61 @@ def test_bytes_that_vanish_are_noticed(world: Any) -> None:
     grid.invariants.sent(up=1)
     with pytest.raises(RunError, match="invariant broken"):
         grid.finish()
+
+
+def test_contents_from_a_generator_reach_whom_they_are_for(world: Any) -> None:
+    """Sixty messages made one by one, each with its own round, arrive with it: no content is taken for another."""
+    grid, parts, heard = world({"clients.count": 60})
+    ids = list(grid.push_messages(order(parts, c, **{"server-round": c}) for c in range(60)))
+    while len(heard.tasks) < 60:
+        grid.pull_messages(ids)
+
+    assert all(row.round == row.client for row in heard.tasks)
+
+
+def test_one_content_that_changes_between_messages_is_read_each_time(world: Any) -> None:
+    """A config record that changes while messages are being pushed reaches each client as it was then."""
+    grid, parts, heard = world()
+    shared = order(parts, 0).content
+
+    def messages() -> Any:
+        for client in range(4):
+            shared["config"]["server-round"] = client
+            yield Message(shared, records.node_of(client), "train")
+
+    grid.send_and_receive(messages(), timeout=1e6)
+
+    assert [0, 1, 2, 3] == [row.round for row in sorted(heard.tasks, key=lambda row: row.client)]
+
+
+def test_a_version_is_a_model_not_an_object(world: Any) -> None:
+    """The same parameters wrapped anew for each client are one version; others are another."""
+    grid, parts, heard = world()
+    grid.send_and_receive([order(parts, c) for c in range(3)], timeout=1e6)
+    other = {name: array + 1 for name, array in parts.first.items()}
+    for params in (other, parts.first):
+        content = RecordDict({"arrays": compat.array_record(params), "config": records.job_config(parts.job)})
+        grid.send_and_receive([Message(content, records.node_of(4), "train")], timeout=1e6)
+
+    assert [0, 0, 0, 1, 0] == [row.version for row in heard.tasks]
+
+
+def test_a_strategy_with_a_config_of_its_own_trains_the_scenarios_job(world: Any) -> None:
+    """A config record without our keys leaves the job as the scenario says; one that contradicts itself stops the run."""
+    grid, parts, heard = world({"training.steps": 3, "training.batch_size": 4})
+    content = RecordDict({"arrays": compat.array_record(parts.first), "mine": ConfigRecord({"temperature": 1.0})})
+    grid.send_and_receive([Message(content, records.node_of(0), "train")], timeout=1e6)
+
+    assert [3] == [row.steps for row in heard.tasks]
+    with pytest.raises(RunError, match="epochs = 3 and steps = 3"):
+        grid.push_messages([order(parts, 0, epochs=3)])
+
+
+def test_a_message_can_be_sent_twice(world: Any) -> None:
+    """Each sending has an id of its own, and each reply names the one it answers."""
+    grid, parts, _ = world()
+    message = order(parts, 0)
+    ids = list(grid.push_messages([message, message]))
+    replies = [*grid.pull_messages(ids), *grid.pull_messages(ids)]
+
+    assert ids == [reply.metadata.reply_to_message_id for reply in replies]

@@ -6,7 +6,7 @@ rows (one intra-op thread), and "serial" is the stacked step with one row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -46,7 +46,7 @@ def chunk_rule(parameter_bytes: int) -> int:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> Generator[None]:
     """Run with one intra-op thread, then give the caller's setting back."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

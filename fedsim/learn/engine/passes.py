@@ -179,10 +179,13 @@ def update_in_place(graph: Graph, params: list[Node], rate: Node, *, fuse: bool 
 WRITES = {aten.baddbmm_.default, aten.addmm_.default, aten.add_.Tensor}
 
 
+_IN_PLACE: dict[Any, Any] = {aten.bmm.default: aten.baddbmm_.default, aten.mm.default: aten.addmm_.default}
+
+
 def _update(graph: Graph, param: Node, gradient: Node, rate: Node, fuse: bool) -> None:
     flipped = _swaps(gradient) or gradient.target is aten.t.default
     product = cast(Node, gradient.args[0]) if flipped else gradient
-    in_place = {aten.bmm.default: aten.baddbmm_.default, aten.mm.default: aten.addmm_.default}.get(product.target)
+    in_place = _IN_PLACE.get(product.target)
     if not fuse or in_place is None or len(product.users) > 1 or (flipped and len(gradient.users) > 1):
         # Not add_(alpha=...): that is fused in vectorised loops and not in scalar ones, and which elements fall into
         # which depends on how many rows there are.
@@ -233,7 +236,7 @@ def sum_to_shape(graph: Graph) -> None:
         if node.target is not aten.view.default or not isinstance(source, Node) or len(source.users) > 1:
             continue
         if source.target is aten.sum.dim_IntList and len(source.args) == 3 and source.args[2] is True:
-            dims = {cast(int, d) % len(shape(cast(Node, source.args[0]))) for d in cast(list[int], source.args[1])}
+            dims = {d % len(shape(cast(Node, source.args[0]))) for d in cast(list[int], source.args[1])}
             kept = tuple(size for d, size in enumerate(shape(cast(Node, source.args[0]))) if d not in dims)
             if kept == shape(node):
                 source.args = source.args[:2]
@@ -261,7 +264,7 @@ def after_loop(graph: Graph) -> list[Node]:
     """Return the tail of the loss: what nothing but the loss needs, and can be done for all steps at once."""
     end = next(node for node in graph.nodes if node.op == "output")
     found: list[Node] = []
-    node, reader = cast(list[Node], cast(tuple[list[Node]], end.args)[0])[-1], end
+    node, reader = cast(tuple[list[Node]], end.args)[0][-1], end
     while node.target in _AFTER and list(node.users) == [reader] and len(node.all_input_nodes) == 1:
         found.insert(0, node)
         node, reader = node.all_input_nodes[0], node

@@ -8,7 +8,6 @@ So one graph serves every chunk, and a row's bits cannot depend on which graph i
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -60,7 +59,7 @@ def trace(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, rows: in
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             flat = [torch.empty((*lead, *t.shape), dtype=t.dtype, device=t.device) for t in shapes]
-            graph = cast(GraphModule, make_fx(step)(*flat))  # pyright: ignore[reportUnknownVariableType]
+            graph = make_fx(step)(*flat)
     except ScenarioError:
         raise
     except Exception as error:  # Anything a stranger's forward() may raise.
