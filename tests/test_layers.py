@@ -12,7 +12,7 @@ RANK = {
     "client": 5, "data": 6, "learn": 6, "cost": 6, "core": 7,
 }  # fmt: skip
 """Smaller is further left; a file may import from its own room, and from rooms of a larger rank."""
-BESIDE = {("cli", "show"), ("strategy", "flower"), ("learn", "data"), ("flower", "strategy"), ("scenario", "record")}
+BESIDE = {("cli", "show"), ("strategy", "flower"), ("learn", "data")}
 """Rooms of one rank of which the first may import the second."""
 ONLY_IN = {
     "torch": {"learn", "scenario/build.py"},

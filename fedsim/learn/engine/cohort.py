@@ -136,8 +136,9 @@ class CohortEngine:
         results: dict[int, Result] = {}
         for job, group in groupby(ranked, key=lambda i: tasks[i].job):
             rows = list(group)
-            for first in range(0, len(rows), self.chunk):
-                places = rows[first : first + self.chunk]
+            width = self._width(job, [len(tasks[i].positions) for i in rows])
+            for first in range(0, len(rows), width):
+                places = rows[first : first + width]
                 chunk = [tasks[i] for i in places]
                 run = self._train if job.kind == "train" else self._score
                 try:
@@ -147,6 +148,13 @@ class CohortEngine:
                     raise RunError(f"training broke in {names}: {str(error).splitlines()[0][:200]}") from error
         self._starts.clear()
         return [results[i] for i in range(len(tasks))]
+
+    def _width(self, job: Job, examples: list[int]) -> int:
+        """Return how many clients go into a chunk: one, where the largest batch cannot be stacked anyway."""
+        if job.kind != "train" or self.chunk == 1:
+            return self.chunk
+        largest = max(job.size(count) for count in examples)
+        return 1 if self._step(largest, is_plain(job)).rows == "one" else self.chunk
 
     def _score(self, job: Job, tasks: list[Task]) -> list[Result]:
         return [Result(self._scores(task)) for task in tasks]
@@ -166,7 +174,7 @@ class CohortEngine:
         with torch.no_grad():
             for step, size, which, places in chunk.batches():
                 compiled = self._step(size, plain)
-                for mine, read in _groups(compiled, which, places):
+                for mine, read in _groups(compiled, which, places, alone=len(tasks) == 1):
                     index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1))
                     bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
                     by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
@@ -250,9 +258,14 @@ class CohortEngine:
         return totals
 
 
-def _groups(step: Step, which: slice | IntArray, places: IntArray) -> Iterator[tuple[slice | IntArray, IntArray]]:
-    """Yield (rows, places) as *step* may take them: together, one doubled, or one after the other."""
-    if step.rows == "one":
+def _groups(
+    step: Step, which: slice | IntArray, places: IntArray, *, alone: bool
+) -> Iterator[tuple[slice | IntArray, IntArray]]:
+    """Yield (rows, places) as *step* may take them: together, one doubled, or one after the other.
+
+    A chunk of one row is *alone*: its memory is its own, and needs no copy.
+    """
+    if step.rows == "one" and not alone:
         rows = range(which.start, which.stop) if isinstance(which, slice) else which.tolist()
         for row, place in zip(rows, places, strict=True):
             yield np.array([row]), place[None]
