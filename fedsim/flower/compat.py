@@ -290,7 +290,6 @@ def cheap_collections() -> Generator[None]:
 
     Flower's ``to_numpy_ndarrays`` collects garbage at every call, 0.2 s each with torch loaded.
     """
-    gc.collect()
     gc.freeze()
     try:
         yield
