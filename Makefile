@@ -14,8 +14,8 @@ setup: $(VENV)/.done  ## virtual environment with pinned packages
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
 demo: setup  ## run the quickstart scenario

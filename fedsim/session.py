@@ -273,7 +273,7 @@ class _Session:
                 "training_flops_per_example": parts.fleet.flops.training,
             },
             "executor": {"chunk": parts.engine.chunk, "intra_op_threads": 1, "workers": scenario.engine.workers},
-            "promise": "On one machine type the digest is the same for any chunk, and for a second run.",
+            "promise": "On one machine type the digest is the same for a second run, and for any engine.chunk.",
             "files": parts.federation.files,
             "code": {str(path): fingerprint(path) for path in manifest.plugin_files(plain)},
             "versions": manifest.versions(),
