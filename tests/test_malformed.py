@@ -26,6 +26,12 @@ def raises(shape, outputs): raise KeyError("weights.pt")
 def narrow(shape, outputs): return nn.Sequential(nn.Flatten(), nn.Linear(3, outputs))
 def wide(shape, outputs, width: int): return linear(outputs)
 
+class Deciding(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.layer = linear(outputs)
+    def forward(self, x): return self.layer(x) if x.sum() > 0 else -self.layer(x)
+
 class Free(nn.Module):
     def __init__(self, shape, outputs):
         super().__init__()
@@ -139,6 +145,10 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "strategy argument": (strategy("FedAvg", beta_1=0.9), "server.strategy.beta_1: 'FedAvg' has no such setting.", ["fraction_train", "clients_per_round"]),
     "strategy argument type": (strategy("FedAvg", fraction_train="all"), "server.strategy.fraction_train = 'all': must be", ["a number"]),
     "fraction_evaluate": (strategy("FedAvg", fraction_evaluate=0.5), "server.strategy.fraction_evaluate = 0.5:", ["evaluate.federated_fraction"]),
+    "too many liars for Krum": (strategy("Krum", num_malicious_nodes=5), "server.strategy.num_malicious_nodes = 5:", ["at least 13", "6 clients"]),
+    "too many liars for Bulyan": (strategy("Bulyan", num_malicious_nodes=1), "server.strategy.num_malicious_nodes = 1:", ["at least 7"]),
+    "more chosen than asked": (strategy("MultiKrum", num_nodes_to_select=9), "server.strategy.num_nodes_to_select = 9:", ["6 clients"]),
+    "nobody trains": (strategy("FedAvg", fraction_train=0.0, min_train_nodes=0), "server.strategy.fraction_train = 0.0:", ["no client"]),
     "fraction_train 1.5": (strategy("FedAvg", fraction_train=1.5), "server.strategy.fraction_train = 1.5: must be >= 0 and <= 1", []),
     "clients_per_round and fraction": (strategy("FedAvg", clients_per_round=3, fraction_train=0.5), "server.strategy.clients_per_round = 3:", ["fraction_train"]),
     "clients_per_round 0": (strategy("FedAvg", clients_per_round=0), "server.strategy.clients_per_round = 0: must be a whole number >= 1", []),
@@ -171,6 +181,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "no parameters": ({KIND: "plugins_of_tests:nothing"}, "model.kind = 'plugins_of_tests:nothing': has no trainable parameter", []),
     "BatchNorm": ({KIND: "plugins_of_tests:norm"}, "model.kind = 'plugins_of_tests:norm': keeps buffers", ["GroupNorm"]),
     "Dropout": ({KIND: "plugins_of_tests:dropout"}, "model.kind: Sequential draws random numbers", ["Dropout", "Leave them out"]),
+    "model that decides by values": ({KIND: "plugins_of_tests:Deciding"}, "model.kind: Deciding cannot be traced", ["torch.where"]),
     "model of the wrong width": ({KIND: "plugins_of_tests:narrow"}, "model.kind: Sequential does not take examples", ["shape (1, 8, 8)"]),
     "model without work": ({KIND: "plugins_of_tests:Free"}, "model.kind: Free counts zero", ["flops_per_example"]),
     "loss is a vector": ({"training.objective": {"kind": "plugins_of_tests:Vector"}}, "training.objective: the loss has shape", ["one number"]),

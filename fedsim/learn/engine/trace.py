@@ -63,6 +63,11 @@ def trace(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, rows: in
     except ScenarioError:
         raise
     except Exception as error:  # Anything a stranger's forward() may raise.
+        if type(error).__name__.startswith("DataDependent"):
+            raise ScenarioError(
+                f"model.kind: {type(model).__name__} cannot be traced: its forward() decides by the values of tensors."
+                f" Decide by shapes, or compute both and take torch.where."
+            ) from error
         reason = str(error).strip().split("\n")[0][:160]
         raise ScenarioError(
             f"model.kind: {type(model).__name__} cannot be trained on a batch of shape {tuple(x.shape)}:"
