@@ -15,6 +15,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from fedsim.client import Reply
 from fedsim.core.keys import Key
 from fedsim.flower import compat, records
+from fedsim.learn.work import Job
 
 compat.set_identity()
 SHAPES = {"a.weight": (200, 784), "a.bias": (200,), "b.weight": (10, 200), "b.bias": (10,)}
@@ -95,7 +96,7 @@ def test_a_reply_weighs_what_was_foretold() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_framing_is_what_flower_adds(dtype: str) -> None:
     """Payload plus framing is within 1 % of all the bytes that Flower would move for the message, or 32 bytes."""
-    config = records.job_config(__import__("fedsim.learn.work").learn.work.Job())
+    config = records.job_config(Job())
     config["server-round"] = 12
     message = Message(RecordDict({"arrays": compat.array_record(params(dtype)), "config": config}), 5, "train")
     moved = sum(len(part.deflate()) for part in get_all_nested_objects(message).values())
