@@ -81,8 +81,8 @@ class LazyArray(Array):
             self.__dict__["_data"] = Array.from_numpy_ndarray(self.__dict__["_array"]).data
         return self.__dict__["_data"]
 
-    @data.setter  # pyright: ignore[reportIncompatibleVariableOverride]  # Made on demand.
-    def data(self, value: bytes) -> None:
+    @data.setter
+    def data(self, value: bytes) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]  # Made on demand.
         self.__dict__["_data"] = value
 
     def numpy(self) -> NDArray:
