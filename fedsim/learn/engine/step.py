@@ -85,8 +85,8 @@ def _same_bits(step: Step, model: nn.Module, x: Tensor, y: Tensor, plain: bool, 
     """Return, for each of PROBES, whether all its rows come out the same as all others, bit for bit.
 
     Every row gets the same parameters and the same batch; what may differ is the kernel that a number of rows is
-    given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at random tell: another kernel
-    would have to round all of them alike, in every draw, to go unseen.
+    given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at random tell:
+    another kernel would have to round all of them alike, in every draw, to go unseen.
     """
     draw = torch.Generator().manual_seed(seed)
     shapes = list(trainable(model).values())
