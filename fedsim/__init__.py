@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import FedsimError, RunError, ScenarioError
 from fedsim.core.keys import Key
+from fedsim.core.warned import spare_dependencies
 
 if TYPE_CHECKING:
     from fedsim.record.runs import Run, load
@@ -22,9 +23,12 @@ _LATE = {"Run": "fedsim.record.runs", "load": "fedsim.record.runs", "run": "feds
 def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
+    import warnings
     from importlib import import_module
 
-    value = getattr(import_module(_LATE[name]), name)
+    with warnings.catch_warnings():
+        spare_dependencies()
+        value = getattr(import_module(_LATE[name]), name)
     globals()[name] = value
     return value
 

@@ -6,19 +6,24 @@ Exit 0: done. 2: the scenario or the arguments are wrong. 1: the run failed. 130
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import typer
-from click.exceptions import Abort, UsageError
+from fedsim.core.errors import RunError, ScenarioError, reason
+from fedsim.core.warned import spare_dependencies
 
-from fedsim.core.errors import RunError, ScenarioError
+spare_dependencies()  # Before the first of them comes in.
+
+import typer  # noqa: E402
+from click.exceptions import Abort, UsageError  # noqa: E402
 
 app = typer.Typer(
     name="fedsim",
@@ -76,15 +81,26 @@ def run(
             done = execute(loaded, out, watch)
         from fedsim.record.report import write_report
 
-        write_report(done)
+        try:
+            write_report(done)
+        except OSError as error:
+            raise RunError(f"{error.filename or done.path}: the report cannot be written ({error.strerror}); the run is done, and safe in {done.path}.") from None
         if as_json:
-            print(json.dumps(show.summary_line(done)))
+            print(_json(show.summary_line(done)))
         else:
             show.summary(done)
 
 
 @app.command()
-def check(scenario: ScenarioFile, settings: Set = None, seed: Seed = None, as_json: AsJson = False) -> None:
+def check(
+    scenario: ScenarioFile,
+    settings: Set = None,
+    seed: Seed = None,
+    as_json: AsJson = False,
+    wall_s: Annotated[
+        float, typer.Option("--wall-s", min=0.0, metavar="SECONDS", help="Wall time for rounds on the virtual clock.")
+    ] = 10.0,
+) -> None:
     """Check a scenario and foretell its cost: builds the world, runs time without training, prints what would happen."""
     with _errors():
         from fedsim import show
@@ -92,22 +108,25 @@ def check(scenario: ScenarioFile, settings: Set = None, seed: Seed = None, as_js
         loaded = _load(scenario, settings, seed)
         from fedsim.preview import preview
 
-        foretold = preview(loaded)
+        with show.rehearsing(loaded.scenario, silent=as_json) as watch:
+            foretold = preview(loaded, wall_s=wall_s, watch=watch)
         if as_json:
-            print(json.dumps(foretold.plain()))
+            print(_json(foretold.plain()))
         else:
             show.preview(foretold)
 
 
 @app.command("list")
 def list_kinds(
-    kind: Annotated[str | None, typer.Argument(metavar="[KIND]", help="source, partition, model, strategy, ...")] = None,
+    noun: Annotated[
+        str | None, typer.Argument(metavar="[NOUN]", help="source, partition, model, strategy, ...; or all.")
+    ] = None,
 ) -> None:
-    """List what a scenario can name, with its settings: all kinds, or those of one."""
+    """List what a scenario can name: an overview; of one noun each kind with its settings, in words."""
     with _errors():
-        from fedsim import show
+        from fedsim import listing
 
-        show.kinds(kind)
+        listing.kinds(noun)
 
 
 @app.command("show")
@@ -115,25 +134,30 @@ def show_run(run: RunFolder, as_json: AsJson = False) -> None:
     """Show a run: what it was, how it ended, what it cost."""
     with _errors():
         from fedsim import show
+
         found = _opened(run)
         if as_json:
-            print(json.dumps(show.summary_line(found)))
+            print(_json(show.summary_line(found)))
         else:
             show.summary(found)
 
 
 @app.command()
-def verify(run: RunFolder, quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False) -> None:
+def verify(
+    run: RunFolder,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Run code of its own that was recorded elsewhere.")] = False,
+) -> None:
     """Run a run again from its own manifest and compare the digests; exit 1 when they differ."""
     with _errors():
         from fedsim import show
-        from fedsim.scenario.schema import Scenario
+        from fedsim.scenario.load import recorded
         from fedsim.session import verify as again
 
         old = _opened(run)
-        scenario = Scenario.model_validate(old.manifest["scenario"])
+        scenario, _ = recorded(old.manifest["scenario"])
         with tempfile.TemporaryDirectory() as scratch, show.progress(scenario, silent=quiet) as watch:
-            difference = again(run, Path(scratch) / "run", watch)
+            difference = again(run, Path(scratch) / "run", watch, trust=trust)
         if difference is not None:
             raise RunError(f"{run}: differs. First: {difference}.")
         print(f"{run}: verified, digest {old.digest[:16]}... again.")
@@ -159,7 +183,10 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line."""
-    signal.signal(signal.SIGTERM, _interrupt)  # A polite kill leaves the folder as readable as Ctrl-C does.
+    for name in ("SIGTERM", "SIGHUP"):  # A polite kill, or a closed terminal, leaves the folder as readable as Ctrl-C does.
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:  # nohup asks us to go on.
+            signal.signal(number, _interrupt)
     try:
         app(sys.argv[1:] or ["--help"], prog_name="fedsim", standalone_mode=False)
     except UsageError as error:
@@ -202,10 +229,37 @@ def _errors() -> Generator[None]:
         raise SystemExit(0) from None
     except OSError as error:  # A folder that cannot be written, a full disk.
         _end(f"{error.filename or 'on disk'}: {error.strerror or error}.", 1)
+    except Exception as error:  # Nobody foresaw it: still one line, and the story where it can be read.
+        _end(_defect(error), 1)
+
+
+def _defect(error: Exception) -> str:
+    """Return the line about an error that nobody foresaw, its traceback written to a file."""
+    said = f"{reason(error)}: fedsim did not foresee this. "
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="fedsim-", suffix=".txt", delete=False, encoding="utf-8") as file:
+            file.write("".join(traceback.format_exception(error)))
+        return f"{said}The whole story is in {file.name}; please report it."
+    except OSError:
+        return said
+
+
+def _json(table: Any) -> str:
+    """Return *table* as JSON that every reader takes: what is no number, or no finite one, is null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(plain(table), allow_nan=False)
 
 
 def _end(line: str, code: int) -> NoReturn:
-    print(f"fedsim: {' '.join(line.splitlines())}", file=sys.stderr)
+    with suppress(OSError):  # The terminal may be closed.
+        print(f"fedsim: {' '.join(line.splitlines())}", file=sys.stderr)
     raise SystemExit(code)
 
 

@@ -1,64 +1,29 @@
-"""What a scenario would cost, foretold by driving the event layer without training anything."""
+"""What a scenario's world looks like, and what running it would cost: the same world, timed and not trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord
 
 from fedsim.core.types import IntArray
 from fedsim.data.federation import Federation
-from fedsim.flower import compat, records
-from fedsim.learn.work import Result, Task
+from fedsim.rehearsal import Foretold, Watch, rehearse
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import Loaded
-from fedsim.sim.grid import VirtualGrid
-from fedsim.sim.rows import RoundRow, TaskRow, PredictionRow
 
-REHEARSED_ROUNDS = 20
-"""Rounds that are rehearsed at most; the rest is foretold from their mean."""
+WALL_S = 10.0
+"""Wall time for which rounds are rehearsed, unless told otherwise."""
+LOOKS_SHARE = 0.1
+"""Share of the same for which clients' labels are counted, and again for which their streams are looked at."""
 LABELS_FROM = 2000
 """Clients whose labels are counted at most."""
-STREAM_ROUNDS = 300
-"""The same where examples stream in: rounds are not alike, and may end before their time."""
 STREAMS_FROM = 200
 """Clients whose streams are looked at, at most."""
-
-
-class Timekeeper:
-    """An engine that takes tasks and never computes them."""
-
-    def submit(self, task: Task) -> int:
-        """Take a task."""
-        return task.number
-
-    def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
-        """Refuse: nothing is computed in a rehearsal."""
-        raise AssertionError("a rehearsal computes nothing")
-
-    def peek(self, ticket: int) -> None:
-        """Return nothing: a rehearsal knows no numbers."""
-
-    def discard(self, ticket: int) -> None:
-        """Forget a task."""
-
-
-@dataclass
-class _Rehearsal:
-    tasks: list[TaskRow] = field(default_factory=list[TaskRow])
-    rounds: list[RoundRow] = field(default_factory=list[RoundRow])
-
-    def task(self, row: TaskRow) -> None:
-        self.tasks.append(row)
-
-    def tested(self, row: PredictionRow) -> None:
-        raise AssertionError("a rehearsal tests nothing")
-
-    def round(self, row: RoundRow) -> None:
-        self.rounds.append(row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +38,17 @@ class Arriving:
     drifting: int
 
     @classmethod
-    def of(cls, federation: Federation) -> Arriving | None:
-        """Return what the streams of *federation* bring; None where all is there from the start."""
+    def of(cls, federation: Federation, wall_s: float) -> Arriving | None:
+        """Return what the streams of *federation* bring, looking for *wall_s* at most; None where all is there from the start."""
         streams = federation.streams
         if streams is None:
             return None
-        step = max(1, -(-federation.count // STREAMS_FROM))
-        seen = [streams.of(client) for client in range(0, federation.count, step)]
+        seen = [streams.of(client) for client in _some(federation.count, STREAMS_FROM, wall_s)]
         return cls(
             clients=len(seen),
             items=sum(len(stream) for stream in seen),
             without=sum(not len(stream) for stream in seen),
-            last_s=max(float(stream.arrived_s[-1]) for stream in seen if len(stream)),
+            last_s=max([0.0, *(float(stream.arrived_s[-1]) for stream in seen if len(stream))]),
             unlabelled=sum(int(np.isinf(stream.labelled_s).sum()) for stream in seen),
             drifting=sum(bool(len(stream.changes_s)) for stream in seen),
         )
@@ -98,28 +62,38 @@ class Preview:
     sizes: IntArray
     labels: list[int]
     arriving: Arriving | None
-    rehearsed: int
-    ends: bool
-    clients_per_round: float
-    missed_per_round: float
-    round_s: float
-    slowest_round_s: float
-    down_bytes_per_round: float
-    up_bytes_per_round: float
+    foretold: Foretold
 
     @property
     def rounds(self) -> int:
         """Return the number of rounds that the scenario asks for, or after which every stream has ended."""
-        return self.rehearsed if self.ends else self.parts.scenario.server.rounds
+        return self.foretold.rounds
+
+    @property
+    def round_s(self) -> float:
+        """Return how long a round takes, in the mean."""
+        return self.foretold.virtual_s / self.rounds
+
+    @property
+    def down_bytes_per_round(self) -> float:
+        """Return what a round sends to clients, in the mean."""
+        return self.foretold.down_bytes / self.rounds
+
+    @property
+    def up_bytes_per_round(self) -> float:
+        """Return what a round sends back, in the mean."""
+        return self.foretold.up_bytes / self.rounds
 
     def plain(self) -> dict[str, Any]:
         """Return the figures as plain values."""
+        told = self.foretold
         quartiles = np.quantile(self.sizes, [0, 0.25, 0.5, 0.75, 1]).tolist()
         return {
             "scenario": self.parts.scenario.name,
             "clients": self.parts.federation.count,
             "examples_per_client": dict(zip(("min", "q1", "median", "q3", "max"), quartiles, strict=True)),
             "labels_per_client_median": float(np.median(self.labels)) if self.labels else None,
+            "labels_from_clients": len(self.labels),
             "train_examples": int(self.sizes.sum()),
             "stream": None if self.arriving is None else asdict(self.arriving),
             "test_examples": len(self.parts.federation.test),
@@ -127,59 +101,57 @@ class Preview:
             "training_flops_per_example": self.parts.fleet.flops.training,
             "chunk": self.parts.engine.chunk,
             "rounds": self.rounds,
-            "rehearsed_rounds": self.rehearsed,
-            "streams_end": self.ends,
-            "clients_per_round": self.clients_per_round,
-            "missed_per_round": self.missed_per_round,
+            "rehearsed_rounds": told.rehearsed,
+            "sampled_rounds": told.sampled,
+            "streams_end": told.ends,
+            "clients_per_round": told.asked,
+            "missed_per_round": told.missed,
             "round_s": self.round_s,
-            "slowest_round_s": self.slowest_round_s,
-            "virtual_s": self.round_s * self.rounds,
+            "slowest_round_s": told.slowest_round_s,
+            "virtual_s": told.virtual_s,
+            "virtual_s_interval": None if math.isnan(told.low_s) else [told.low_s, told.high_s],
             "bytes_down_per_round": self.down_bytes_per_round,
             "bytes_up_per_round": self.up_bytes_per_round,
-            "bytes_down": self.down_bytes_per_round * self.rounds,
-            "bytes_up": self.up_bytes_per_round * self.rounds,
+            "bytes_down": told.down_bytes,
+            "bytes_up": told.up_bytes,
+            "notes": list(self.parts.notes),
         }
 
 
-def preview(loaded: Loaded, rounds: int = REHEARSED_ROUNDS) -> Preview:
-    """Return what *loaded* would cost, from at most *rounds* rounds of events; no model is trained.
+def preview(
+    loaded: Loaded, rounds: int | None = None, *, wall_s: float = WALL_S, watch: Watch | None = None
+) -> Preview:
+    """Return what *loaded* would cost; no model is trained.
 
+    Rehearses every round where *wall_s* of wall time suffices, once the world is built, and a sample of them where not;
+    *rounds* is how many at most one after the other. *watch* hears how far it is. What is cut short by the wall time may
+    come out a little different the next time.
     Raises ScenarioError, and RunError when the strategy waits for clients that never come.
     """
     parts = build(loaded)
-    scenario, heard = loaded.scenario, _Rehearsal()
-    grid = VirtualGrid(parts.fleet, Timekeeper(), heard)
-    strategy = compat.name_draws(parts.strategy.strategy, parts.key)
-    arrays = compat.array_record(parts.first)
-    train, evaluate = records.job_config(parts.job), ConfigRecord()
-    streams = parts.federation.streams is not None
-    rehearsed = min(scenario.server.rounds, max(rounds, STREAM_ROUNDS) if streams else rounds)  # Streams may end.
-    with compat.log_to(None), compat.virtual_sleep(grid.sleep):
-        for number in range(1, rehearsed + 1):
-            for step, config in ((strategy.configure_train, train), (strategy.configure_evaluate, evaluate)):
-                grid.rehearse(step(number, arrays, config, grid), timeout=scenario.server.round_timeout_s)
-            if grid.exhausted:
-                rehearsed = number
-                break
-    sent = grid.invariants
-    train_rounds = [row for row in heard.rounds if row.kind == "train"]
-    lasted = np.zeros(rehearsed + 1)
-    for row in heard.rounds:
-        lasted[row.round] += row.ended_s - row.started_s
-    clients = np.arange(parts.federation.count)
-    some = clients[:: max(1, len(clients) // LABELS_FROM)]
-    targets_are_classes = np.issubdtype(parts.federation.test.y.dtype, np.integer)
+    foretold = rehearse(parts, wall_s=wall_s, rounds=rounds, watch=watch)
+    federation = parts.federation
     return Preview(
         parts=parts,
-        sizes=parts.federation.sizes(clients),
-        labels=[len(np.unique(parts.federation.labels(int(c)))) for c in some] if targets_are_classes else [],
-        arriving=Arriving.of(parts.federation),
-        rehearsed=rehearsed,
-        ends=grid.exhausted,
-        clients_per_round=float(np.mean([row.asked for row in train_rounds])) if train_rounds else 0.0,
-        missed_per_round=float(np.mean([row.missed for row in train_rounds])) if train_rounds else 0.0,
-        round_s=grid.now / rehearsed,
-        slowest_round_s=float(lasted.max()),
-        down_bytes_per_round=sent.down_bytes / rehearsed,
-        up_bytes_per_round=sent.up_bytes / rehearsed,
+        sizes=federation.sizes(np.arange(federation.count)),
+        labels=_labels(federation, LOOKS_SHARE * wall_s),
+        arriving=Arriving.of(federation, LOOKS_SHARE * wall_s),
+        foretold=foretold,
     )
+
+
+def _labels(federation: Federation, wall_s: float) -> list[int]:
+    """Return how many labels each of some clients has, as many clients as *wall_s* allows; none where targets are no classes."""
+    if not np.issubdtype(federation.test.y.dtype, np.integer):
+        return []
+    return [len(np.unique(federation.labels(client))) for client in _some(federation.count, LABELS_FROM, wall_s)]
+
+
+def _some(count: int, most: int, wall_s: float) -> Iterator[int]:
+    """Yield at most *most* of *count* clients, spread over them, for as long as *wall_s* lasts, and three at least."""
+    began = time.monotonic()
+    chosen = np.arange(count)[:: -(-count // most)]
+    for seen, client in enumerate(np.random.default_rng(0).permutation(chosen).tolist()):
+        if seen >= 3 and time.monotonic() - began > wall_s:
+            return
+        yield client

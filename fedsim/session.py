@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import math
+import os
+import sqlite3
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
-from fedsim.core.errors import FedsimError, RunError, ScenarioError
+from fedsim.core import own
+from fedsim.core.errors import FedsimError, RunError, reason
 from fedsim.core.types import Params
-from fedsim.data.source import changed, fingerprint
+from fedsim.data.source import changed
 from fedsim.flower import compat, records
+from fedsim.flower.aggregated import Enough, Watched
 from fedsim.learn.engine.workers import hired
 from fedsim.learn.work import digest_of
 from fedsim.record import manifest
+from fedsim.record.compare import difference
+from fedsim.record.journal import FILE as JOURNAL
 from fedsim.record.journal import Journal, MetricRow
-from fedsim.record.runs import MODEL_FILE, Run
+from fedsim.record.leaving import Patience, Steps, spoken
+from fedsim.record.place import check_place, take_place
+from fedsim.record.runs import MODEL_FILE, Run, save_model
 from fedsim.scenario.build import Parts, build
-from fedsim.scenario.load import Loaded, load
+from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.scenario.schema import Scenario
 from fedsim.sim.grid import VirtualGrid
+from fedsim.strategy.privacy import privacy_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class Progress:
     down_bytes: int
     up_bytes: int
     scores: Mapping[str, float]
+    said: Sequence[str] = ()
 
 
 Watch = Callable[[Progress], None]
@@ -52,17 +61,14 @@ PROMISES = {
 
 MANIFEST_WALL_S = 2.0
 """How stale the manifest of a run that is going may be."""
+CHECKPOINT_WALL_S = 60.0
+"""How stale the saved model of a run that is going may be, where saving is cheap."""
+CHECKPOINT_SHARE = 0.05
+"""The most of a run's wall time that saving its model on the way may take."""
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C, once there is a run folder: says which, and how far the run came."""
-
-
-class _Enough(BaseException):
-    """Raised from the evaluation we hand to Flower, whose ``start`` has no other way to end early.
-
-    Not an Exception, so that no strategy's own handling of errors can take it for one.
-    """
 
 
 def run(
@@ -89,54 +95,36 @@ def run(
 
 def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None) -> Run:
     """Run a loaded scenario; see ``run``."""
+    check_place(loaded.scenario.name, loaded.scenario.seed, out)
     with hired(loaded.scenario.engine.workers) as crew:  # First: workers start while we build.
         parts = build(loaded)
         if crew:
             crew.serve(parts.engine)
-        folder = _folder(loaded.scenario, out)
-        _Session(parts, loaded, folder, watch).go()
-    return Run(folder)
+        session = _Session(parts, loaded, watch)
+        session.go(out)
+    return Run(session.folder)
 
 
-def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None) -> str | None:
-    """Run the run in *path* again, in the folder *scratch*; return None when the digests agree, else what differs first.
+def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None, *, trust: bool = False) -> str | None:
+    """Run the run in *path* again, in the folder *scratch*; return None when all agrees, else what differs first.
 
-    Raises RunError when it cannot be compared: it never finished, or its data files have changed since.
+    Raises RunError when it cannot be compared: it never finished, its data files have changed since, this version does not
+    know a key of its scenario, or it names code of its own and was recorded elsewhere, and *trust* is not given.
     """
     old = Run(Path(path))
     about = old.manifest
     if about["status"] != "done":
-        raise RunError(f"{path}: is {about['status']}; only a run that is done can be verified.")
-    if gone := changed({**about["files"], **about["code"]}):
+        raise RunError(f"{path}: is {old.status}; only a run that is done can be verified.")
+    scenario, strange = recorded(about["scenario"])
+    if strange:
+        raise RunError(f"{path}: cannot be verified, because this version does not know {', '.join(strange)} of its scenario.")
+    folder = manifest.check_trust(about, Path(path), trust=trust)
+    if gone := changed(manifest.found_from(folder, about["files"])):
         raise RunError(f"{path}: cannot be verified, because {', '.join(gone)} changed since the run (or is gone).")
-    loaded = Loaded(Scenario.model_validate(about["scenario"]), Path(about["folder"]))
-    new = execute(loaded, scratch, watch)
-    # Rows are compared even where the digests agree: a journal may have been edited after the run.
-    difference = _first_difference(old, new)
-    if difference is None and (new.digest, new.metrics_digest) != (old.digest, old.metrics_digest):
-        return "the final parameters"
-    return difference
-
-
-def _first_difference(old: Run, new: Run) -> str | None:
-    for table in ("tasks", "rounds", "metrics", "tested", "alarms", "drifts"):
-        before, after = getattr(old, table), getattr(new, table)
-        for i, (a, b) in enumerate(zip(before.itertuples(index=False), after.itertuples(index=False), strict=False)):
-            for column, left, right in zip(before.columns, a, b, strict=True):
-                if left != right and not (left is None and right is None) and not _both_nan(left, right):
-                    return f"{table} row {i + 1} ({_row_name(a)}): {column} was {left!r}, is now {right!r}"
-        if len(before) != len(after):
-            return f"{table}: {len(before)} rows before, {len(after)} now"
-    return None if digest_of(old.params()) == digest_of(new.params()) else "the parameters in model.safetensors"
-
-
-def _row_name(row: Any) -> str:
-    about = f"client {row.client}" if hasattr(row, "client") else row.name if hasattr(row, "value") else row.kind
-    return f"round {row.round}, {about}"
-
-
-def _both_nan(left: Any, right: Any) -> bool:
-    return isinstance(left, float) and isinstance(right, float) and math.isnan(left) and math.isnan(right)
+    try:
+        return difference(old, execute(Loaded(scenario, folder), scratch, watch))
+    except Interrupted:  # Its own words name the folder of the second run, which is going to be deleted.
+        raise Interrupted(f"interrupted; {path} is as it was.") from None
 
 
 @dataclass
@@ -145,49 +133,81 @@ class _Session:
 
     parts: Parts
     loaded: Loaded
-    folder: Path
     watch: Watch | None
+    folder: Path = Path()
+    began: float = field(default_factory=time.time)
     round: int = 0
     scores: dict[str, float] = field(default_factory=dict[str, float])
     scored: int = 0
     told: float = 0.0
+    kept: float = field(default_factory=time.monotonic)
+    pause_s: float = field(default_factory=lambda: CHECKPOINT_WALL_S)
     latest: Params = field(default_factory=dict[str, Any])
 
-    def go(self) -> None:
-        """Run to the end, and leave the folder readable whatever happens."""
-        started = self.began = time.time()
+    def go(self, out: str | Path | None) -> None:
+        """Run to the end, and leave a folder that is readable whatever happens."""
         self.latest = self.parts.first
-        self.journal = Journal(self.folder)
-        self.grid = VirtualGrid(
-            self.parts.fleet, self.parts.engine, self.journal,
-            mods=self.parts.strategy.mods, writable=self.parts.strategy.writable,
-        )  # fmt: skip
-        manifest.write(self.folder, self._manifest("running", started))
+        table = self.loaded.scenario.server.strategy
+        self.watched = Watched(table["kind"], self.parts.first)
+        self.privacy = privacy_of(self.parts.strategy.strategy, float(table.get("noise_multiplier", 0.0)))
         status, error = "failed", ""
-        try:
-            self._drive()
-            self.grid.finish()
-            status = "done"
-        except KeyboardInterrupt:
-            status, error = "interrupted", f"interrupted after round {self.round}"
-            raise Interrupted(f"{error}; what was recorded until then is safe in {self.folder}.") from None
-        except FedsimError as broken:
-            error = str(broken)
-            raise
-        except Exception as broken:  # A strategy, a model or a plug-in: not ours to foresee, ours to report.
-            (self.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            error = f"round {self.round + 1}: {type(broken).__name__}: {broken}"
-            raise RunError(f"{error} (the whole story is in {self.folder / 'traceback.txt'})") from broken
-        finally:
-            self._leave(status, error, started)
+        patience = Patience()
+        with patience.watching():
+            self.folder = take_place(self.loaded.scenario.name, self.loaded.scenario.seed, out, self._first)
+            try:
+                self.journal = Journal(self.folder)
+                self.grid = VirtualGrid(
+                    self.parts.fleet, self.parts.engine, self.journal,
+                    mods=self.parts.strategy.mods, writable=self.parts.strategy.writable,
+                )  # fmt: skip
+                self._drive()
+                self.grid.finish()
+                status = "done"
+            except KeyboardInterrupt:
+                status, error = "interrupted", f"interrupted after round {self.round}"
+                raise Interrupted(f"{error}; what was recorded until then is safe in {self.folder}.") from None
+            except BaseException as broken:  # A strategy, a model, a plug-in, a disk, even SystemExit: not ours to foresee, ours to report.
+                error = self._told(broken)
+                if isinstance(broken, FedsimError) and broken.__cause__ is None:  # Ours throughout.
+                    raise
+                if isinstance(broken, OSError | sqlite3.Error):  # A disk: no story but what was recorded.
+                    raise RunError(f"{error} What was recorded until then is in {self.folder}.") from broken
+                raise RunError(f"{error}{self._story()}") from broken
+            finally:
+                patience.leaving = True
+                self._leave(status, error)
+        if patience.kept and status == "done":
+            raise Interrupted(f"interrupted; the run is done, and safe in {self.folder}.")
+
+    def _first(self, folder: Path) -> None:
+        """Write the first manifest in *folder*, which may not have the run's name yet."""
+        self.folder = folder
+        manifest.write(folder, self._manifest("running"))
+
+    def _told(self, broken: BaseException) -> str:
+        if isinstance(broken, FedsimError):
+            return str(broken)
+        if isinstance(broken, sqlite3.Error):
+            return f"round {self.round + 1}: {self.folder / JOURNAL}: cannot be written ({broken})."
+        if isinstance(broken, OSError) and broken.filename:
+            return f"round {self.round + 1}: {broken.filename}: {spoken(broken)}."
+        place = own.where(broken)
+        return f"round {self.round + 1}: {reason(broken)}{f' ({place})' if place else ''}"
+
+    def _story(self) -> str:
+        """Write the traceback into the folder, where that can be, and return the words that name it."""
+        file = self.folder / "traceback.txt"
+        told = Steps().take("", lambda: manifest.whole(file, traceback.format_exc()))
+        return f" (the whole story is in {file})" if told else ""
 
     def _drive(self) -> None:
         scenario, parts = self.loaded.scenario, self.parts
-        strategy = compat.keep_types(parts.strategy.strategy, parts.first)
+        strategy = self.watched.around(parts.strategy.strategy)
+        strategy = compat.keep_types(self.privacy.around() if self.privacy else strategy, parts.first)
         strategy = compat.name_draws(strategy, parts.key, self._heard)
         with (
             compat.log_to(self.folder / "flower.log"), compat.virtual_sleep(self.grid.sleep),
-            compat.cheap_collections(), suppress(_Enough),
+            compat.cheap_collections(), compat.exact_distances(), suppress(Enough),
         ):  # fmt: skip
             strategy.start(
                 grid=self.grid,
@@ -202,8 +222,8 @@ class _Session:
     def _heard(self, step: str, server_round: int, result: Any) -> None:
         metrics = {"aggregate_train": lambda: result[1], "aggregate_evaluate": lambda: result}.get(step, lambda: None)()
         scope = "training" if step == "aggregate_train" else "federated"
-        for name, value in (metrics or {}).items():
-            self._record(server_round, scope, name, float(value))
+        for name, value in self.watched.numbers(metrics, server_round, step):
+            self._record(server_round, scope, name, value)
 
     def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Score the model in *arrays*: takes no virtual time, and says when it is enough."""
@@ -216,7 +236,7 @@ class _Session:
             return None
         self.scores, self.scored = self.parts.engine.test(self.latest), server_round
         for name, value in self.scores.items():
-            if not math.isfinite(value):
+            if name == "loss" and not math.isfinite(value):  # Any other score may be undefined.
                 raise RunError(
                     f"round {server_round}: {name} of the global model became {value}. Training diverged; try a"
                     f" smaller training.optimizer.lr (now {self.parts.job.lr:g})."
@@ -227,7 +247,7 @@ class _Session:
             for name, value in self.parts.engine.test_classes(self.latest, group).items():
                 self._record(server_round, f"classes {','.join(map(str, group))}", name, value)
         if self.grid.exhausted or (scenario.stop and scenario.stop.holds(self.scores[scenario.stop.metric])):
-            raise _Enough
+            raise Enough
         return MetricRecord(dict(self.scores))
 
     def _record(self, server_round: int, scope: str, name: str, value: float) -> None:
@@ -238,23 +258,45 @@ class _Session:
 
     def _tell(self) -> None:
         if time.monotonic() - self.told > MANIFEST_WALL_S:  # So that a run that is killed has said how far it came.
-            manifest.write(self.folder, self._manifest("running", self.began))
+            with suppress(OSError):  # Next time, or at the end: that is told then.
+                manifest.write(self.folder, self._manifest("running"))
             self.told = time.monotonic()
+        self._checkpoint()
         if self.watch:
             sent, rounds = self.grid.invariants, self.loaded.scenario.server.rounds
-            self.watch(Progress(self.round, rounds, self.grid.now, sent.down_bytes, sent.up_bytes, dict(self.scores)))
+            self.watch(Progress(self.round, rounds, self.grid.now, sent.down_bytes, sent.up_bytes, dict(self.scores), self.watched.said))
 
-    def _leave(self, status: str, error: str, started: float) -> None:
-        from safetensors.numpy import save_file
+    def _checkpoint(self) -> None:
+        """Save the model now and then, a small share of the time, so that a kill costs no more than what came since."""
+        began = time.monotonic()
+        if began - self.kept > self.pause_s:
+            Steps().take("", lambda: save_model(self.folder, self.latest))
+            self.kept = time.monotonic()
+            self.pause_s = max(CHECKPOINT_WALL_S, (self.kept - began) / CHECKPOINT_SHARE)
 
-        if status != "done":
-            self.grid.finish(broken=True)
-        self.journal.digest.add(digest_of(self.latest))
-        # safetensors writes the buffer as it lies: an array in Fortran order would read back scrambled.
-        save_file({name: np.ascontiguousarray(a) for name, a in self.latest.items()}, self.folder / MODEL_FILE)
-        (self.folder / MODEL_FILE).chmod(0o644)
-        self.journal.close()
-        manifest.write(self.folder, self._manifest(status, started, error))
+    def _leave(self, status: str, error: str) -> None:
+        """Leave the folder as readable as can be: each step by itself, what a reader needs first, tidying last."""
+        steps, journal, grid = Steps(), getattr(self, "journal", None), getattr(self, "grid", None)
+        if grid is not None and status != "done":
+            steps.take("what was under way could not be settled", lambda: grid.finish(broken=True))
+        if journal is not None:
+            journal.digest.add(digest_of(self.latest))
+            if not steps.take(f"{self.folder / JOURNAL}: its last rows could not be written", journal.flush) and status == "done":
+                status, error = "failed", steps.lost[-1]
+        steps.take(
+            f"{self.folder / MODEL_FILE}: the model could not be written; all else is in the run folder",
+            lambda: save_model(self.folder, self.latest),
+        )
+        about = self._manifest(status, error)
+        last = {**about, "notes": [*about["notes"], *steps.lost]}
+        written = steps.take(f"{self.folder / manifest.FILE}: could not be written", lambda: manifest.write(self.folder, last))
+        if journal is not None:
+            steps.take("", journal.close)
+        if not written:
+            kept = f" What was recorded is safe in {self.folder}." if self.folder.is_dir() else " The folder is gone, and the run with it."
+            raise RunError(f"{next(said for said in steps.lost if manifest.FILE in said)}{kept}")
+        if status == "failed" and error in steps.lost:
+            raise RunError(error)
 
     def _scored_before(self) -> dict[str, int]:
         """Return the round that the scores are of, where it is not the last."""
@@ -270,25 +312,29 @@ class _Session:
             f" for what clients do, or wait for (fedsim check tells how long a round takes)."
         ]
 
-    def _manifest(self, status: str, started: float, error: str = "") -> dict[str, Any]:
-        parts, scenario, sent = self.parts, self.loaded.scenario, self.grid.invariants
+    def _manifest(self, status: str, error: str = "") -> dict[str, Any]:
+        parts, scenario = self.parts, self.loaded.scenario
+        grid, journal = getattr(self, "grid", None), getattr(self, "journal", None)  # Neither is there for the first one.
+        sent = grid.invariants if grid else None
+        done = journal if status == "done" else None
         plain = scenario.plain()
         return {
             "status": status,
             **({"error": error} if error else {}),
             "scenario": plain,
             "scenario_digest": scenario.digest,
-            "folder": str(self.loaded.folder),
+            "folder": os.path.relpath(self.loaded.folder.resolve(), self.folder.resolve()),
+            "origin": manifest.origin(self.loaded.folder),
             "seed": scenario.seed,
-            "digest": self.journal.digest.value if status == "done" else None,
-            "metrics_digest": self.journal.metrics_digest.value if status == "done" else None,
+            "digest": done.digest.value if done else None,
+            "metrics_digest": done.metrics_digest.value if done else None,
             "final": {**self.scores, "rounds": self.round, **self._scored_before()},
-            "virtual_s": self.grid.now,
-            "bytes_down": sent.down_bytes,
-            "bytes_up": sent.up_bytes,
-            "bytes_wasted": self.journal.wasted_bytes,
-            "wall_s": round(time.time() - started, 3),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+            "virtual_s": grid.now if grid else 0.0,
+            "bytes_down": sent.down_bytes if sent else 0,
+            "bytes_up": sent.up_bytes if sent else 0,
+            "bytes_wasted": journal.wasted_bytes if journal else 0,
+            "wall_s": round(time.time() - self.began, 3),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
             "model": {
                 "shape": list(parts.federation.shape), "outputs": parts.federation.outputs,
                 "parameters": parts.fleet.flops.parameters, "arrays": list(parts.first),
@@ -299,29 +345,13 @@ class _Session:
                 "workers": scenario.engine.workers,
             },
             "promise": PROMISES[parts.engine.device == "cpu"],
-            "notes": [*parts.engine.notes, *self._warnings(status)],
-            "files": parts.federation.files,
-            "code": {str(path): fingerprint(path) for path in manifest.plugin_files(plain)},
+            "notes": [*parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()), *self._warnings(status)],
+            **({"privacy": self.privacy.section()} if self.privacy else {}),
+            "hindsight": parts.federation.hindsight,
+            "files": manifest.seen_from(self.loaded.folder, parts.federation.files),
+            "code": manifest.own_code(plain, self.loaded.folder),
             "versions": manifest.versions(),
             "machine": manifest.machine(),
+            "interpreter": manifest.interpreter(),
+            "process": manifest.process(),
         }  # fmt: skip
-
-
-def _folder(scenario: Scenario, out: str | Path | None) -> Path:
-    """Return a new folder for the run; one that holds something already is never written into."""
-    if out is not None:
-        folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ScenarioError(f"--out {folder}: is there already and not empty. Name a new folder.")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ScenarioError(f"--out {folder}: cannot be made ({error.strerror}). Name another folder.") from None
-        return folder
-    stem = Path("runs") / f"{scenario.name}-{scenario.seed}"
-    for number in range(1, 1_000_000):
-        folder = stem if number == 1 else stem.with_name(f"{stem.name}.{number}")
-        with suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
-    raise ScenarioError(f"{stem}: too many runs of this name; clear the folder runs/.")

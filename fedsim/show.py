@@ -7,17 +7,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedsim.core.errors import ScenarioError, choices
-from fedsim.record.runs import Run
+from fedsim.record.runs import Run, uncounted
 from fedsim.record.units import duration, megabytes
+from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
-from fedsim.sim.rows import STREAM_ENDED
 
 if TYPE_CHECKING:
     from fedsim.preview import Arriving, Preview
+    from fedsim.rehearsal import Foretold
     from fedsim.session import Progress as Where
 
 
@@ -34,11 +35,33 @@ def progress(scenario: Scenario, *, silent: bool) -> Generator[Callable[[Where],
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores="building the world")
+        told: list[str] = []
 
         def tell(where: Where) -> None:
             name = min(where.scores, default="")  # One score: a line has 80 columns.
             scores = f"{name} {where.scores[name]:.3f}" if name else ""
+            for sentence in where.said[len(told) :]:
+                bar.console.print(f"[dim]{escape(sentence)}[/]")
+                told.append(sentence)
             bar.update(line, completed=where.round, now=f"virtual {duration(where.now_s)}", scores=scores)
+
+        yield tell
+
+
+@contextmanager
+def rehearsing(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, int], None] | None]:
+    """Show how far ``check`` is, on standard error; yields what to tell it with, or None when silent."""
+    console = Console(stderr=True)
+    if silent or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=12), TextColumn("{task.fields[doing]}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task(scenario.name, total=None, doing="building the world")
+
+        def tell(rehearsed: int, rounds: int) -> None:
+            doing = f"{rehearsed:,} of {rounds:,} rounds on the virtual clock"
+            bar.update(line, completed=rehearsed, total=rounds, doing=doing)
 
         yield tell
 
@@ -59,11 +82,11 @@ def summary_line(run: Run) -> dict[str, Any]:
 def summary(run: Run) -> None:
     """Print what a run was and what came of it."""
     about, console = run.manifest, Console()
-    scenario = Scenario.model_validate(about["scenario"])
-    table = Table(title=f"{run.name}: {run.status if run.status != 'running' else 'running, or killed'}", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    scenario, strange = recorded(about["scenario"])
+    table = Table(title=f"{run.name}: {run.status}", title_justify="left", show_header=False, box=None, padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    hindsight = " (on the training data, in hindsight)" if scenario.data.test_fraction == 0 else ""
+    hindsight = " (on the training data, in hindsight)" if run.hindsight else ""
     for name, value in about["final"].items():
         if name not in ("rounds", "scored_round"):
             when = f" (of round {about['final']['scored_round']})" if "scored_round" in about["final"] else ""
@@ -78,11 +101,7 @@ def summary(run: Run) -> None:
     if about["bytes_wasted"]:
         table.add_row("of it wasted", megabytes(about["bytes_wasted"]))
     tasks = run.tasks
-    outcomes = tasks.outcome.value_counts()
-    ended = int((tasks.failure == STREAM_ENDED).sum())
-    counts = {**{name: int(outcomes.get(name, 0)) for name in ("late", "failed", "in flight")}, "came after a stream's end": ended}
-    counts["failed"] -= ended
-    others = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    others = ", ".join(f"{count:,} {name}" for name, count in uncounted(tasks).items())
     table.add_row("client tasks", f"{len(tasks):,}{f' ({others})' if others else ''}")
     table.add_row("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
                   f" ({about['model']['parameters']:,} parameters)")  # fmt: skip
@@ -90,7 +109,9 @@ def summary(run: Run) -> None:
     table.add_row("digest", f"{about['digest'][:32]}..." if about["digest"] else "none: the run did not finish")
     table.add_row("wall time", f"{about['wall_s']:.1f} s")
     for note in about.get("notes", []):
-        table.add_row("note", note)
+        table.add_row("note", escape(note))
+    if strange:
+        table.add_row("note", f"This version does not know {', '.join(strange)} of the scenario; the manifest has them as they are.")
     if "error" in about:
         table.add_row("ended by", about["error"])
     table.add_row("run folder", str(run.path))
@@ -101,15 +122,14 @@ def summary(run: Run) -> None:
 
 def _online(run: Run, scenario: Scenario) -> dict[str, str]:
     """Return the rows about what clients predicted before they trained."""
-    from fedsim.record.online import pooled
+    from fedsim.record.online import noticed, pooled
 
     found = pooled(run.tested)
     if found["accuracy"] is None:
         return {"prequential": "no example was predicted before it was trained on"}
     rows: dict[str, str] = {}
-    if scenario.clients.detector is not None:
-        everyone = run.detection().iloc[-1]
-        rows["drift"] = f"{everyone.noticed:.0f} of {everyone.drifts:.0f} noticed, {everyone.false_alarms:.0f} false alarms"
+    if (scenario.clients.detector or {"kind": "none"})["kind"] != "none":
+        rows["drift"] = noticed(run.detection())
     known = ((name, found[key]) for key, name in (("no_change", "no change"), ("majority", "majority")))
     beside = ", ".join(f"{name} {value:.4f}" for name, value in known if value is not None)
     return {
@@ -145,7 +165,7 @@ def preview(foretold: Preview) -> None:
     table.add_row("model", f"{scenario.model.kind}, {figures['parameters']:,} parameters,"
                   f" {figures['training_flops_per_example'] / 1e6:.3g} MFLOP to train on an example")  # fmt: skip
     table.add_row("strategy", f"{scenario.server.strategy['kind']}, {figures['rounds']} rounds")
-    table.add_row("a round takes", f"{duration(figures['round_s'])} (slowest {duration(figures['slowest_round_s'])});"
+    table.add_row("a round takes", f"{duration(figures['round_s'])} of virtual time (slowest {duration(figures['slowest_round_s'])});"
                   f" deadline {duration(scenario.server.round_timeout_s)}")  # fmt: skip
     if figures["missed_per_round"] and figures["missed_per_round"] == figures["clients_per_round"]:
         table.add_row("warning", "not one client answers in time: nothing would be learned. Raise server.round_timeout_s.")
@@ -153,16 +173,36 @@ def preview(foretold: Preview) -> None:
         table.add_row("of it late", f"{figures['missed_per_round']:.3g} clients a round miss the deadline")
     table.add_row("a round sends", f"{megabytes(figures['bytes_down_per_round'])} down,"
                   f" {megabytes(figures['bytes_up_per_round'])} up")  # fmt: skip
-    until = f" ({foretold.rounds}, then every stream has ended)" if foretold.ends else ""
-    table.add_row("all rounds", f"{duration(figures['virtual_s'])},"
+    told = foretold.foretold
+    until = f" ({foretold.rounds}, then every stream has ended)" if told.ends else ""
+    until += f"; ends sooner once {scenario.stop.metric} is good enough" if scenario.stop else ""
+    table.add_row("all rounds", f"{_foretold(told)},"
                   f" {megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up{until}")  # fmt: skip
-    table.add_row("foretold from", f"{figures['rehearsed_rounds']} rounds on the virtual clock, nothing trained")
+    table.add_row("foretold from", _rehearsed(told))
+    for note in parts.notes:
+        table.add_row("note", escape(note))
     console.print(table)
+
+
+def _foretold(told: Foretold) -> str:
+    if told.exact:
+        return f"{duration(told.virtual_s)} of virtual time"
+    if told.low_s != told.low_s:  # NaN: too little was seen.
+        return f"some {duration(told.virtual_s)} of virtual time"
+    low, high = duration(told.low_s), duration(told.high_s)
+    return f"about {duration(told.virtual_s)} of virtual time{f' (likely {low} to {high})' if low != high else ''}"
+
+
+def _rehearsed(told: Foretold) -> str:
+    if told.exact:
+        return f"all {told.rounds:,} rounds on the virtual clock, nothing trained"
+    ahead = f", {told.sampled:,} of them spread over what is to come" if told.sampled else ""
+    return f"{told.rehearsed:,} of {told.rounds:,} rounds on the virtual clock{ahead}; nothing trained. --wall-s N takes more time for it"
 
 
 def _arriving(streams: Arriving, clients: int) -> str:
     looked = f" at {streams.clients:,} of {clients:,} clients" if streams.clients < clients else ""
-    words = [f"{streams.items:,} examples arrive{looked} within {duration(streams.last_s)}"]
+    words = [f"{streams.items:,} examples arrive{looked} within {duration(streams.last_s)} of virtual time"]
     if streams.unlabelled:
         words.append(f"{streams.unlabelled:,} labels never come")
     if streams.drifting:
@@ -174,46 +214,5 @@ def _arriving(streams: Arriving, clients: int) -> str:
 
 def _labels(figures: dict[str, Any], outputs: int) -> str:
     median = figures["labels_per_client_median"]
-    return f"{median:g} of {outputs} labels (median)" if median is not None else "no class labels"
-
-
-def kinds(noun: str | None) -> None:
-    """Print every kind with its settings, or those of one noun."""
-    from fedsim.scenario.kinds import describe, slots, words
-    from fedsim.strategy import stock
-
-    every = slots()
-    if noun is not None and noun not in (*every, "strategy"):
-        raise ScenarioError(f"{noun!r}: no such kind. {choices(noun, [*every, 'strategy'])}")
-    console = Console()
-    for slot in every.values():
-        if noun in (None, slot.noun):
-            rows = [(name, list(describe(slot.registry, name))) for name in slot.registry.names()]
-            _print_kinds(console, slot.noun, slot.key, rows)
-    if noun in (None, "strategy"):
-        rows = []
-        for name in stock.names():
-            found = stock.arguments(name).items()
-            listed = [(n, words(p.annotation), _default(p)) for n, p in found]
-            if "min_train_nodes" in dict(found):
-                listed.append(("clients_per_round", "whole number >= 1", "fraction_train"))
-            rows.append((name, listed))
-        _print_kinds(console, "strategy", stock.AT, rows)
-
-
-def _default(parameter: Any) -> str:
-    return "required" if parameter.default is parameter.empty else repr(parameter.default)
-
-
-def _print_kinds(console: Console, noun: str, key: str, rows: list[tuple[str, list[tuple[str, str, str]]]]) -> None:
-    console.print(f"[bold]{noun}[/] [dim]({key})")
-    for name, settings in rows:
-        console.print(f"  {name}", highlight=False)
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        for width, style in ((4, ""), (24, ""), (None, "dim"), (16, "dim")):
-            table.add_column(min_width=width, style=style)
-        for setting, takes, default in settings:
-            table.add_row("", setting, takes, default)
-        if settings:
-            console.print(table)
-    console.print()
+    looked = f" of {figures['labels_from_clients']:,} clients" if figures["labels_from_clients"] < figures["clients"] else ""
+    return f"{median:g} of {outputs} labels (median{looked})" if median is not None else "no class labels"

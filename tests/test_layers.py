@@ -8,16 +8,16 @@ import fedsim
 
 HOUSE = Path(fedsim.__file__).parent
 RANK = {
-    "cli": 0, "show": 0, "preview": 1, "session": 1, "scenario": 2, "record": 2, "sim": 3, "flower": 4, "strategy": 4,
+    "cli": 0, "show": 0, "listing": 0, "preview": 1, "rehearsal": 1, "session": 1, "scenario": 2, "record": 2, "sim": 3, "flower": 4, "strategy": 4,
     "client": 5, "data": 6, "learn": 6, "cost": 6, "core": 7,
 }  # fmt: skip
 """Smaller is further left; a file may import from its own room, and from rooms of a larger rank."""
-BESIDE = {("cli", "show"), ("strategy", "flower"), ("learn", "data")}
+BESIDE = {("cli", "show"), ("cli", "listing"), ("preview", "rehearsal"), ("strategy", "flower"), ("learn", "data")}
 """Rooms of one rank of which the first may import the second."""
 ONLY_IN = {
     "torch": {"learn", "scenario/build.py"},
     "simpy": {"sim"},
-    "flwr": {"flower", "strategy", "sim", "session.py", "preview.py"},
+    "flwr": {"flower", "strategy", "sim", "session.py", "rehearsal.py"},
 }
 BARE = {"core": {"numpy"}}
 """Third-party imports of a room that keeps to few."""
@@ -45,8 +45,8 @@ def breaches(house: Path) -> list[str]:
     for path in sorted(house.rglob("*.py")):
         inside = path.relative_to(house)
         room = inside.parts[0].removesuffix(".py")
-        if room == "__init__":
-            continue  # The front door names what is public, and imports it when asked.
+        if room in ("__init__", "__main__"):
+            continue  # The front doors name what is public, and import it when asked.
         for name, typed in imports(path):
             top, *rest = name.split(".")
             if top == "fedsim" and rest and rest[0] in RANK and rest[0] != room:

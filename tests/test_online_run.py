@@ -76,8 +76,9 @@ def written(folder: Path, concepts: tuple[int, int] = (1, 1), predict: str = "re
             journal.metric(MetricRow(turn, 10.0 * turn, group, "accuracy", value, 0, 0))
             journal.metric(MetricRow(turn, 10.0 * turn, group, "loss", 9.0, 0, 0))
     journal.close()
-    scenario = {"name": "hand", "clients": {"count": 4}, "stream": {"predict": predict}}
-    manifest.write(folder, {"status": "done", "scenario": scenario, "virtual_s": 30.0})
+    about = json.loads((Path(__file__).parent / "recorded" / "quickstart" / manifest.FILE).read_text(encoding="utf-8"))
+    about["scenario"] |= {"name": "hand", "clients": {"count": 4}, "stream": {"predict": predict}}
+    manifest.write(folder, {**about, "virtual_s": 30.0})
     return fedsim.load(folder)
 
 
@@ -122,8 +123,8 @@ def test_detection_by_hand(tmp_path: Path) -> None:
     """Client 0 notices after 1 s, client 1 after 12 s and once for nothing; with a horizon of 5 s it misses its drift."""
     run = written(tmp_path / "run")
 
-    assert [[0, 1, 1, 0, 0, 1.0], [1, 1, 1, 0, 1, 12.0], [-1, 2, 2, 0, 1, 6.5]] == run.detection().to_numpy().tolist()
-    assert [2, 1, 1, 2, 1.0] == run.detection(horizon_s=5.0).iloc[-1].tolist()[1:]
+    assert [[0, 1, 1, 1, 0, 0, 1.0], [1, 2, 1, 1, 0, 1, 12.0], [-1, 3, 2, 2, 0, 1, 6.5]] == run.detection().to_numpy().tolist()
+    assert [3, 2, 1, 1, 2, 1.0] == run.detection(horizon_s=5.0).iloc[-1].tolist()[1:]
 
 
 def test_freshness_by_hand(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ import fedsim
 from fedsim.record import figures
 from fedsim.record.figures import Seen
 from fedsim.record.report import toml, write_report
+from fedsim.record.runs import uncounted
 
 Go = Callable[..., fedsim.Run]
 
@@ -207,7 +209,12 @@ def test_a_run_that_was_killed_has_a_page(go: Go, tmp_path: Path) -> None:
 
     assert (run.final, run.manifest["virtual_s"]) == (seen.final, seen.now_s)
     assert (run.manifest["bytes_down"], run.manifest["bytes_up"], 0) == seen.sent
-    assert "still going, or it was killed" in page_of(killed).words
+    assert "still going when the report was written" in page_of(killed).words
+
+    about["process"] |= {"began": "0"}  # The number is somebody else's now.
+    (run.path / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
+    words = page_of(fedsim.load(run.path)).words
+    assert "This run was killed." in words and "none yet" not in words
 
 
 def test_a_run_without_rows_has_a_page(go: Go, tmp_path: Path) -> None:
@@ -232,3 +239,14 @@ def test_the_scenario_on_the_page_runs_again(go: Go, tmp_path: Path) -> None:
     scenario = go(out=tmp_path / "run").manifest["scenario"] | {"odd key": {"a.b": 'quote " and \\', "on": True, "none": {}}}
 
     assert scenario == tomllib.loads(toml(scenario))
+
+
+def test_a_streams_end_is_no_failure(tmp_path: Path) -> None:
+    """The report counts what did not count as the terminal does, and its header has the prequential accuracy."""
+    recorded = Path(__file__).with_name("recorded") / "split-digits"
+    run = fedsim.load(shutil.copytree(recorded, tmp_path / "run"))
+    page = write_report(run).read_text()
+
+    assert {"came after a stream's end": 5} == uncounted(run.tasks)
+    assert "5 came after a stream&#x27;s end" in page and "5 failed" not in page
+    assert "<dt>prequential accuracy</dt><dd>0.5793</dd>" in page

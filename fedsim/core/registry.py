@@ -5,26 +5,30 @@ A registry knows names, functions and their settings. It knows nothing of what t
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from fedsim.core.errors import ScenarioError, choices, reason
+from fedsim.core import own
+from fedsim.core.errors import ScenarioError, choices, door
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+OWN = "Your own goes in as 'package.module:name'."
 
 
 class Registry(Generic[F]):
     """Functions by name: what the simulator gives them by name, the rest of their parameters a scenario may set.
 
     *noun* is the word that error lines and entry points (group ``fedsim.<noun>``) use; *given* are the parameter
-    names that the simulator fills in itself, where a function asks for them.
+    names that the simulator fills in itself, where a function asks for them. *own* ends the error line about a name that
+    there is not: what a reader can do who wants another.
     """
 
-    def __init__(self, noun: str, given: Iterable[str] = ()) -> None:
-        self.noun = noun
+    def __init__(self, noun: str, given: Iterable[str] = (), own: str = OWN) -> None:
+        self.noun, self.own = noun, own
         self.given = frozenset(given)
         self._entries: dict[str, F] = {}
 
@@ -56,10 +60,11 @@ class Registry(Generic[F]):
         if ":" in name:
             return load_object(name, at=at)
         for point in entry_points(group=f"fedsim.{self.noun}", name=name):
-            return point.load()
+            with door(f"{at} = {name!r}", f"cannot import {point.value!r}:"):
+                return point.load()
         raise ScenarioError(
             f"{at} = {name!r}: no such {self.noun}. {choices(name, self.names())}"
-            f" Your own goes in as 'package.module:name'."
+            f" {self.own}"
         )
 
     def settings(self, function: F) -> dict[str, inspect.Parameter]:
@@ -96,10 +101,8 @@ def load_object(path: str, *, at: str) -> Any:
     module_name, _, name = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), name)):
         raise ScenarioError(f"{at} = {path!r}: must look like 'package.module:name'.")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # Whatever a stranger's module raises while it loads is the reader's to see.
-        raise ScenarioError(f"{at} = {path!r}: cannot import {module_name!r} ({reason(error)}).") from error
+    with door(f"{at} = {path!r}", f"cannot import {module_name!r}:"):  # Whatever it raises while it loads is the reader's to see.
+        module = own.module(module_name, at=at, kind=path)
     public = [entry for entry, value in vars(module).items() if not entry.startswith("_") and callable(value)]
     try:
         found = getattr(module, name)
@@ -109,4 +112,6 @@ def load_object(path: str, *, at: str) -> Any:
         raise ScenarioError(
             f"{at} = {path!r}: is a {type(found).__name__}, not a function or class. {choices(name, public)}"
         )
+    with door(f"{at} = {path!r}", "cannot be called by a scenario, since its parameters cannot be read:"):
+        inspect.signature(found)
     return found

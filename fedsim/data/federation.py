@@ -30,7 +30,8 @@ class Federation:
     Positions are places in the pool, or in the client's own examples where data are generated. *kept_back* is the
     share of a client's examples that federated evaluation uses and training never sees. *streams* says when a client
     gets what it trains on; None: it is all there from the start. *arranged*: the generator puts a client's training
-    part first, in the order of arrival, and then what it keeps back.
+    part first, in the order of arrival, and then what it keeps back. *hindsight*: the test examples are those that
+    clients train on.
     """
 
     count: int
@@ -46,6 +47,7 @@ class Federation:
     kept_back: float = 0.0
     streams: Streams | None = None
     arranged: bool = False
+    hindsight: bool = False
     _holdings: dict[int, int] = field(default_factory=dict[int, int], compare=False, repr=False)  # A cache.
     _targets: dict[int, IntArray] = field(default_factory=dict[int, IntArray], compare=False, repr=False)  # Another.
 
@@ -120,7 +122,7 @@ def pool_federation(
     """Return the federation of *partition* over *train*."""
     return Federation(
         count=len(partition.offsets) - 1, outputs=pool.outputs, shape=train.x.shape[1:], test=test, files=pool.files,
-        key=key, pooled=train, partition=partition, kept_back=kept_back,
+        key=key, pooled=train, partition=partition, kept_back=kept_back, hindsight=test is train,
     )  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def generated_federation(
     test = Examples(np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]))
     return Federation(
         count=clients, outputs=generator.outputs, shape=generator.shape, test=test, files={}, key=key,
-        generator=generator, test_fraction=share, kept_back=kept_back,
+        generator=generator, test_fraction=share, kept_back=kept_back, hindsight=not share,
     )  # fmt: skip
 
 

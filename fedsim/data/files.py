@@ -27,6 +27,8 @@ from fedsim.core.types import Array, IntArray
 from fedsim.data.source import Examples, Find, Pool, fingerprint, sources
 
 UNSIGNED_BYTE = 0x08  # The third byte of an idx file: its type code.
+EXACT = 2.0**53
+"""Below it, a float holds every whole number."""
 GZIP_MARK = b"\x1f\x8b"
 
 
@@ -49,7 +51,7 @@ def idx(path: str, find: Find) -> Pool:
     test = _idx_pair(path, folder, "t10k", files)
     if test is not None and test.x.shape[1:] != train.x.shape[1:]:
         raise _wrong(path, f"t10k images are {_by(test.x.shape[2:])}, expected {_by(train.x.shape[2:])} as in train")
-    return Pool(train, _outputs(train, test), test, files=files)
+    return Pool(train, _outputs(path, train, test), test, files=files)
 
 
 @sources.register("npz")
@@ -58,7 +60,7 @@ def npz(path: str, find: Find) -> Pool:
 
     Labels are whole numbers from 0; the number of classes is the largest plus one. ``client`` holds a natural client
     per training example, whole numbers or words. Features are taken as they are: scale them before saving.
-    Shapes: x (n, ...), made float32; y (n,). Raises ScenarioError on a damaged archive, or a value that is no number.
+    Shapes: x (n, ...), float32, or whole numbers where they are (``source.as_taken``); y (n,). Raises ScenarioError on a damaged archive, or a value that is no number.
     """
     file = find(path)
     arrays = load_archive(path, file)
@@ -74,7 +76,7 @@ def npz(path: str, find: Find) -> Pool:
         if arrays["client"].dtype.kind not in "biuSU":
             raise _wrong(path, f"client is {arrays['client'].dtype}, expected whole numbers or words")
         groups = np.unique(arrays["client"], return_inverse=True)[1].astype(np.int64)
-    return Pool(train, _outputs(train, test), test, groups, {str(file): fingerprint(file)})
+    return Pool(train, _outputs(path, train, test), test, groups, {str(file): fingerprint(file)})
 
 
 @sources.register("csv")
@@ -83,7 +85,8 @@ def csv(path: str, label: str, find: Find, client: str | None = None) -> Pool:
 
     Labels may be any words: classes are numbered in sorted order, by value where all are numbers. *client* names a
     column of natural clients, numbered in order of sorted name. Every other column holds finite numbers.
-    Shapes: x (n, columns) float32; y (n,). Raises ScenarioError naming line and column of what does not fit.
+    Shapes: x (n, columns), float32, or int64 where every cell is a whole number (``source.as_taken``); y (n,). Raises
+    ScenarioError naming line and column of what does not fit.
     """
     table = read_table(path, find(path), {"label": label, "client": client})
     classes, y = encode(table.words["label"])
@@ -160,8 +163,16 @@ def _by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _outputs(train: Examples, test: Examples | None) -> int:
-    return 1 + max(int(part.y.max()) for part in (train, test) if part is not None)
+def _outputs(path: str, train: Examples, test: Examples | None) -> int:
+    """Return the number of classes: the largest label plus one. Raises ScenarioError where labels lie far beyond the examples."""
+    largest, rows = max(int(part.y.max()) for part in (train, test) if part is not None), len(train.y)
+    if largest >= max(1000, 10 * rows):
+        raise _wrong(
+            path,
+            f"has {rows:,} examples and the label {largest:,}; a model would have {largest + 1:,} outputs. Number the classes"
+            f" from 0 (numpy.unique(y, return_inverse=True) does)",
+        )
+    return largest + 1
 
 
 def _float32(x: Array) -> Array:
@@ -243,6 +254,10 @@ def _arrays(path: str, arrays: Mapping[str, Array], features: str, target: str) 
         raise _wrong(path, f"{features} has {len(x)} rows and {target} has {len(y)}, expected as many, and some")
     if y.min() < 0:
         raise _wrong(path, f"{target}[{int(y.argmin())}] = {y.min()}, expected labels from 0")
+    if int(y.max()) >= 2**63:  # It would wrap to a negative one.
+        raise _wrong(path, f"{target}[{int(y.argmax())}] = {y.max()}, expected labels below the number of classes")
+    if x.dtype.kind in "iu":
+        return Examples(x, y.astype(np.int64))
     x = _float32(x)
     if not np.isfinite(x).all():
         where = np.argwhere(~np.isfinite(x))[0].tolist()
@@ -267,6 +282,7 @@ def _table(
     named = [header.index(name) for name in asked.values()]
     words: list[list[str]] = [[] for _ in named]
     numbers, lines = array("d"), array("q")  # 8 bytes a cell; a list of floats takes 32.
+    whole = True
     for cells in rows:
         if not cells:  # A blank line.
             continue
@@ -279,13 +295,17 @@ def _table(
         for column in columns:
             try:
                 numbers.append(float(cells[column]))
+                whole = whole and cells[column].strip().lstrip("+-").isdecimal()
             except ValueError:
                 where = f"line {rows.line_num}, column {header[column]!r}"
                 raise _wrong(path, f"{where}: {cells[column]!r} is not a number") from None
         lines.append(rows.line_num)
     if not lines:
         raise _wrong(path, "has no rows below its header")
-    x = _float32(np.frombuffer(numbers, dtype=np.float64).reshape(len(lines), len(columns)))
+    exact = np.frombuffer(numbers, dtype=np.float64).reshape(len(lines), len(columns))
+    if whole and np.abs(exact).max() < EXACT:
+        return exact.astype(np.int64), dict(zip(asked, words, strict=True)), lines
+    x = _float32(exact)
     if not np.isfinite(x).all():
         row, column = cast(list[int], np.argwhere(~np.isfinite(x))[0].tolist())
         value = numbers[row * len(columns) + column]

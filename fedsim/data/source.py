@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
@@ -19,7 +21,7 @@ from fedsim.core.types import Array, FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Features and targets, row by row. Shapes: x (n, ...) float32, images channel first; y (n,) int64."""
+    """Features and targets, row by row. Shapes: x (n, ...) float32 or whole numbers, images channel first; y (n,) int64."""
 
     x: Array
     y: Array
@@ -43,6 +45,23 @@ class Pool:
     groups: IntArray | None = None
     files: dict[str, str] = field(default_factory=dict[str, str])
     times_s: FloatArray | None = None
+
+
+def as_taken(pool: Pool, takes: Callable[[Array], bool]) -> Pool:
+    """Return *pool* with whole features as the model wants them: int64 where it *takes* a few such rows, else float32.
+
+    Tokens and categories must stay what they are; pixels and counts are numbers like any other. Features that are no
+    whole numbers stay as they are.
+    """
+    if pool.train.x.dtype.kind not in "iu":
+        return pool
+    kept = bool(takes(pool.train.x[:2].astype(np.int64)))
+    made = np.int64 if kept else np.float32
+
+    def cast(part: Examples) -> Examples:
+        return Examples(part.x.astype(made), part.y)
+
+    return replace(pool, train=cast(pool.train), test=None if pool.test is None else cast(pool.test))
 
 
 class Generator(Protocol):

@@ -92,11 +92,12 @@ def server_app(plan: Callable[[Context], Plan]) -> ServerApp:
             scores = ready.evaluate(server_round, records.params_of(arrays))
             return None if scores is None else MetricRecord(dict(scores))
 
-        ready.strategy.start(
-            grid=grid, initial_arrays=compat.array_record(ready.first), num_rounds=ready.rounds,
-            timeout=ready.timeout_s, train_config=records.job_config(ready.job), evaluate_config=ConfigRecord(),
-            evaluate_fn=score,
-        )  # fmt: skip
+        with compat.exact_distances():
+            ready.strategy.start(
+                grid=grid, initial_arrays=compat.array_record(ready.first), num_rounds=ready.rounds,
+                timeout=ready.timeout_s, train_config=records.job_config(ready.job), evaluate_config=ConfigRecord(),
+                evaluate_fn=score,
+            )  # fmt: skip
 
     _ = main
     return app

@@ -10,7 +10,7 @@ import gc
 import logging
 import random
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message.recorddict import _SyncedDict  # pyright: ignore[reportPrivateUsage]
-from flwr.serverapp.strategy import Strategy, strategy_utils
+from flwr.serverapp.strategy import Strategy, multikrum, strategy_utils
 from flwr.supercore.differential_privacy import KEY_NORM_BIT
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.core.keys import Key
 from fedsim.core.types import Array as NDArray
 from fedsim.core.types import Params
+from fedsim.flower.distances import squared_distances
 
 NORM_BIT = KEY_NORM_BIT
 """The metric that Flower's adaptive clipping mod adds to a reply."""
@@ -146,7 +147,7 @@ def lazy_arrays_work() -> bool:
 def array_record(params: Params, *, writable: bool = True) -> ArrayRecord:
     """Return *params* as an ArrayRecord, without serialising where this flwr allows it."""
     if not lazy_arrays_work():
-        return ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in params.items()})
+        return ArrayRecord({name: Array(np.asarray(array, order="C")) for name, array in params.items()})
     record = ArrayRecord()
     for name, array in params.items():
         record[name] = LazyArray(array, writable=writable)
@@ -251,34 +252,50 @@ def encoded_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     return len(header.getvalue()) + int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
-@contextmanager
-def virtual_sleep(sleep: Callable[[float], None]) -> Generator[None]:
+def virtual_sleep(sleep: Callable[[float], None]) -> AbstractContextManager[None]:
     """Within, Flower's node sampling waits on *sleep* instead of the host's clock."""
-    module: Any = strategy_utils
-    before = module.sleep
-    module.sleep = sleep
+    return _replaced(strategy_utils, "sleep", sleep)
+
+
+def exact_distances() -> AbstractContextManager[None]:
+    """Within, Krum, MultiKrum and Bulyan choose by ``squared_distances`` instead of differences of large float32 sums."""
+    return _replaced(multikrum, "compute_distances", squared_distances)
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Generator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
     try:
         yield
     finally:
-        module.sleep = before
+        setattr(module, name, before)
 
 
 def keep_types(strategy: Strategy, params: Params) -> Strategy:
-    """Return *strategy*, its aggregates cast to the types of *params*: the model's own are what travels.
+    """Return *strategy*, its aggregates whole, and cast to the types of *params*: the model's own are what travels.
 
     With numpy 2 some stock strategies (FedOpt's family) hand out float64 arrays for a float32 model, which would
-    double every download; casting rounds once, at the server, where a client would round on loading.
+    double every download; casting rounds once, at the server, where a client would round on loading. Arrays that a
+    strategy leaves out (layers that are not shared) stay as they were in the model that it last sent.
     """
-    aggregate = strategy.aggregate_train
+    configure, aggregate, sent = strategy.configure_train, strategy.aggregate_train, array_record(params)
+
+    @functools.wraps(configure)
+    def remembered(server_round: int, arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Any:
+        nonlocal sent
+        sent = arrays
+        return configure(server_round, arrays, *args, **kwargs)
 
     @functools.wraps(aggregate)
     def typed(server_round: int, replies: Any) -> Any:
         arrays, metrics = aggregate(server_round, replies)
-        if arrays is None or all(arrays[name].dtype == type_name(array.dtype) for name, array in params.items()):
+        if arrays is None or all(name in arrays and arrays[name].dtype == type_name(a.dtype) for name, a in params.items()):
             return arrays, metrics
-        cast = {name: arrays[name].numpy().astype(array.dtype) for name, array in params.items()}
-        return ArrayRecord({name: Array(array) for name, array in cast.items()}), metrics
+        whole = {name: (arrays if name in arrays else sent)[name].numpy() for name in params}
+        return ArrayRecord({name: Array(a.astype(params[name].dtype)) for name, a in whole.items()}), metrics
 
+    setattr(strategy, "configure_train", remembered)
     setattr(strategy, "aggregate_train", typed)
     return strategy
 
@@ -331,12 +348,19 @@ def cheap_collections() -> Generator[None]:
         gc.unfreeze()
 
 
+class _Quiet(logging.FileHandler):
+    """A log whose disk may be full: it loses a line then, and prints no traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Let it go."""
+
+
 @contextmanager
 def log_to(path: Path | None) -> Generator[None]:
     """Within, Flower's log goes to the file *path* and nowhere else; to nowhere at all when there is no path."""
     logger = logging.getLogger("flwr")
     handlers, propagate = list(logger.handlers), logger.propagate
-    handler = logging.NullHandler() if path is None else logging.FileHandler(path, encoding="utf-8")
+    handler = logging.NullHandler() if path is None else _Quiet(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(levelname)s : %(message)s"))
     logger.handlers, logger.propagate = [handler], False
     try:

@@ -59,8 +59,8 @@ def client_of(node: int) -> int:
 
 
 def job_config(job: Job) -> ConfigRecord:
-    """Return *job* as the config record that travels with the parameters."""
-    return ConfigRecord({wire: getattr(job, name) for name, wire in _JOB.items()})
+    """Return *job* as the config record that travels with the parameters; ``drop-last`` only where it is asked for."""
+    return ConfigRecord({wire: getattr(job, name) for name, wire in _JOB.items() if name != "drop_last" or job.drop_last})
 
 
 def order_of(message: Message, starts: StartCache, usual: Job) -> Order:

@@ -17,7 +17,7 @@ def orders(job: Job, tasks: Sequence[Task]) -> IntArray:
 
     The permutation of epoch e is drawn from ``key.fold("batches", e)`` of the task, so a longer task only appends to
     a shorter one, and no task's order depends on the others here. A full batch is read as it lies: its order would
-    change nothing but the last bit of sums.
+    change nothing but the last bit of sums. With ``drop_last`` an epoch is the begin of its permutation.
     Batches that a task has laid out are read as they lie.
     Shapes: n tasks -> (n, longest), each row its positions in order, then anything.
     """
@@ -30,7 +30,8 @@ def orders(job: Job, tasks: Sequence[Task]) -> IntArray:
     each = {count: job.seen(count) for count in set(counts.tolist())}
     seen = np.array([each[count] for count in counts.tolist()])
     found = np.zeros((len(tasks), int(seen.max())), dtype=np.int64)
-    epochs = -(-seen // counts)
+    read = np.array([job.read(count) for count in counts.tolist()])
+    epochs = -(-seen // read)
     for epoch in range(int(epochs.max())):
         rows = np.flatnonzero(epochs > epoch).tolist()
         sizes = counts[rows]
@@ -38,7 +39,7 @@ def orders(job: Job, tasks: Sequence[Task]) -> IntArray:
             picked = np.broadcast_to(np.arange(sizes.max()), (len(rows), int(sizes.max())))
         else:
             picked = shuffles([tasks[row].key.fold("batches", epoch) for row in rows], sizes)
-        for row, size, pick in zip(rows, sizes.tolist(), picked, strict=True):
+        for row, size, pick in zip(rows, read[rows].tolist(), picked, strict=True):
             begin = epoch * size
             end = min(begin + size, int(seen[row]))
             found[row, begin:end] = tasks[row].positions[pick[: end - begin]]

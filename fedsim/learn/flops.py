@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.models import trainable
 from fedsim.learn.objectives import Objective
+from fedsim.learn.operations import COSTS, Watch
 from fedsim.learn.optim import flops_per_step
 from fedsim.learn.work import Task
 
@@ -26,6 +27,8 @@ class Flops:
     forward: float
     training: float
     parameters: int
+    note: str = ""
+    """What the count leaves out, in one sentence; empty where it leaves nothing out."""
 
     def of(self, task: Task) -> float:
         """Return the operations that *task* takes."""
@@ -41,8 +44,8 @@ class Flops:
 def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops:
     """Return what *model* costs per example of the batch (x, y), by torch's counter and a charge per element put out.
 
-    A model whose matrix products torch does not see (embedding lookups, an LSTM on a CPU) declares
-    ``flops_per_example`` for the forward pass, of which training takes three times as much.
+    What torch's counter leaves out is counted by ``operations.COSTS``; what neither knows is named in the note. A model
+    may declare ``flops_per_example`` for the forward pass, of which training takes three times as much.
     Raises ScenarioError when neither says anything: a clock that stands still is worse than none.
     """
     parameters = sum(parameter.numel() for parameter in trainable(model).values())
@@ -57,13 +60,19 @@ def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops
 
     idle = (nn.Flatten, nn.Unflatten, nn.Identity)
     leaves = [module for module in model.modules() if not list(module.children()) and not isinstance(module, idle)]
+    watch = Watch()
     hooks = [leaf.register_forward_hook(add) for leaf in leaves]
+    # Between the layers: what a forward() computes by itself. Layers are charged by what they put out.
+    hooks += [leaf.register_forward_pre_hook(lambda *_: setattr(watch, "open", False)) for leaf in leaves if leaf is not model]
+    hooks += [leaf.register_forward_hook(lambda *_: setattr(watch, "open", True)) for leaf in leaves if leaf is not model]
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}  # A pass in training mode writes into them.
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=dict(COSTS)) as forward, watch:
+            watch.open = not type(model).__module__.startswith("torch.nn")  # Else its own output is the charge.
             model(x)
-        extra = ELEMENTWISE * elements
-        with torch.enable_grad(), FlopCounterMode(display=False) as training:
+            watch.open = False
+        extra = ELEMENTWISE * (elements + watch.elements)
+        with torch.enable_grad(), watch, FlopCounterMode(display=False, custom_mapping=dict(COSTS)) as training:
             objective.loss(model(x), y).backward()
     finally:
         for hook in hooks:
@@ -78,5 +87,15 @@ def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops
         )
     rows = len(x)
     return Flops(
-        (forward.get_total_flops() + extra / 2) / rows, (training.get_total_flops() + extra) / rows, parameters
+        (forward.get_total_flops() + extra / 2) / rows, (training.get_total_flops() + extra) / rows, parameters,
+        _left_out(model, watch.uncounted),
+    )  # fmt: skip
+
+
+def _left_out(model: nn.Module, names: set[str]) -> str:
+    if not names:
+        return ""
+    return (
+        f"The clock does not count what these operations of {type(model).__name__} cost: {', '.join(sorted(names))}. Training"
+        f" takes longer than virtual time says; an attribute flops_per_example (forward pass, one example) on the model sets it right."
     )

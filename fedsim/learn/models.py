@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
@@ -80,9 +84,15 @@ def build(kind: str, settings: dict[str, Any], shape: tuple[int, ...], outputs: 
     normalises by a mean over all batches so far, which no server can average.
     """
     with torch.random.fork_rng(devices=[]):  # Layers draw from torch's global generator: borrow it, give it back.
-        torch.manual_seed(key.seed64())
         make = models.get(kind, at="model.kind")
+        if ":" not in kind:
+            with suppress(NotImplementedError), torch.device("meta"):  # Counted before memory is asked for.
+                _check_memory(kind, models.call(make, settings, shape=shape, outputs=outputs))
+        torch.manual_seed(key.seed64())
         model: Any = models.call(make, settings, shape=shape, outputs=outputs)
+        if isinstance(model, nn.Module) and any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
+            with torch.no_grad():  # Lazy layers take their sizes from the first examples they see.
+                model.eval()(torch.zeros(2, *shape))
     if not isinstance(model, nn.Module):
         raise ScenarioError(f"model.kind = {kind!r}: returned a {type(model).__name__}, not a torch.nn.Module.")
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -93,7 +103,56 @@ def build(kind: str, settings: dict[str, Any], shape: tuple[int, ...], outputs: 
                 f"model.kind = {kind!r}: {name} has momentum = None: it counts batches, and counts are not averaged."
                 f" Give it a momentum; 0.1 is usual."
             )
+    for module in model.modules():  # Elements that share one place in memory cannot be written apart.
+        for name, buffer in module._buffers.items():  # pyright: ignore[reportPrivateUsage]
+            if buffer is not None and 0 in buffer.stride() and buffer.numel() > 1:
+                module._buffers[name] = buffer.clone(memory_format=torch.contiguous_format)  # pyright: ignore[reportPrivateUsage]
     return model.train()
+
+
+COPIES = 3
+"""Of a model's parameters, the least that training holds at once: the server's, a client's, and their gradient."""
+
+
+def _check_memory(kind: str, model: nn.Module) -> None:
+    """Refuse a model, built without memory, that this machine cannot train."""
+    count = sum(parameter.numel() for parameter in model.parameters())
+    size, has = 4 * count, memory()
+    if COPIES * size > has:
+        raise ScenarioError(
+            f"model.kind = {kind!r}: these settings make {count:,} parameters, {size / 1e9:,.1f} GB. Training holds {COPIES} such at"
+            f" once at the least, and this machine has {has / 1e9:,.1f} GB."
+        )
+
+
+def memory() -> int:
+    """Return the bytes of memory that this process may use, as far as the system tells."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [2**63]
+    with suppress(OSError, ValueError):  # A container's share; "max" where there is none.
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return min(found)
+
+
+def check_types(model: nn.Module, dtype: torch.dtype, kind: str) -> None:
+    """Refuse a model of which something would lose what it is when the run's precision *dtype* is put upon it.
+
+    torch's own ``Module.to`` drops imaginary parts and rounds without a word. Raises ScenarioError with the first name.
+    """
+    said = str(dtype).removeprefix("torch.")
+    for what, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
+        for name, tensor in tensors:
+            # float32 is what torch makes where nothing is said; widening it loses nothing.
+            if tensor.dtype in (dtype, torch.float32) or not (tensor.is_floating_point() or tensor.is_complex()):
+                continue
+            hint = (
+                "Hold its real and imaginary parts as two parameters (torch.view_as_complex puts them together)."
+                if tensor.is_complex()
+                else f"Make it {said}, or set engine.dtype = 'float64'." if tensor.dtype == torch.float64 else f"Make it {said}."
+            )
+            raise ScenarioError(
+                f"model.kind = {kind!r}: {what} {name!r} is {str(tensor.dtype).removeprefix('torch.')}, and the run computes in"
+                f" {said} (engine.dtype). {hint}"
+            )
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -115,6 +174,29 @@ def travelling(model: nn.Module) -> dict[str, Tensor]:
     return {**trainable(model), **buffers(model)}
 
 
+def called(model: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Any:
+    """Return what *model* puts out for *x* with *tensors* (by name) in the place of its own.
+
+    As ``torch.func.functional_call``, but safe for a module that stands under two names: there, torch writes such a
+    tensor twice and puts its own stand-in back (seen on 2.13). A tensor under two names is one tensor here too.
+    """
+    return functional_call(model, _everywhere(model, tensors), (x,), tie_weights=False)
+
+
+def _everywhere(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return *tensors* under one name for each place that holds them: a module's own, however many ways lead to it."""
+    first: dict[int, Tensor] = {}
+    for name, own in (*model.named_parameters(), *model.named_buffers()):
+        if name in tensors:
+            first[id(own)] = tensors[name]
+    return {
+        f"{path}{'.' if path else ''}{name}": first[id(own)]
+        for path, module in model.named_modules()
+        for name, own in (*module._parameters.items(), *module._buffers.items())  # pyright: ignore[reportPrivateUsage]
+        if own is not None and id(own) in first
+    }
+
+
 def params_of(model: nn.Module) -> Params:
     """Return a copy of what travels as numpy arrays, parameters first, in the module's order."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in travelling(model).items()}
@@ -124,5 +206,5 @@ def load_params(model: nn.Module, params: Params) -> nn.Module:
     """Return *model* with *params* written into it."""
     with torch.no_grad():
         for name, tensor in travelling(model).items():
-            tensor.copy_(torch.tensor(params[name]))
+            tensor.copy_(torch.tensor(params[name]).reshape(tensor.shape))
     return model

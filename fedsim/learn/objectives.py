@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedsim.core.errors import FedsimError, RunError, door
 from fedsim.core.registry import Registry
 from fedsim.learn.work import Mix
 
@@ -37,6 +39,17 @@ class Objective(Protocol):
 
 
 objectives: Registry[Callable[..., Objective]] = Registry("objective")
+
+
+def scores_of(objective: Objective, sums: Mapping[str, float], wrong: type[FedsimError] = RunError) -> dict[str, float]:
+    """Return the scores that *sums* amount to, NaN where one is undefined: a share of no example at all.
+
+    >>> scores_of(Classification(), {"loss": 3.0, "correct": 0.0, "examples": 0.0})["accuracy"]
+    nan
+    """
+    with np.errstate(all="ignore"), door("training.objective.kind", "its scores() raised", wrong=wrong):
+        # numpy's numbers divide by zero as IEEE 754 says; Python's raise.
+        return {name: float(value) for name, value in objective.scores({n: np.float64(v) for n, v in sums.items()}).items()}
 
 
 class Classification:
@@ -82,7 +95,8 @@ class Mixed:
         n = self._fresh
         new = outputs[:n]
         if self._mix == "ace":
-            present = F.one_hot(targets[:n], outputs.shape[-1]).amax(0) > 0
+            # Not F.one_hot: it looks at the largest target, which no trace can.
+            present = (targets[:n, None] == torch.arange(outputs.shape[-1], device=targets.device)).any(0)
             new = torch.where(present, new, ABSENT)
         loss = self._objective.loss(new, targets[:n])
         return loss if n == len(targets) else loss + self._objective.loss(outputs[n:], targets[n:])

@@ -210,7 +210,7 @@ class OnStream:
     def _batches(self, task: Task, new: Arrivals, learned: Learned, now: Seconds) -> tuple[Task, State]:
         replay, rehearsal, n = self.online.replay, self._rehearsal(learned), len(new.items)
         fresh = task.job.sizes(n)
-        epoch = min(len(fresh), math.ceil(n / task.job.size(n)))
+        epoch = min(len(fresh), math.ceil(task.job.read(n) / task.job.size(n)))
         begins = np.resize(np.cumsum(fresh[:epoch]) - fresh[:epoch], len(fresh))
         inserted = np.where(np.arange(len(fresh)) < epoch, fresh, 0)  # An example enters the memory once.
         count = rehearsal.replayed(n if task.job.batch_size == FULL else task.job.batch_size)

@@ -27,7 +27,11 @@ class Sgd:
     nesterov: bool
 
 
-optimizers: Registry[Callable[..., Sgd]] = Registry("optimizer")
+optimizers: Registry[Callable[..., Sgd]] = Registry(
+    "optimizer",
+    own="Clients train with SGD and nothing else; adaptive steps are the server's: server.strategy.kind = 'FedAdam', 'FedYogi'"
+    " or 'FedAdagrad'. Your own, 'package.module:name', may only choose the settings of sgd.",
+)
 
 
 @optimizers.register("sgd")

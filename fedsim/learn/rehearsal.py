@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
+from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import IntArray, NonNegative, Positive, Range, Seconds
@@ -17,6 +18,7 @@ from fedsim.learn.work import Mix
 
 Ratio = Annotated[float, Range(ge=0, lt=1, why="the replayed share of a mini-batch; 0.5 replays one for each new example")]
 Method = Literal["er", "union", "er_ace", "der", "der++", "a_gem", "lwf", "ewc"]
+METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,11 @@ class Rehearsal:
     alpha: float = 0.0
     beta: float = 0.0
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a method that the engine does not have: it would train as if there were none."""
+        if self.method not in METHODS:
+            raise ScenarioError(f"training.rehearsal: there is no method {self.method!r}. {choices(str(self.method), METHODS)}")
 
     @property
     def numeric(self) -> bool:
@@ -49,7 +56,9 @@ class Rehearsal:
         return round(fresh * self.ratio / (1 - self.ratio))
 
 
-rehearsals: Registry[Callable[..., Rehearsal]] = Registry("rehearsal")
+rehearsals: Registry[Callable[..., Rehearsal]] = Registry(
+    "rehearsal", own="Your own, 'package.module:name', returns a Rehearsal: one of these methods, with weights of your choice."
+)
 
 
 @rehearsals.register("er")

@@ -76,10 +76,12 @@ class Store:
         x = x.to(self._device, self.dtype if x.is_floating_point() else x.dtype)
         return x, y.to(self._device, self.dtype if y.is_floating_point() else y.dtype)
 
-    def sample(self, size: int) -> tuple[Tensor, Tensor]:
-        """Return a batch of *size* examples of the test part, repeated where it is smaller: always the same one."""
+    def sample(self, size: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return a batch of *size* examples of the test part: the first ones, repeated where it is smaller, or drawn by *seed*."""
         test = self.federation.test
         places = np.resize(np.arange(len(test)), size)
+        if seed is not None:
+            places = np.random.Generator(np.random.PCG64(seed)).integers(len(test), size=size)
         return self.tensors(Examples(test.x[places], test.y[places]))
 
     def pool(self, tasks: list[Task]) -> tuple[Tensor, Tensor, IntArray]:

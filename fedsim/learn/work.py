@@ -26,7 +26,8 @@ FULL = 0
 class Job:
     """The order form that a message carries: what to do with the parameters that come with it.
 
-    Either *epochs* or *steps* is positive, the other is 0. *batch_size* 0 means the client's whole data.
+    Either *epochs* or *steps* is positive, the other is 0. *batch_size* 0 means the client's whole data. *drop_last* leaves a
+    short last batch of an epoch out; a client with fewer examples than a batch has one batch all the same, of all that it has.
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
     """
@@ -41,23 +42,31 @@ class Job:
     nesterov: bool = False
     proximal_mu: float = 0.0
     initial_loss: bool = False
+    drop_last: bool = False
 
     def size(self, examples: int) -> int:
         """Return the batch size on a client with *examples* examples."""
         return examples if self.batch_size == FULL else min(self.batch_size, examples)
 
+    def read(self, examples: int) -> int:
+        """Return how many of a client's *examples* an epoch reads: all, or with *drop_last* those that fill batches."""
+        return examples - examples % self.size(examples) if self.drop_last else examples
+
     def batches(self, examples: int) -> int:
         """Return the number of local steps on a client with *examples* examples."""
-        return self.steps or self.epochs * math.ceil(examples / self.size(examples))
+        return self.steps or self.epochs * math.ceil(self.read(examples) / self.size(examples))
 
     def sizes(self, examples: int) -> IntArray:
-        """Return the size of each batch, in order; a short last batch of an epoch is kept. Shapes: -> (steps,).
+        """Return the size of each batch, in order; a short last batch of an epoch is kept or left out. Shapes: -> (steps,).
 
         >>> Job(epochs=2, batch_size=10).sizes(25).tolist()
         [10, 10, 5, 10, 10, 5]
+        >>> job = Job(epochs=2, batch_size=10, drop_last=True)
+        >>> job.sizes(25).tolist(), job.sizes(7).tolist()
+        ([10, 10, 10, 10], [7, 7])
         """
-        size = self.size(examples)
-        epoch = [size] * (examples // size) + ([examples % size] if examples % size else [])
+        size, read = self.size(examples), self.read(examples)
+        epoch = [size] * (read // size) + ([read % size] if read % size else [])
         return np.resize(np.asarray(epoch, dtype=np.int64), self.batches(examples))
 
     def seen(self, examples: int) -> int:
@@ -66,8 +75,9 @@ class Job:
         >>> Job(epochs=2, batch_size=10).seen(25), Job(epochs=0, steps=3, batch_size=10).seen(15)
         (50, 25)
         """
-        whole, rest = divmod(self.batches(examples), math.ceil(examples / self.size(examples)))
-        return whole * examples + min(rest * self.size(examples), examples)
+        read = self.read(examples)
+        whole, rest = divmod(self.batches(examples), math.ceil(read / self.size(examples)))
+        return whole * read + min(rest * self.size(examples), read)
 
 
 @dataclass(frozen=True)

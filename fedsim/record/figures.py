@@ -207,8 +207,8 @@ def timeline(seen: Seen, draw: Drawing) -> str:
     return (
         f"<h2>What the clients did, and when</h2><figure class=timeline>{drawn}</figure><p class=note>{escape(caption)} A dotted"
         " line is where a round begins or ends, numbered above. Hatched tasks did not count: they came after the deadline,"
-        " failed, or the run ended before they did. A thin grey line is a message that waits at a device that is still at work on"
-        " an earlier one. The buttons at the top right of a figure zoom and pan.</p>"
+        " failed, or the run ended before they did. A thin grey line is a message that waits: for a device that is still at work on"
+        " an earlier one, or, on a stream, for the client's trigger. The buttons at the top right of a figure zoom and pan.</p>"
     )
 
 
@@ -240,9 +240,9 @@ def _segments(task: Any, end_s: float) -> Iterable[_Segment]:
     ends = (("download", task.received_s), ("waiting", task.started_s), (work, task.computed_s), ("upload", task.arrived_s))
     from_s = task.sent_s
     for phase, to_s in ends:
-        if to_s < 0 and task.outcome == "in flight":
-            yield _Segment(task, phase, from_s, max(from_s, end_s))
-        if to_s < 0:
+        if not to_s >= 0:  # NaN: it never happened.
+            if task.outcome == "in flight":
+                yield _Segment(task, phase, from_s, max(from_s, end_s))
             return
         if to_s > from_s:
             yield _Segment(task, phase, from_s, to_s)

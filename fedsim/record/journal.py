@@ -6,6 +6,7 @@ import dataclasses
 import sqlite3
 import time
 from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.core.errors import RunError
+from fedsim.core.errors import RunError, reason
 from fedsim.core.types import Array, Seconds
 from fedsim.record.digest import Chain
 from fedsim.sim.rows import RoundRow, TaskRow, PredictionRow
@@ -23,6 +24,8 @@ BATCH_ROWS = 2000
 """Rows that wait in memory at most; a commit for each would cost more than the simulation."""
 BATCH_WALL_S = 0.5
 """How stale the file may be for someone who watches it."""
+TIDYING_WALL_MS = 200
+"""How long the end of a run waits for those who look at its journal, before it leaves the side files beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class MetricRow:
 
 _TABLES: dict[type, str] = {TaskRow: "tasks", RoundRow: "rounds", MetricRow: "metrics", PredictionRow: "tested"}
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
+_STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
+"""What SQLite may hold in columns of a type. A NaN is NULL there."""
 ARRAYS: dict[str, str] = {f.name: "<f8" if f.type == "FloatArray" else "<i8" for f in dataclasses.fields(PredictionRow) if "Array" in str(f.type)}
 """The arrays in a row of the table ``tested``, and how they are written."""
 
@@ -101,21 +106,31 @@ class Journal:
         self._maybe_flush()
 
     def flush(self) -> None:
-        """Write what waits in memory."""
-        for row, table in _TABLES.items():
-            if rows := self._rows[row]:
-                marks = ", ".join("?" * len(rows[0]))
-                self._file.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
-                rows.clear()
-        self._file.commit()
+        """Write what waits in memory, all of it or nothing. Raises sqlite3.Error; what could not be written goes on waiting."""
+        try:
+            for row, table in _TABLES.items():
+                if rows := self._rows[row]:
+                    marks = ", ".join("?" * len(rows[0]))
+                    self._file.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+            self._file.commit()
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):  # Half of it must not stay, to be written again.
+                self._file.rollback()
+            raise
+        for rows in self._rows.values():
+            rows.clear()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Write what waits, and fold SQLite's side files into the journal."""
-        self.flush()
-        self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._file.execute("PRAGMA journal_mode=DELETE")
-        self._file.close()
+        """Write what waits, and fold SQLite's side files into the journal, unless somebody is reading it."""
+        try:
+            self.flush()
+            with suppress(sqlite3.Error):  # Leaving WAL wants the file alone; a reader's look must not cost a run.
+                self._file.execute(f"PRAGMA busy_timeout = {TIDYING_WALL_MS}")
+                self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._file.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            self._file.close()
 
     def _maybe_flush(self) -> None:
         waiting = sum(map(len, self._rows.values()))
@@ -131,10 +146,18 @@ def arrays(row: Mapping[str, Any]) -> dict[str, Array]:
 def read(folder: Path, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Return the column names and rows of *table*, in the order of writing; works while a run is writing."""
     if not (folder / FILE).is_file():
-        raise RunError(f"{folder}: its journal is gone (there is no {FILE}).")
-    file = sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)
+        raise RunError(f"{folder}: has no rows; there is no {FILE}.")
+    fields = dataclasses.fields(next(row for row, name in _TABLES.items() if name == table))
+    kinds = {f.name: _SQL.get(str(f.type), "TEXT") for f in fields}
+    wrong = " OR ".join(f"typeof(\"{name}\") NOT IN ({_STORED[kind]})" for name, kind in kinds.items())
     try:
-        cursor = file.execute(f"SELECT * FROM {table} ORDER BY rowid")
-        return [column[0] for column in cursor.description], cursor.fetchall()
-    finally:
-        file.close()
+        with closing(sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)) as file:
+            cursor = file.execute(f"SELECT * FROM {table} ORDER BY rowid")
+            columns, rows = [column[0] for column in cursor.description], cursor.fetchall()
+            if lacking := [name for name in kinds if name not in columns]:
+                raise RunError(f"{folder / FILE}: table {table} has no {', '.join(lacking)}; another version wrote it.")
+            if (bad := file.execute(f"SELECT rowid FROM {table} WHERE {wrong} LIMIT 1").fetchone()) is not None:
+                raise RunError(f"{folder / FILE}: table {table} is damaged in row {bad[0]}.")
+            return columns, rows
+    except (sqlite3.Error, MemoryError, OverflowError) as error:
+        raise RunError(f"{folder / FILE}: cannot be read ({reason(error)}).") from None

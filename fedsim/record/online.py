@@ -5,8 +5,8 @@ A frame *tested* is ``Run.tested``, *alarms* ``Run.alarms``, *drifts* ``Run.drif
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from fedsim.record.prequential import Frame, summary
 
 ALL = -1
 """Stands for a client in the row that is about all of them."""
+
+Told: TypeAlias = frozenset[int] | Literal[True]
+"""Of which clients the true drifts are known; True: of all."""
 
 
 def scored(tested: Frame) -> Frame:
@@ -36,21 +39,58 @@ def pooled(tested: Frame) -> dict[str, float | int | None]:
     return {**plain, "examples": int(figures["examples"])}
 
 
-def detections(tested: Frame, alarms: Frame, drifts: Frame, horizon_s: Seconds = np.inf) -> Frame:
+def told(scenario: Mapping[str, Any], drifts: Frame) -> Told:
+    """Return of which clients the true drifts are known, by a run's *scenario* and the *drifts* on record.
+
+    Known is what a scenario makes (``stream.drift``, an order that brings concepts one by one) or declares
+    (``stream.drifts_s``); of other data nobody said when they drift, which is not to say that they do not.
+    """
+    stream = scenario.get("stream")
+    declared = (stream or {}).get("drifts_s")
+    if isinstance(declared, Mapping):
+        return frozenset(int(client) for client in cast(Mapping[str, Any], declared))
+    made = stream is None or "drift" in stream or stream.get("order", {}).get("kind") == "class_incremental"
+    return True if made or declared is not None or len(drifts) else frozenset()
+
+
+def detections(tested: Frame, alarms: Frame, drifts: Frame, horizon_s: Seconds = np.inf, known: Told = True) -> Frame:
     """Return how each client's alarms met its true drifts, and a last row over all clients.
 
-    Columns: client (-1 for all), drifts, noticed, missed, false_alarms, mean_delay_s, a mean over what was noticed.
+    Columns: client (-1 for all), alarms, drifts, noticed, missed, false_alarms, mean_delay_s, a mean over what was
+    noticed. *known* are the clients whose true drifts are known (True: all): of the others an alarm is neither right nor
+    false, and all but their alarms is NaN. The last row scores the known ones; its alarms are everybody's.
     """
     alarms_of, drifts_of = _times(alarms), _times(drifts)
     rows: list[dict[str, Any]] = []
     everything: list[FloatArray] = []
     for client in sorted({*tested.client.astype(int), *alarms_of, *drifts_of}):
-        none = np.zeros(0)
-        found = detection_scores(alarms_of.get(client, none), drifts_of.get(client, none), horizon_s)
-        rows.append(_detected(client, found.delays_s, found.false_alarms))
+        signals = alarms_of.get(client, np.zeros(0))
+        if known is not True and client not in known:
+            rows.append(_unknown(client, len(signals)))
+            continue
+        found = detection_scores(signals, drifts_of.get(client, np.zeros(0)), horizon_s)
+        rows.append(_detected(client, len(signals), found.delays_s, found.false_alarms))
         everything.append(found.delays_s)
-    delays_s = np.concatenate([np.zeros(0), *everything])
-    return pd.DataFrame([*rows, _detected(ALL, delays_s, sum(row["false_alarms"] for row in rows))])
+    if rows and not everything:
+        return pd.DataFrame([*rows, _unknown(ALL, len(alarms))])
+    false = sum(row["false_alarms"] for row in rows if row["false_alarms"] == row["false_alarms"])
+    return pd.DataFrame([*rows, _detected(ALL, len(alarms), np.concatenate([np.zeros(0), *everything]), false)])
+
+
+def noticed(found: Frame) -> str:
+    """Return what ``detections`` found over all clients, in words.
+
+    >>> noticed(pd.DataFrame([_unknown(0, 8), _unknown(ALL, 8)]))
+    '8 alarms, true drifts unknown'
+    >>> noticed(pd.DataFrame([_detected(ALL, 2, np.array([3.0, np.nan]), 1)]))
+    '1 of 2 drifts noticed, 1 false alarm'
+    """
+    everyone, unknown = found.iloc[-1], found[(found.client != ALL) & found.drifts.isna()]
+    if np.isnan(everyone.drifts):
+        return f"{_count(everyone.alarms, 'alarm')}, true drifts unknown"
+    said = f"{everyone.noticed:.0f} of {_count(everyone.drifts, 'drift')} noticed, {_count(everyone.false_alarms, 'false alarm')}"
+    more = f"; {_count(unknown.alarms.sum(), 'alarm')} of {_count(len(unknown), 'client')} whose true drifts are unknown"
+    return said + (more if len(unknown) else "")
 
 
 def recoveries(
@@ -119,9 +159,18 @@ def _each(frame: Frame) -> Iterator[tuple[int, FloatArray]]:
         yield int(client), group.time_s.to_numpy(dtype=np.float64)
 
 
-def _detected(client: int, delays_s: FloatArray, false_alarms: int) -> dict[str, Any]:
-    noticed = delays_s[~np.isnan(delays_s)]
+def _detected(client: int, alarms: int, delays_s: FloatArray, false_alarms: int) -> dict[str, Any]:
+    seen = delays_s[~np.isnan(delays_s)]
     return {
-        "client": client, "drifts": len(delays_s), "noticed": len(noticed), "missed": len(delays_s) - len(noticed),
-        "false_alarms": false_alarms, "mean_delay_s": float(noticed.mean()) if len(noticed) else float("nan"),
+        "client": client, "alarms": alarms, "drifts": len(delays_s), "noticed": len(seen), "missed": len(delays_s) - len(seen),
+        "false_alarms": false_alarms, "mean_delay_s": float(seen.mean()) if len(seen) else float("nan"),
     }  # fmt: skip
+
+
+def _unknown(client: int, alarms: int) -> dict[str, Any]:
+    names = ("drifts", "noticed", "missed", "false_alarms", "mean_delay_s")
+    return {"client": client, "alarms": alarms, **dict.fromkeys(names, float("nan"))}
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:,.0f} {noun}{'' if number == 1 else 's'}"

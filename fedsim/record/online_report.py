@@ -39,7 +39,7 @@ def sections(run: Run, draw: Drawing) -> str:
     drifts, alarms = run.drifts, run.alarms
     parts = [
         "<h2>Online learning</h2>", STYLE, _prequential(tested, scored, drifts, alarms, draw), _matrix(run, draw),
-        _drift(run, tested, drifts, alarms) if len(drifts) or len(alarms) else "",
+        _drift(run, tested, drifts, alarms),
         _freshness(run), _weights(run, draw),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
@@ -97,16 +97,26 @@ def _drift(run: Run, tested: Frame, drifts: Frame, alarms: Frame) -> str:
     said = _recovered(drifts, online.recoveries(tested, drifts))
     if not watching:
         return f"<h3>Drift</h3>{said}" if said else ""
-    found = online.detections(tested, alarms, drifts)
+    found = online.detections(tested, alarms, drifts, known=online.told(run.manifest["scenario"], drifts))
     rows: Frame = found if len(found) <= CLIENTS + 1 else found[found.client == online.ALL]
+    scored = not np.isnan(found.drifts.iloc[-1])
+    counts = ("alarms", "drifts", "noticed", "missed", "false_alarms") if scored else ("alarms",)
     listed = [
-        [_client(row["client"]), *(f"{row[name]:,}" for name in ("drifts", "noticed", "missed", "false_alarms")), _seconds(row["mean_delay_s"])]
+        [_client(row["client"]), *(_counted(row[name]) for name in counts), *([_seconds(row["mean_delay_s"])] if scored else [])]
         for row in rows.to_dict("records")
     ]
+    head = ["", *(name.replace("_", " ") for name in counts), *(["mean delay"] if scored else [])]
+    rule = (
+        " A drift is noticed by the client's first alarm after it and before its next drift; every other alarm is false. The"
+        " delay is virtual time, until the task in which the alarm was raised." if scored else ""
+    )  # fmt: skip
+    unknown = (
+        " Where the true drifts are unknown, an alarm is neither right nor false: <b>stream.drifts_s</b> in the scenario"
+        " declares known times." if found.drifts.isna().any() else ""
+    )  # fmt: skip
     return (
-        f"<h3>Drift, and who noticed</h3>{table(['', 'drifts', 'noticed', 'missed', 'false alarms', 'mean delay'], listed)}"
-        "<p class=note>A drift is noticed by the client's first alarm after it and before its next drift; every other alarm is"
-        f" false. The delay runs until the task in which the alarm was raised.</p>{said}"
+        f"<h3>{'Drift, and who noticed' if scored else 'Alarms'}</h3>{table(head, listed)}"
+        f"<p class=note>{escape(_sentence(online.noticed(found)))}{rule}{unknown}</p>{said}"
     )
 
 
@@ -163,6 +173,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _client(number: Any) -> str:
     return "all" if int(number) == online.ALL else f"client {int(number)}"
+
+
+def _counted(value: float) -> str:
+    return f"{value:,.0f}" if np.isfinite(value) else "unknown"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _number(value: float) -> str:

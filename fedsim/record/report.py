@@ -10,9 +10,11 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from fedsim.record import figures, online_report
-from fedsim.record.figures import MARKS, MEANINGS, Seen
-from fedsim.record.runs import Run
+from fedsim.core.errors import RunError, door
+from fedsim.record import figures, manifest, online_report
+from fedsim.record.figures import MEANINGS, Seen
+from fedsim.record.online import pooled
+from fedsim.record.runs import Run, uncounted
 from fedsim.record.units import duration, megabytes
 
 FILE = "report.html"
@@ -22,28 +24,33 @@ def write_report(run: Run) -> Path:
     """Write ``report.html`` into the run's folder, whatever the state of the run, and return its path."""
     seen = Seen.of(run)
     path = run.path / FILE
-    path.write_text(_page(run, seen), encoding="utf-8")
+    with door(f"{run.path}: its report", "cannot be drawn:", wrong=RunError):  # Rows may say anything: a folder may be damaged.
+        page = _page(run, seen)
+    manifest.whole(path, page)
     return path
 
 
 def _page(run: Run, seen: Seen) -> str:
     about = seen.about
-    name, status = escape(str(about["scenario"]["name"])), escape(str(about["status"]))
+    name, status = escape(run.name), escape(run.status)
     draw = figures.Drawing()
     drawn = [figure(seen, draw) for figure in (figures.learning, figures.timeline, figures.rounds)]
     if "stream" in about["scenario"]:
         drawn.insert(1, online_report.sections(run, draw))
-    return PAGE.substitute(name=name, status=status, body="\n".join([_facts(seen), _notice(about), *drawn, _origin(about)]))
+    return PAGE.substitute(name=name, status=status, body="\n".join([_facts(run, seen), _notice(run), *drawn, _origin(about)]))
 
 
-def _facts(seen: Seen) -> str:
+def _facts(run: Run, seen: Seen) -> str:
     about, final = seen.about, seen.final
     down, up, wasted = seen.sent
-    outcomes = seen.tasks.outcome.value_counts()
-    others = ", ".join(f"{outcomes[name]:,} {name}" for name in MARKS if name in outcomes)
+    others = ", ".join(f"{count:,} {name}" for name, count in uncounted(seen.tasks).items())
     digest = str(about["digest"] or "")
     last = "final" if about["status"] == "done" else "last"
-    facts = [(f"{last} {name}", f"{value:.4f}", MEANINGS.get(name, "")) for name, value in final.items() if name != "rounds"]
+    hindsight = " in hindsight" if run.hindsight else ""
+    why = " Over the examples that clients trained on: nothing was held out." if hindsight else ""
+    facts = [(f"{last} {name}{hindsight}", f"{value:.4f}", f"{MEANINGS.get(name, '')}{why}".strip()) for name, value in final.items() if name not in ("rounds", "scored_round")]
+    if "stream" in about["scenario"] and (score := pooled(run.tested)["accuracy"]) is not None:
+        facts.append(("prequential accuracy", f"{score:.4f}", "Of what clients predicted before they trained on it."))
     facts += [
         ("rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}", ""),
         ("virtual time", duration(seen.now_s), f"{seen.now_s:.3f} s"),
@@ -52,7 +59,7 @@ def _facts(seen: Seen) -> str:
         ("of it wasted", megabytes(wasted), "Both ways, for tasks that came late, failed, or were cut off by the end."),
         ("client tasks", f"{len(seen.tasks):,}", ""),
         ("seed", str(about["seed"]), ""),
-        ("digest", f"{digest[:12]}..." if digest else "none yet" if about["status"] == "running" else "none",
+        ("digest", f"{digest[:12]}..." if digest else "none yet" if run.status == "running" else "none",
          digest or "A run has a digest once it is done."),
     ]  # fmt: skip
     cells = [f"<div{_title(title)}><dt>{escape(label)}</dt><dd>{escape(value)}</dd></div>" for label, value, title in facts]
@@ -64,14 +71,14 @@ def _title(text: str) -> str:
     return f' title="{escape(text)}"' if text else ""
 
 
-def _notice(about: Mapping[str, Any]) -> str:
-    status, error = about["status"], str(about.get("error", ""))
+def _notice(run: Run) -> str:
+    status, error = run.status, str(run.manifest.get("error", ""))
     if status == "done":
         return ""
     if status == "running":
-        said = "This run was not finished when the report was written: it was still going, or it was killed."
+        said = "This run was still going when the report was written."
     else:
-        said = f"This run was {status}." if status == "interrupted" else "This run failed."
+        said = "This run failed." if status == "failed" else f"This run was {status}."
     shown = f"<pre>{escape(error)}</pre>" if error else ""
     return f'<div class="notice"><p>{escape(said)} The page shows what was recorded until then.</p>{shown}</div>'
 

@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.core.errors import RunError
+from fedsim.core.errors import RunError, door
 from fedsim.core.types import Params
 from fedsim.record import journal, manifest
 from fedsim.record.continual import RECOVERY_EPS, RECOVERY_WINDOW
+from fedsim.sim.rows import STREAM_ENDED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +22,19 @@ if TYPE_CHECKING:
     from fedsim.record.prequential import Running
 
 MODEL_FILE = "model.safetensors"
+EVENTS = ("received_s", "started_s", "computed_s", "arrived_s")
+"""Columns of the table ``tasks`` that hold -1.0 for what never happened; frames hold NaN there."""
 SINGULAR = {"items": "item", "concepts": "concept", "alarms": "item", "drifts_s": "drift_s"}
 """What arrays of the table ``tested`` are called where each entry is a row."""
+
+
+def uncounted(tasks: pd.DataFrame) -> dict[str, int]:
+    """Return how many client tasks did not count, by why: words of a summary; a stream's end is no failure."""
+    outcomes = tasks.outcome.value_counts()
+    ended = int((tasks.failure == STREAM_ENDED).sum())
+    counts = {name: int(outcomes.get(name, 0)) for name in ("late", "failed", "in flight")}
+    found = {**counts, "failed": counts["failed"] - ended, "came after a stream's end": ended}
+    return {name: count for name, count in found.items() if count}
 
 
 @dataclass(frozen=True)
@@ -43,8 +55,9 @@ class Run:
 
     @property
     def status(self) -> str:
-        """Return running, done, failed or interrupted."""
-        return str(self.manifest["status"])
+        """Return running, done, failed or interrupted; killed, where it says running and its process is gone."""
+        status = str(self.manifest["status"])
+        return "killed" if status == "running" and manifest.gone(self.manifest) else status
 
     @property
     def digest(self) -> str:
@@ -57,14 +70,25 @@ class Run:
         return str(self.manifest["metrics_digest"])
 
     @property
+    def hindsight(self) -> bool:
+        """Return whether the central scores are over examples that clients trained on."""
+        # Folders of before 2026-11-26 do not say; there, only a source without a test part of its own gave this.
+        return bool(self.manifest.get("hindsight", self.manifest["scenario"]["data"].get("test_fraction") == 0))
+
+    @property
     def final(self) -> dict[str, Any]:
         """Return the last scores and the number of rounds."""
         return dict(self.manifest["final"])
 
     @property
     def tasks(self) -> pd.DataFrame:
-        """Return one row per message to a client, in the order in which its fate was sealed."""
-        return self._frame("tasks")
+        """Return one row per message to a client, in the order in which its fate was sealed.
+
+        Times are virtual seconds, NaN for what never happened, so that differences of them are durations or NaN.
+        """
+        tasks = self._frame("tasks")
+        times: Any = tasks[list(EVENTS)]
+        return tasks.assign(**times.where(times >= 0))
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -136,13 +160,18 @@ class Run:
         metrics = self.metrics
         if not metrics.scope.str.startswith(matrix.GROUP).any():
             raise RunError(f"{self.path}: has no accuracy by classes. Set evaluate.by_classes, like [[0, 1], [2, 3]], and run again.")
-        return matrix.accuracy_matrix(metrics, self.tested, self.drifts, self.tasks, self.rounds)
+        return matrix.accuracy_matrix(metrics, self.tested, self.drifts, self._frame("tasks"), self.rounds)
 
     def detection(self, horizon_s: float = float("inf")) -> pd.DataFrame:
-        """Return how each client's alarms met its true drifts (no later than *horizon_s*); the last row is over all."""
+        """Return how each client's alarms met its true drifts (no later than *horizon_s*); the last row is over all.
+
+        NaN of clients whose true drifts nobody told: recorded data, without ``stream.drifts_s``.
+        """
         from fedsim.record import online
 
-        return online.detections(self.tested, self.alarms, self.drifts, horizon_s)
+        drifts = self.drifts
+        known = online.told(self.manifest["scenario"], drifts)
+        return online.detections(self.tested, self.alarms, drifts, horizon_s, known)
 
     def recovery(self, window: int = RECOVERY_WINDOW, eps: float = RECOVERY_EPS) -> pd.DataFrame:
         """Return how long after each true drift the accuracy before training was back within *eps*: a row per moment.
@@ -161,7 +190,7 @@ class Run:
         from fedsim.record import influence
 
         stream = self.manifest["scenario"].get("stream") or {}
-        tasks, rounds = self.tasks, self._frame("rounds")
+        tasks, rounds = self._frame("tasks"), self._frame("rounds")
         end_s = max([float(self.manifest["virtual_s"]), *rounds.ended_s])
         return influence.freshness(self.tested, tasks, rounds, end_s, local=stream.get("predict") == "local")
 
@@ -184,21 +213,36 @@ class Run:
         path = self.path / MODEL_FILE
         if not path.is_file():
             raise RunError(f"{self.path}: holds no model (the run is {self.status}).")
-        stored = load_file(path)
+        with door(f"{path}", "cannot be read:", wrong=RunError):
+            stored = load_file(path)
+        if lacking := [name for name in self.manifest["model"]["arrays"] if name not in stored]:
+            raise RunError(f"{path}: is not the model of this run; it lacks {', '.join(lacking[:3])}.")
         return {name: stored[name] for name in self.manifest["model"]["arrays"]}
 
-    def model(self) -> nn.Module:
-        """Return the trained model as a torch module, in evaluation mode."""
+    def model(self, *, trust: bool = False) -> nn.Module:
+        """Return the trained model as a torch module, in evaluation mode.
+
+        Raises RunError where the model is code of its own that was recorded elsewhere, and *trust* is not given; or that
+        has changed since.
+        """
+        from fedsim.core import own
         from fedsim.core.keys import Key
         from fedsim.learn.models import build, load_params
 
         table = dict(self.manifest["scenario"]["model"])
         about = self.manifest["model"]
         key = Key(self.manifest["seed"]).fold("model")
-        module = build(table.pop("kind"), table, tuple(about["shape"]), about["outputs"], key)
-        if self.manifest["scenario"]["engine"]["dtype"] == "float64":
-            module = module.double()
-        return load_params(module, self.params()).eval()
+        kind = table.pop("kind")
+        if ":" not in kind:
+            folder = self.path
+        else:
+            folder = manifest.check_trust(self.manifest, self.path, trust=trust)
+        with door(f"{self.path}: its model", "cannot be built:", wrong=RunError):
+            with own.beside(folder):
+                module = build(kind, table, tuple(about["shape"]), about["outputs"], key)
+            if self.manifest["scenario"].get("engine", {}).get("dtype") == "float64":
+                module = module.double()
+            return load_params(module, self.params()).eval()
 
     def series(self, name: str, scope: str = "central") -> pd.DataFrame:
         """Return one score over the run: columns round, now_s, value, and bytes sent so far."""
@@ -211,7 +255,10 @@ class Run:
         import pandas as pd
 
         rows = self._frame("tested").to_dict("records")
-        found = [journal.arrays(row) for row in rows]
+        with door(f"{self.path / journal.FILE}: table tested", "cannot be read:", wrong=RunError):
+            found = [journal.arrays(row) for row in rows]
+            if any(len({len(arrays[name]) for name in names}) > 1 for arrays in found):
+                raise ValueError(f"{', '.join(names)} are not of one length")
         sizes = [len(arrays[names[0]]) for arrays in found]
         head = {"client": "client", "round": "round", "version": "version", "now_s": "time_s"}
         columns = {to: np.repeat(np.array([row[name] for row in rows], dtype=np.float64 if to == "time_s" else np.int64), sizes) for name, to in head.items()}
@@ -228,6 +275,15 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status})"
+
+
+def save_model(folder: Path, params: Params) -> None:
+    """Write *params* as the model in *folder*, atomically. Raises whatever the system or safetensors raise."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    # safetensors writes the buffer as it lies: an array in Fortran order would read back scrambled.
+    manifest.whole(folder / MODEL_FILE, save({name: np.asarray(a, order="C") for name, a in params.items()}))
 
 
 def load(path: str | Path) -> Run:

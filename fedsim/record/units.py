@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _CLOCKS = ((172_800.0, 86_400.0, "days"), (7_200.0, 3_600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
@@ -21,9 +23,11 @@ def megabytes(size: float) -> str:
 def duration(seconds: float) -> str:
     """Return virtual seconds as a person reads them.
 
-    >>> duration(12.34), duration(754), duration(200_000)
-    ('12.3 s', '12 min 34 s', '2 d 7 h 33 min')
+    >>> duration(12.34), duration(754), duration(200_000), duration(math.inf)
+    ('12.3 s', '12 min 34 s', '2 d 7 h 33 min', 'for ever')
     """
+    if not math.isfinite(seconds):
+        return "for ever" if seconds > 0 else "unknown"
     if 0 < seconds < 0.001:
         return "< 1 ms"
     if seconds < 100:

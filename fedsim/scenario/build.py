@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,21 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.core.errors import FedsimError, ScenarioError, choices, reason
+from fedsim.core import own
+from fedsim.core.errors import RunError, ScenarioError, choices, door, reason
 from fedsim.core.keys import Key
-from fedsim.core.types import IntArray, Params
+from fedsim.core.types import Array, IntArray, Params
 from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
 from fedsim.data.source import Generator as Source
 from fedsim.data.replay import Replay
-from fedsim.data.source import Pool, finder
+from fedsim.data.source import Pool, as_taken, finder
 from fedsim.data.stream.federated import attach, drift_of, stamps_of
+from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
 from fedsim.learn import flops
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.engine.noise import seeded
+from fedsim.learn.engine.templates import many_sizes
 from fedsim.learn.models import build as build_model
-from fedsim.learn.models import params_of
-from fedsim.learn.objectives import Objective
+from fedsim.learn.models import called, check_types, params_of, travelling
+from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.online import Online
 from fedsim.learn.optim import Sgd
 from fedsim.learn.rehearsal import Rehearsal
@@ -34,6 +37,7 @@ from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
 from fedsim.scenario.kinds import Slot, chosen, slots
 from fedsim.scenario.load import Loaded
+from fedsim.scenario.places import elsewhere
 from fedsim.scenario.schema import Clients, Scenario, Table
 from fedsim.sim.world import Fleet
 from fedsim.strategy.stock import Built
@@ -78,27 +82,43 @@ class Parts:
     fleet: Fleet
     strategy: Built
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader must know of how the scenario was understood."""
+        return tuple(note for note in (self.fleet.flops.note, *self.strategy.notes) if note)
+
 
 def build(loaded: Loaded) -> Parts:
     """Return the parts of a scenario. Raises ScenarioError for whatever only shows when things are put together."""
+    with own.beside(loaded.folder):
+        return _built(loaded)
+
+
+def _built(loaded: Loaded) -> Parts:
     scenario, key = loaded.scenario, Key(loaded.scenario.seed)
     table = slots()
-    strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction)
+    strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction, hint=elsewhere)
     job = _job(scenario, strategy)
-    federation = _federation(loaded, key)
+    source: Pool | Source = _made("source", scenario.data.source, find=finder(loaded.folder), key=key.fold("data"))
     dtype = getattr(torch, scenario.engine.dtype)
     chosen(table["model"], scenario.model.table)  # Checks the settings, and says so in the reader's words.
     settings = {name: value for name, value in scenario.model.table.items() if name != "kind"}
-    with _naming("model.kind", scenario.model.kind):
-        model = build_model(scenario.model.kind, settings, federation.shape, federation.outputs, key.fold("model"))
+    shape = source.train.x.shape[1:] if isinstance(source, Pool) else source.shape
+    with door(f"model.kind = {scenario.model.kind!r}"):
+        model = build_model(scenario.model.kind, settings, shape, source.outputs, key.fold("model"))
+    if isinstance(source, Pool):
+        source = as_taken(source, lambda x: _takes(model, x))
+    federation = _federation(loaded, key, source)
     device = _device(scenario.engine.device, scenario.engine.workers)
+    check_types(model, dtype, scenario.model.kind)
     model = model.to(device, dtype)
     objective: Objective = _made("objective", scenario.training.objective)
     store = Store(federation, dtype, device)
     if scenario.engine.workers > 1:  # Here already, so that the examples are never kept twice.
         store.share()
         federation = store.federation
-    engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk)
+    many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
+    engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many)
     counted, scores = _probe(model, objective, engine, store, federation, job)
     if scenario.stop and scenario.stop.metric not in scores:
         raise ScenarioError(
@@ -117,6 +137,14 @@ def build(loaded: Loaded) -> Parts:
     return Parts(
         scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy
     )
+
+
+def _takes(model: nn.Module, x: Array) -> bool:
+    """Return whether *model* takes the whole numbers *x* as they are."""
+    with suppress(Exception), torch.no_grad():
+        model.eval()(torch.from_numpy(x))
+        return True
+    return False
 
 
 def _device(asked: str, workers: int) -> torch.device:
@@ -143,6 +171,7 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         batch_size=FULL if training.batch_size == "full" else training.batch_size,
         lr=optimizer.lr, momentum=optimizer.momentum, weight_decay=optimizer.weight_decay,
         nesterov=optimizer.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
+        drop_last=training.drop_last,
     )  # fmt: skip
 
 
@@ -150,7 +179,11 @@ def _check_classes(scenario: Scenario, federation: Federation) -> None:
     groups = scenario.evaluate.by_classes
     if groups is not None and not groups:
         raise ScenarioError("evaluate.by_classes = []: names no group. It takes lists of classes, like [[0, 1], [2, 3]].")
+    seen: list[set[int]] = []
     for group in groups or ():
+        if len(set(group)) < len(group) or set(group) in seen:  # Two groups of one name would be one row in the journal.
+            raise ScenarioError(f"evaluate.by_classes = {groups}: names {group} twice. Each group, and each class in it, goes in once.")
+        seen.append(set(group))
         for label in group:
             if label >= federation.outputs:
                 raise ScenarioError(
@@ -181,8 +214,11 @@ def _online(scenario: Scenario, federation: Federation, objective: Objective) ->
     replay: Replay = _made("replay", clients.replay or {"kind": "none"}, outputs=federation.outputs, example_bytes=example_bytes)
     rehearsal: Rehearsal = _made("rehearsal", scenario.training.rehearsal or {"kind": "er"})
     reaction = None if clients.reaction is None else _made("reaction", clients.reaction, at="clients.reaction")
+    trigger: Trigger = _made("trigger", stream.trigger)
+    if scenario.training.drop_last and scenario.training.batch_size != 1:
+        trigger = AtLeast(trigger, 2)  # No batch is of one example then, which some layers cannot train on.
     online = Online(
-        _made("trigger", stream.trigger), replay, rehearsal, _made("detector", clients.detector or {"kind": "none"}),
+        trigger, replay, rehearsal, _made("detector", clients.detector or {"kind": "none"}),
         reaction, stream.predict, stream.weight,
     )  # fmt: skip
     _check_online(online, clients)
@@ -230,11 +266,10 @@ def _check_online(online: Online, clients: Clients) -> None:
         )
 
 
-def _federation(loaded: Loaded, key: Key) -> Federation:
+def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> Federation:
     scenario = loaded.scenario
     data, count = scenario.data, scenario.clients.count
     kept_back = scenario.evaluate.client_test_fraction if scenario.evaluate.federated_fraction else 0.0
-    source = _made("source", data.source, find=finder(loaded.folder), key=key.fold("data"))
     if data.test_fraction == 0 and scenario.stream is None:
         raise ScenarioError("data.test_fraction = 0: must be > 0. Only with a [stream] may it be 0: the test is then hindsight.")
     if not isinstance(source, Pool):
@@ -279,7 +314,7 @@ def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source,
         )
         schedule = _made("schedule", stream.drift.schedule)
         drift = drift_of(change, schedule, _made("onset", stream.drift.onset, key=about.fold("onset")), about)
-    return attach(base, arrivals, order, labelling, drift, stream.items, stream.stored)
+    return attach(base, arrivals, order, labelling, drift, stream.items, stream.stored, stream.drifts_s)
 
 
 def _probe(
@@ -287,59 +322,66 @@ def _probe(
 ) -> tuple[flops.Flops, tuple[str, ...]]:
     """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained."""
     x, y = store.sample(2)
-    try:
-        model.eval()(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ScenarioError(
-            f"model.kind: {type(model).__name__} does not take examples of shape {federation.shape}: {reason(error)}."
-        ) from error
+    name = type(model).__name__
+    with door("model.kind", f"{name} does not take examples of shape {federation.shape}:"), torch.no_grad():
+        put_out: Any = model.eval()(x)
     model.train()
-    _check_batches(model, federation, job)
-    engine.prepare(job)
-    scores = tuple(engine.evaluate(params_of(model), x, y))
-    return flops.count(model, objective, x, y), scores
+    if isinstance(objective, Classification):
+        _check_outputs(f"model.kind: {name}", put_out, len(y), federation.outputs)
+    _check_batches(model, federation, job, x[:1])
+    with door("model.kind", f"{name} cannot be trained:"):
+        engine.prepare(job)
+    try:
+        with door("model.kind", f"{name} cannot be scored:"):
+            scores = tuple(engine.evaluate(params_of(model), x, y))
+    except RunError as error:  # Here it is the scenario that is at fault.
+        raise ScenarioError(str(error)) from error
+    with door("model.kind", f"{name} cannot be counted:"):
+        return flops.count(model, objective, x, y), scores
 
 
-def _check_batches(model: nn.Module, federation: Federation, job: Job) -> None:
-    """Refuse batches of one example where a layer normalises over the batch: torch does, in the middle of a run."""
-    if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules()):  # pyright: ignore
-        return
-    if federation.streams is not None:  # How many examples meet in a mini-batch is a matter of when they come.
+def _check_outputs(about: str, put_out: Any, rows: int, classes: int) -> None:
+    """Refuse what is no row of numbers per example, one for each class: torch does, in the middle of a run."""
+    if not isinstance(put_out, Tensor):
+        raise ScenarioError(f"{about} puts out a {type(put_out).__name__}, and 'classification' wants a tensor of shape (batch, {classes}).")
+    if put_out.ndim != 2 or len(put_out) != rows or put_out.shape[1] < classes:
         raise ScenarioError(
-            f"model.kind: {type(model).__name__} normalises over the batch (BatchNorm), and on a [stream] a batch may hold one"
-            f" example. Try GroupNorm in the model."
+            f"{about} puts out shape {tuple(put_out.shape)} for {rows} examples, and 'classification' wants ({rows}, {classes}): a"
+            f" number for each of the {classes} classes of the data. A model may take their number as 'outputs'."
         )
-    held = federation.sizes(np.arange(federation.count))
+
+
+def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor) -> None:
+    """Refuse batches of one example, as *x* is, where the model cannot train on these: torch would, in the middle of a run."""
+    streams, held = federation.streams is not None, federation.sizes(np.arange(federation.count))
     size = np.minimum(held, job.batch_size) if job.batch_size else held
-    short = np.flatnonzero((size == 1) | (held % np.maximum(size, 1) == 1))
-    if len(short):
-        client = int(short[0])
-        raise ScenarioError(
-            f"training.batch_size = {job.batch_size or 'full'}: gives client {client} ({held[client]} examples) a batch of"
-            f" one example, which BatchNorm cannot normalise. Try another size, or GroupNorm in the model."
-        )
+    short = np.flatnonzero((size == 1) | ((held % np.maximum(size, 1) == 1) & (not job.drop_last)))
+    if (job.drop_last and job.batch_size != 1) if streams else not len(short):
+        return
+    try:
+        with torch.no_grad(), seeded(0):
+            called(model, {name: tensor.detach().clone() for name, tensor in {**travelling(model), **dict(model.named_buffers())}.items()}, x)
+        return
+    except Exception as error:  # Whatever a stranger's forward() may raise; BatchNorm wants more values than one.
+        why = f"{type(model).__name__} cannot train on one example ({reason(error)})"
+    if streams:  # How many examples meet in a mini-batch is a matter of when they come.
+        hint = f"training.drop_last = true{', with a larger batch_size' if job.batch_size == 1 else ''}"
+        raise ScenarioError(f"model.kind: {why}, and on a [stream] a batch may hold one. Try {hint}, or GroupNorm in place of BatchNorm.")
+    client, count = int(short[0]), int(held[short[0]])
+    hint = "a larger size" if job.batch_size == 1 else "training.drop_last = true, another size"
+    raise ScenarioError(
+        f"training.batch_size = {job.batch_size or repr('full')}: gives client {client} ({count} example{'s' * (count > 1)}) a batch of one"
+        f" example, and {why}. Try {hint if count > 1 else 'more examples for each client'}, or GroupNorm in place of BatchNorm."
+    )
 
 
 def _made(noun: str, table: Table, **given: Any) -> Any:
     """Return what the kind that *table* names makes, *given* what the simulator fills in."""
     slot: Slot = slots()[noun]
     function, settings = chosen(slot, table)
-    with _naming(f"{slot.key}.kind", table["kind"]):
+    with door(f"{slot.key}.kind = {table['kind']!r}"):
         made = slot.registry.call(function, settings, **given)
     what, names = _GIVES[noun]
     if not isinstance(made, Pool) and not all(hasattr(made, name) for name in names):
         raise ScenarioError(f"{slot.key}.kind = {table['kind']!r}: returned a {type(made).__name__}, not {what}.")
     return made
-
-
-@contextmanager
-def _naming(at: str, kind: str) -> Generator[None]:
-    """Turn whatever a reader's own code raises into one line; an error in a kind of ours is our mistake, and stays."""
-    try:
-        yield
-    except FedsimError:
-        raise
-    except Exception as error:
-        if ":" not in kind:
-            raise
-        raise ScenarioError(f"{at} = {kind!r}: raised {reason(error)}.") from error

@@ -81,7 +81,7 @@ def _line(path: tuple[str, ...], items: list[Any], prefix: str, takes: Mapping[s
         return f"{key}: missing. {_needs(wanted, owner)}"
     if item["type"] == "extra_forbidden":
         has = f"{owner!r} has no such setting" if owner else "no such key"
-        return f"{key}: {has}. {choices(path[-1], takes)}"
+        return f"{key}: {has}. {choices(path[-1], takes)}{_elsewhere(key)}"
     if item["type"] == "value_error":
         return f"{key}: {item['ctx']['error']}."
     shown = f"{key} = {_show(item['input'])}"
@@ -92,6 +92,12 @@ def _line(path: tuple[str, ...], items: list[Any], prefix: str, takes: Mapping[s
     if item["type"] == "string_pattern_mismatch":
         return f"{shown}: letters, digits, '.', '_' and '-' only, and no '.', '_' or '-' at the front."
     return f"{shown}: {item['msg'][:1].lower()}{item['msg'][1:]}."
+
+
+def _elsewhere(key: str) -> str:
+    from fedsim.scenario.places import elsewhere  # It knows every kind, and kinds know this file.
+
+    return elsewhere(key)
 
 
 def _needs(wanted: Wanted, owner: str) -> str:
@@ -113,6 +119,8 @@ def _must(item: Any) -> str:
         return context["expected"]
     if kind == "too_short":
         return f"a list of at least {context['min_length']}"
+    if kind == "string_too_long":
+        return f"text of at most {context['max_length']} characters"
     return ""
 
 

@@ -11,6 +11,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from fedsim.scenario.kinds import settings_model, slots
 from fedsim.scenario.schema import Scenario
+from fedsim.scenario.words import about, of_setting
 from fedsim.strategy import stock
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -34,8 +35,8 @@ def json_schema() -> dict[str, Any]:
     for key, noun in places.items():
         section, _, name = key.rpartition(".")
         fields = parts[section.rpartition(".")[2].capitalize()]["properties"] if section else schema["properties"]
-        about = {word: fields[name][word] for word in ("default", "description") if fields[name].get(word) is not None}
-        fields[name] = {**about, "$ref": f"#/$defs/{noun}"}
+        given = {word: fields[name][word] for word in ("default", "description") if fields[name].get(word) is not None}
+        fields[name] = {**given, "$ref": f"#/$defs/{noun}"}
     del parts["Model"]  # Nothing refers to it any more.
     one_of = {"Training": ("epochs", "steps"), "Stop": ("at_least", "at_most")}
     for section, (a, b) in one_of.items():
@@ -43,35 +44,40 @@ def json_schema() -> dict[str, Any]:
     for slot in slots().values():
         functions = {name: slot.registry.get(name, at=slot.key) for name in slot.registry.names()}
         parts[slot.noun] = {
-            "anyOf": [*(_kind(name, f, settings_model(slot.registry, f, name), parts) for name, f in functions.items()), PLUG_IN]
+            "anyOf": [*(_kind(slot.noun, name, f, settings_model(slot.registry, f, name), parts) for name, f in functions.items()), PLUG_IN]
         }
-    parts["strategy"] = {"anyOf": [*(_kind(name, None, _arguments(name), parts) for name in stock.names()), PLUG_IN]}
+    parts["strategy"] = {"anyOf": [*(_kind("strategy", name, stock.class_of(name), _arguments(name), parts) for name in stock.names()), PLUG_IN]}
     for kind in parts["strategy"]["anyOf"]:
         if "strategy" in kind["properties"]:  # A wrapper's argument of that name is a strategy table of its own.
             kind["properties"]["strategy"] = {"$ref": "#/$defs/strategy"}
     return {"$schema": DIALECT, **schema}
 
 
-def _kind(name: str, function: Callable[..., Any] | None, settings: type[BaseModel], parts: dict[str, Any]) -> dict[str, Any]:
+def _kind(noun: str, name: str, function: Callable[..., Any], settings: type[BaseModel], parts: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of the table ``{ kind = name, settings }``; what its settings refer to goes into *parts*."""
     try:
         found = settings.model_json_schema()
     except PydanticInvalidForJsonSchema:  # A stranger's function that takes what JSON cannot say: its settings go unchecked.
         found: dict[str, Any] = {"additionalProperties": True}
     parts.update(found.pop("$defs", {}))
-    about = (inspect.getdoc(function) or "").partition("\n")[0]
+    what = about(function, name)
     return {
-        **({"description": about} if about else {}),
+        **({"description": what} if what else {}),
         "type": "object",
-        "properties": {"kind": {"const": name}, **_untitled(found.get("properties", {}))},
+        "properties": {"kind": {"const": name}, **_told(noun, name, function, found.get("properties", {}))},
         "required": ["kind", *found.get("required", [])],
         "additionalProperties": found.get("additionalProperties", False),
     }
 
 
-def _untitled(properties: Mapping[str, Any]) -> dict[str, Any]:
-    # Pydantic titles every setting with its own name in capitals, which tells nobody anything.
-    return {name: {word: value for word, value in about.items() if word != "title"} for name, about in properties.items()}
+def _told(noun: str, kind: str, function: Callable[..., Any], properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *properties* with what each setting means; pydantic titles them with their own names, which tells nothing."""
+    found: dict[str, Any] = {}
+    for name, given in properties.items():
+        meaning = of_setting(function, name, noun=noun, kind=kind)
+        rest = {word: value for word, value in given.items() if word != "title"}
+        found[name] = {**rest, **({"description": meaning} if meaning else {})}
+    return found
 
 
 def _arguments(kind: str) -> type[BaseModel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -14,6 +14,7 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
 from fedsim.core.types import Range
 from fedsim.scenario.explain import Wanted, explain
+from fedsim.scenario.words import about, of_setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +83,31 @@ def settings_model(registry: Registry[Any], function: Callable[..., Any], kind: 
     return create_model(kind, __config__=config, **fields)
 
 
-def describe(registry: Registry[Any], name: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (setting, what it takes, its default) for kind *name*."""
-    function = registry.get(name, at=registry.noun)
-    for setting, parameter in registry.settings(function).items():
-        required = parameter.default is inspect.Parameter.empty
-        yield setting, words(parameter.annotation), "required" if required else _literal(parameter.default)
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as a reader sees it: its name, what it takes, its default (or 'required'), and what it means."""
+
+    name: str
+    takes: str
+    default: str
+    meaning: str
+
+
+def describe(registry: Registry[Any], kind: str) -> tuple[str, list[Setting]]:
+    """Return what *kind* is, in words, and its settings."""
+    function = registry.get(kind, at=registry.noun)
+    return about(function, kind), settings_of(function, registry.settings(function), registry.noun, kind)
+
+
+def settings_of(function: Callable[..., Any], takes: Mapping[str, inspect.Parameter], noun: str, kind: str) -> list[Setting]:
+    """Return the settings *takes* of *function* as a reader sees them."""
+    return [
+        Setting(
+            name, words(p.annotation), "required" if p.default is inspect.Parameter.empty else _literal(p.default),
+            of_setting(function, name, p.annotation, noun=noun, kind=kind),
+        )
+        for name, p in takes.items()
+    ]  # fmt: skip
 
 
 def words(hint: Any) -> str:
@@ -151,4 +171,7 @@ def _checked(hint: Any) -> Any:
 
 
 def _literal(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
+    """Return a default as a scenario file would have it; nothing given is nothing."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None or value == () else repr(list(value) if isinstance(value, tuple) else value)  # pyright: ignore[reportUnknownArgumentType]

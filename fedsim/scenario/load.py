@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import ValidationError
 
-from fedsim.core.errors import ScenarioError
+from fedsim.core.errors import RunError, ScenarioError
 from fedsim.scenario.explain import explain, sections
 from fedsim.scenario.schema import Scenario
 
@@ -39,18 +38,59 @@ def load(
     if isinstance(source, Scenario):
         table, folder = source.plain(), Path.cwd()
     elif isinstance(source, Mapping):
-        table, folder = copy.deepcopy(dict(source)), Path.cwd()
+        try:
+            table, folder = copy.deepcopy(dict(source)), Path.cwd()
+        except RecursionError:
+            raise ScenarioError("the scenario is nested without end.") from None
     else:
         table, folder = _read(Path(source)), Path(source).resolve().parent
-    for place in (str(folder), str(Path.cwd())):  # Where 'my_module:Net' is looked up, after what is installed.
-        if place not in sys.path:
-            sys.path.append(place)
-    for key, value in {**(overrides or {}), **({} if seed is None else {"seed": seed})}.items():
-        _set(table, key, value)
+    asked = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
+    for key in sorted(asked, key=_turn):  # Not in the order of saying: kinds first, and tables before what is in them.
+        _set(table, key, asked[key], asked)
+    _check_sizes(table)
     try:
         return Loaded(Scenario.model_validate(table), folder)
     except ValidationError as error:
         raise ScenarioError(explain(error, "", sections(Scenario))) from None
+
+
+DEEPEST = 50
+"""Tables in tables that a scenario may have; strategies that wrap strategies need a dozen."""
+
+
+def _check_sizes(table: Any, key: str = "", depth: int = 0) -> None:
+    """Refuse what no part of a scenario can mean: numbers beyond 64 bits, tables in tables without end."""
+    if depth > DEEPEST:
+        raise ScenarioError(f"{key[:60]}...: is nested deeper than {DEEPEST} tables.")
+    if isinstance(table, int) and not -(2**63) <= table < 2**63:
+        raise ScenarioError(f"{key} = {float(table) if abs(table) < 1e300 else 'a number without end':.3}: is more than 64 bits hold.")
+    if isinstance(table, Mapping | list | tuple):
+        items = cast("Mapping[Any, Any]", table).items() if isinstance(table, Mapping) else enumerate(cast("list[Any]", table))
+        for name, value in items:
+            if isinstance(value, Mapping | list | tuple | int):
+                _check_sizes(value, f"{key}.{name}" if key else str(name), depth + 1)
+
+
+def recorded(table: Mapping[str, Any]) -> tuple[Scenario, list[str]]:
+    """Return the scenario that a run folder holds, and the keys in it that this version does not know.
+
+    Raises RunError for one that cannot be read: it was edited, or another version wrote it.
+    """
+    known, strange = copy.deepcopy(dict(table)), list[str]()
+    for _ in range(100):  # A file from anywhere may have any number of strange keys.
+        try:
+            return Scenario.model_validate(known), strange
+        except ValidationError as error:
+            extra = [e["loc"] for e in error.errors() if e["type"] == "extra_forbidden"]
+            if not extra:
+                raise RunError(f"its scenario cannot be read: {explain(error, '', sections(Scenario))}") from None
+            for where in extra:
+                inside: Any = known
+                for part in where[:-1]:
+                    inside = inside[part]
+                del inside[where[-1]]
+                strange.append(".".join(map(str, where)))
+    raise RunError(f"its scenario cannot be read: it has more than a hundred strange keys, like {strange[0]}.")
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -68,21 +108,32 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
             overrides[key.strip()] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             overrides[key.strip()] = text.strip()
+        except (ValueError, RecursionError) as error:
+            raise ScenarioError(f"--set {key.strip()}: {_beyond(error)}.") from None
     return overrides
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        beside = [p.name for p in path.parent.glob("*.toml") if p.name != "pyproject.toml"] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
-        what = "is a folder" if path.is_dir() else "no such file"
-        raise ScenarioError(f"{path}: {what}.{hint} A scenario is a .toml file.")
     try:
-        text = path.read_text(encoding="utf-8")
+        if not path.is_file():
+            beside = [p.name for p in path.parent.glob("*.toml") if p.name != "pyproject.toml"] if path.parent.is_dir() else []
+            near = difflib.get_close_matches(path.name, beside, n=1)
+            hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
+            what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "no such file"
+            raise ScenarioError(f"{path}: {what}.{hint} A scenario is a .toml file.")
+        text = path.read_text(encoding="utf-8-sig")  # Editors on Windows put a byte order mark in front.
         return tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ScenarioError(f"{path}: not valid TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ScenarioError(f"{path}: {_beyond(error)}.") from None
+    except OSError as error:
+        raise ScenarioError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
+def _beyond(error: ValueError | RecursionError) -> str:
+    """Return what is too much for Python's own reader, in the reader's words."""
+    return "is nested too deep" if isinstance(error, RecursionError) else "holds a whole number of thousands of digits; 64 bits are what there is"
 
 
 ALTERNATIVES = (
@@ -93,7 +144,12 @@ ALTERNATIVES = (
 """Keys of which one is given: setting one takes the other away."""
 
 
-def _set(table: dict[str, Any], key: str, value: Any) -> None:
+def _turn(key: str) -> tuple[int, bool]:
+    return key.count("."), key.rpartition(".")[2] != "kind"
+
+
+def _set(table: dict[str, Any], key: str, value: Any, asked: Collection[str] = ()) -> None:
+    """Set *key* in *table*; of alternatives the other one goes, unless it is *asked* for too."""
     *path, last = key.split(".")
     at: dict[str, Any] = table
     for depth, part in enumerate(path):
@@ -105,6 +161,6 @@ def _set(table: dict[str, Any], key: str, value: Any) -> None:
     if last == "kind" and at.get("kind") != value:
         at.clear()  # Another kind takes other settings; those of the old one go with it.
     for pair in ALTERNATIVES:
-        if key in pair:
-            at.pop(pair[1 - pair.index(key)].rpartition(".")[2], None)
+        if key in pair and (other := pair[1 - pair.index(key)]) not in asked:
+            at.pop(other.rpartition(".")[2], None)
     at[last] = copy.deepcopy(value)  # A later override may write into it, and it is the caller's.

@@ -6,10 +6,14 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Table = dict[str, Any]
 """A table ``{ kind = "...", settings }``; its settings are checked against the registered function (kinds.py)."""
+
+
+Moment = Annotated[float, Field(ge=0)]
+"""Virtual seconds since the start of the run."""
 
 
 class Section(BaseModel):
@@ -41,11 +45,19 @@ class Stream(Section):
     order: Table = Field(default_factory=lambda: {"kind": "as_is"})
     labels: Table = Field(default_factory=lambda: {"kind": "at_once"})
     drift: Drift | None = None
+    drifts_s: list[Moment] | dict[str, list[Moment]] | None = None
     items: Annotated[int, Field(ge=1)] | None = None
     stored: Annotated[int, Field(ge=0)] = 0
     trigger: Table = Field(default_factory=lambda: {"kind": "arrival"})
     predict: Literal["received", "local"] = "received"
     weight: Literal["trained", "seen", "held"] = "trained"
+
+    @field_validator("drifts_s", mode="before")
+    @classmethod
+    def _times(cls, given: Any) -> Any:
+        if given is not None and not isinstance(given, list | dict):
+            raise ValueError(f"{given!r:.60} is neither a list of times, like [3600.0], nor a table by client, like {{ 0 = [3600.0] }}")
+        return given
 
 
 class Clients(Section):
@@ -75,9 +87,10 @@ class Model(BaseModel):
 class Training(Section):
     """What a client does with one message."""
 
-    epochs: Annotated[int, Field(ge=1)] | None = None
-    steps: Annotated[int, Field(ge=1)] | None = None
-    batch_size: Annotated[int, Field(ge=1)] | Literal["full"] = 10
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["full"] = 10
+    drop_last: bool = False
     optimizer: Table
     objective: Table = Field(default_factory=lambda: {"kind": "classification"})
     rehearsal: Table | None = None
@@ -94,14 +107,14 @@ class Server(Section):
     """Which Flower strategy aggregates, for how long."""
 
     strategy: Table
-    rounds: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1, le=1_000_000_000)]
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
 
 class Evaluate(Section):
     """When the model is scored: on the server's test part, and by clients on examples they keep back."""
 
-    every: Annotated[int, Field(ge=1)] = 1
+    every: Annotated[int, Field(ge=1, le=1_000_000_000)] = 1
     federated_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
     by_classes: list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]] | None = None
     client_test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -137,7 +150,7 @@ class Engine(Section):
 class Scenario(Section):
     """A whole federation: data, clients, model, training, server."""
 
-    name: Annotated[str, Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: Data
     clients: Clients

@@ -16,7 +16,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedsim.client import reply_metrics
-from fedsim.core.errors import RunError
+from fedsim.core.errors import RunError, door, must
 from fedsim.core.types import Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.apps import Mod, with_mods
@@ -139,6 +139,12 @@ class VirtualGrid(Grid):
             )
         self._world.env.run(until=max(change, self.now + duration_s))
         self.invariants.at(self.now, "a sleep")
+
+    def skip_to(self, at_s: Seconds) -> None:
+        """Let virtual time pass until *at_s*, if that is still to come; for rehearsals, which look ahead."""
+        if at_s > self.now:
+            self._world.env.run(until=at_s)
+            self.invariants.at(self.now, "a look ahead")
 
     def finish(self, *, broken: bool = False) -> None:
         """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
@@ -334,13 +340,15 @@ class VirtualGrid(Grid):
         mods = self._mods if delivery.task.job.kind == "train" else []
         if mods:  # They read the content, which must be as it was sent; a reply takes no more than the metadata.
             sent = compat.with_metadata(delivery.parcel.content, delivery.message.metadata)
-            reply = with_mods(mods, app)(sent, self._context(delivery.client))
+            names = ", ".join(str(getattr(mod, "__name__", mod)) for mod in mods)
+            with door(f"client {delivery.client} in round {delivery.round}", f"a client mod ({names}) raised", wrong=RunError):
+                reply = with_mods(mods, app)(sent, self._context(delivery.client))
         else:
             reply = app(delivery.message, _NO_CONTEXT)
         if not reply.has_error():
             size = records.size_of(reply.content)
             foretold = delivery.parcel.up
-            assert size == foretold, f"{delivery.id}: {foretold} bytes were foretold, {size} encoded"
+            must(size == foretold, f"{delivery.id}: {foretold} bytes were foretold, {size} encoded")
         compat.set_message_id(reply, delivery.id.replace("m", "r"))
         return reply
 

@@ -145,14 +145,14 @@ def test_draws_are_named_by_round_and_leave_no_trace() -> None:
         asked = [strategy.configure_train(r, arrays, ConfigRecord(), Nodes()) for r in rounds]
         return [[m.metadata.dst_node_id for m in messages] for messages in asked]
 
-    before, before_numpy = random.getstate(), np.random.get_state()[1].tolist()
+    before, before_numpy = random.getstate(), repr(np.random.get_state(legacy=False))
     one, other = nodes([1, 2, 3], Key(1)), nodes([3], Key(1))
 
     assert one[2] == other[0]
     assert one[0] != one[1]
     assert one[2] != nodes([3], Key(2))[0]
     assert before == random.getstate()
-    assert before_numpy == np.random.get_state()[1].tolist()
+    assert before_numpy == repr(np.random.get_state(legacy=False))
 
 
 def test_unnamed_draws_would_be_noticed() -> None:

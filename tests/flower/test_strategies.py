@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import QFedAvg
 
 from fedsim.core.errors import ScenarioError
 from fedsim.flower import compat, records
@@ -21,6 +22,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "Krum": {"num_malicious_nodes": 1},
     "MultiKrum": {"num_malicious_nodes": 1, "num_nodes_to_select": 2},
     "Bulyan": {"num_malicious_nodes": 0},
+    "BulyanIterated": {"num_malicious_nodes": 0},
+    "AdaptiveClipping": {"noise_multiplier": 0.1, "num_sampled_clients": 6},
+    "FixedClipping": {"noise_multiplier": 0.1, "clipping_norm": 0.5},
     "DifferentialPrivacyServerSideFixedClipping": {"noise_multiplier": 0.1, "clipping_norm": 0.5, "num_sampled_clients": 6},
     "DifferentialPrivacyClientSideFixedClipping": {"noise_multiplier": 0.1, "clipping_norm": 0.5, "num_sampled_clients": 6},
     "DifferentialPrivacyServerSideAdaptiveClipping": {"noise_multiplier": 0.1, "num_sampled_clients": 6},
@@ -30,7 +34,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def table(kind: str) -> dict[str, Any]:
     """Return a strategy table for *kind* that six clients can satisfy."""
-    inner = {"strategy": {"kind": "FedAvg"}} if kind in stock.PRIVATE else {}
+    inner = {"strategy": {"kind": "FedAvg"}} if kind in (*stock.PRIVATE, *stock.OUR_PRIVATE) else {}
     return {"kind": kind, **SETTINGS.get(kind, {}), **inner}
 
 
@@ -88,13 +92,13 @@ def test_a_strategy_repeats(kind: str, go: Any) -> None:
 
 
 def test_every_name_is_a_class_of_flower() -> None:
-    """What we call stock is there, and only the tree strategies are left out."""
+    """What we call stock is there, but for what is ours; only the tree strategies are left out."""
     from flwr.serverapp import strategy
 
     classes = {n for n in strategy.__all__ if n not in ("Strategy", "Result")}
 
     assert {"FedXgbBagging", "FedXgbCyclic"} == classes - set(stock.names())
-    assert set() == set(stock.names()) - classes
+    assert set(stock.OURS) == set(stock.names()) - classes
 
 
 def test_clipping_mods_clip(go: Any, tiny: Any) -> None:
@@ -170,3 +174,28 @@ def test_qfedavg_is_given_the_loss_before_training(go: Any) -> None:
 
     assert {"train_loss", "initial_loss"} == set(fair.metrics[fair.metrics.scope == "training"].name)
     assert (fair.tasks.flops.to_numpy() > average.tasks.flops.to_numpy()).all()
+
+
+class OwnQ(QFedAvg):
+    """A reader's own, which changes nothing."""
+
+
+def test_a_subclass_is_what_its_base_is(go: Any) -> None:
+    """A subclass of QFedAvg that changes nothing gives QFedAvg's digest: losses before training come with it."""
+    table = {"kind": "QFedAvg", "q": 0.2, "client_learning_rate": 0.1}
+    stock = go({"server.strategy": table})
+    own = go({"server.strategy": {**table, "kind": f"{__name__}:OwnQ"}})
+
+    assert stock.digest == own.digest
+
+
+def test_bulyan_is_refused_where_it_would_never_aggregate() -> None:
+    """Bulyan needs 4 f + 3 replies, f = 0 included: with two clients it would return nothing for ever."""
+    with pytest.raises(ScenarioError, match=r"num_malicious_nodes = 0: Bulyan needs at least 3 replies"):
+        stock.build({"kind": "Bulyan", "num_malicious_nodes": 0}, 2, 0.0)
+
+
+def test_the_key_that_asks_too_much_is_named() -> None:
+    """With one client and min_available_nodes = 1 it is min_train_nodes, by its default, that asks for two."""
+    with pytest.raises(ScenarioError, match=r"server.strategy.min_train_nodes = 2"):
+        stock.build({"kind": "FedAvg", "min_available_nodes": 1}, 1, 0.0)

@@ -80,9 +80,9 @@ def test_global_generators_are_left_alone(go: Go) -> None:
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+        before = (random.getstate(), repr(np.random.get_state(legacy=False)), torch.get_rng_state().tolist())
         digests.append(go({"server.strategy": dp}).digest)
-        after = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+        after = (random.getstate(), repr(np.random.get_state(legacy=False)), torch.get_rng_state().tolist())
 
         assert before == after
     assert digests[0] == digests[1]

@@ -63,12 +63,12 @@ def no_client_goes_without(make: Make) -> None:
 
 def same_key_same_answer(make: Make) -> None:
     for labels, groups, clients, key in worlds():
-        before, state = labels.copy(), np.random.get_state()[1].tolist()
+        before, state = labels.copy(), repr(np.random.get_state(legacy=False))
         one, two = make(labels, groups, clients, key), make(before.copy(), groups.copy(), clients, key)
         assert one.order.tolist() == two.order.tolist()
         assert one.offsets.tolist() == two.offsets.tolist()
         assert before.tolist() == labels.tolist()
-        assert state == np.random.get_state()[1].tolist()
+        assert state == repr(np.random.get_state(legacy=False))  # Its position too: a draw moves only that, most times.
 
 
 def other_key_other_answer(make: Make) -> None:

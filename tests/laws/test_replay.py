@@ -418,7 +418,7 @@ def test_a_rule_beyond_the_capacity_breaks() -> None:
     """A rule that names a slot beyond the capacity is stopped where it does."""
     beyond: Rule = lambda memory, label, u: memory.held  # noqa: E731
 
-    with pytest.raises(AssertionError, match="never exceeds"):
+    with pytest.raises(RunError, match="never exceeds"):
         Positions(3, beyond).add(GOOD.empty(), stream(0), Key(0))
 
 

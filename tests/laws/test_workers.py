@@ -350,7 +350,7 @@ def test_workers_end_when_their_parent_is_killed(tiny: Callable[..., Any], tmp_p
 
     assert 2 == len(workers)
     assert [] == [worker for worker in workers if _alive(worker)]
-    assert "running" == fedsim.load(tmp_path / "run").status
+    assert "killed" == fedsim.load(tmp_path / "run").status
 
 
 def _alive(process: int) -> bool:

@@ -15,7 +15,7 @@ from typing import Annotated, Protocol, TypeAlias, cast
 
 import numpy as np
 
-from fedsim.core.errors import RunError, ScenarioError
+from fedsim.core.errors import RunError, ScenarioError, must
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import Array, FloatArray, IntArray, Range, Seconds
@@ -175,7 +175,7 @@ def pack(state: State) -> bytes:
     [0, 1, 2]
     """
     arrays = {name: np.ascontiguousarray(state[name]) for name in sorted(state)}
-    assert all(array.dtype.str in _TYPES for array in arrays.values()), "a state holds int64, float64 and float32"
+    must(all(array.dtype.str in _TYPES for array in arrays.values()), "a state holds int64, float64 and float32")
     head = json.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()]).encode() + b"\n"
     body = head + b"".join(array.tobytes() for array in arrays.values())
     return _MARK + hashlib.blake2b(body, digest_size=_HASH_BYTES).digest() + body

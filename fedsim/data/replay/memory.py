@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from fedsim.core.errors import must
 from fedsim.core.keys import Key
 from fedsim.core.types import Array, FloatArray, IntArray, Seconds
 from fedsim.data.replay import Arrivals, Drawn, Replay, State
@@ -123,7 +124,7 @@ class Memory:
         self._oldest_s = float(self._arrivals()[self.rows[: self.held]].min()) if self.held else now
 
     def _put(self, slot: int, number: int, label: int) -> None:
-        assert 0 <= slot <= self.held and slot < self.capacity, "a memory never exceeds its capacity"
+        must(0 <= slot <= self.held and slot < self.capacity, "a memory never exceeds its capacity")
         if self._kept is not None:
             if slot < self.held:
                 self._kept[int(self.labels[slot])] -= 1
@@ -203,8 +204,8 @@ def schedule(
     mini-batch's own items under *key*. The first draw of an empty memory so is empty (Buzzega et al. 2020,
     arXiv:2010.05595). *sizes* sum to the number of arrivals; a size may be 0, for a step that reads no new item.
     """
-    assert not replay.needs, "a policy that needs numbers is asked step by step"
-    assert sum(sizes) == len(new.items), "the mini-batches hold the arrivals"
+    must(not replay.needs, "a policy that needs numbers is asked step by step")
+    must(sum(sizes) == len(new.items), "the mini-batches hold the arrivals")
     draws = key.fold("draw")
     found: list[Drawn] = []
     at = 0

@@ -5,8 +5,10 @@ Each client's stream is a function of (key, client) alone. Examples are copied o
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from itertools import pairwise
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -25,6 +27,18 @@ from fedsim.data.stream.trace import Listed
 
 PROBED = 100
 """Clients of which one must get something, or the scenario is refused."""
+
+Known: TypeAlias = Sequence[float] | Mapping[str, Sequence[float]]
+"""Times of drifts that a scenario declares: for all clients, or by client (its number as text, as TOML has keys)."""
+
+
+def known_of(known_s: Known, client: int) -> Sequence[float] | None:
+    """Return the declared drift times of *client*; None where nothing is declared of it.
+
+    >>> known_of([5.0], 3), known_of({"3": [5.0]}, 3), known_of({"3": [5.0]}, 4)
+    ([5.0], [5.0], None)
+    """
+    return known_s.get(str(client)) if isinstance(known_s, Mapping) else known_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,8 @@ class ClientStreams:
     """The streams of a federation; see ``attach``. *base* is the federation without them.
 
     *items* is how many arrivals a client has, None for as many as it trains on; the first *stored* come at time 0.
+    *known_s* are the times of true drifts that somebody knows of recorded data; what a client does not live to see, a
+    drift before its first item or after its last, is none of its own.
     """
 
     base: Federation
@@ -62,6 +78,7 @@ class ClientStreams:
     drift: Drift | None
     items: int | None
     stored: int
+    known_s: Known | None = None
     _recent: Recent = field(default_factory=Recent, compare=False, repr=False)
 
     def of(self, client: int) -> Stream:
@@ -76,6 +93,9 @@ class ClientStreams:
         arrived_s, places, concepts = self._arrive(client)
         if self.drift is not None:
             changes_s = self.drift.timing.changes_s(client, arrived_s)
+        elif self.known_s is not None:
+            changes_s = np.array(known_of(self.known_s, client) or (), dtype=np.float64)
+            changes_s = changes_s[(changes_s > arrived_s[0]) & (changes_s <= arrived_s[-1])] if len(arrived_s) else changes_s[:0]
         else:
             begins = np.flatnonzero(np.diff(concepts)) + 1
             changes_s = arrived_s[begins] if self.order.tasks > 1 else np.empty(0)
@@ -195,6 +215,7 @@ def attach(
     drift: Drift | None = None,
     items: int | None = None,
     stored: int = 0,
+    known_s: Known | None = None,
 ) -> Federation:
     """Return *base* with streams. Raises ScenarioError for parts that do not go together, and when nothing ever comes."""
     alters = drift is not None and drift.alters is not None
@@ -208,18 +229,21 @@ def attach(
     if isinstance(arrivals, Replayed) and (stored or not order.keeps or (drift is not None and drift.selects is not None)):
         what = "stream.stored" if stored else "stream.order.kind" if not order.keeps else "stream.drift.change.kind"
         raise ScenarioError(f"{what}: 'stamps' replays the data in their own order and times. Leave it out, or take other arrivals.")
+    if known_s is not None:
+        _check_known(known_s, base.count, "stream.drift" if drift is not None else "stream.order.kind" if order.tasks > 1 else "")
     files = {**base.files, **arrivals.files} if isinstance(arrivals, Listed) else base.files
     base = replace(base, files=files)
-    streams = ClientStreams(base, arrivals, order, labelling, drift, items, stored)
+    streams = ClientStreams(base, arrivals, order, labelling, drift, items, stored, known_s)
     if not any(len(streams.of(client)) for client in range(min(base.count, PROBED))):
         raise ScenarioError(
             f"stream: none of the first {min(base.count, PROBED)} clients ever gets an example. Look at stream.arrivals"
             " (times, and the clients that a trace names), and at the classes that stream.order or stream.drift lets come."
         )
+    if known_s:
+        _check_reached(known_s, streams, base.count)
     if drift is None or drift.alters is None:
         return replace(base, streams=streams)
-    hindsight = base.test is base.pooled or (base.pooled is None and not base.test_fraction)
-    if hindsight:
+    if base.hindsight:
         parts = [streams.client(client) for client in range(min(base.count, TEST_CLIENTS))]
         test = Examples(np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
     else:
@@ -228,3 +252,28 @@ def attach(
     return replace(
         base, pooled=None, partition=None, generator=streams, test_fraction=0.0, test=test, streams=streams, arranged=True
     )
+
+
+def _check_known(known_s: Known, clients: int, already: str) -> None:
+    """Refuse declared drift times that cannot be: out of order, of no client, or where the drifts are ours."""
+    if already:
+        raise ScenarioError(f"stream.drifts_s: {already} says already when concepts change. Leave one of the two out.")
+    of_each = {f".{client}": times for client, times in known_s.items()} if isinstance(known_s, Mapping) else {"": known_s}
+    for key, times in of_each.items():
+        if key and not (key[1:].isascii() and key[1:].isdecimal() and key[1:] == str(int(key[1:])) and int(key[1:]) < clients):
+            raise ScenarioError(f"stream.drifts_s{key}: there is no such client. Their numbers are 0 to {clients - 1}.")
+        for earlier, later in pairwise(times):
+            if later <= earlier:
+                raise ScenarioError(f"stream.drifts_s{key}: {later:g} comes after {earlier:g}. Sort the times, and name each once.")
+
+
+def _check_reached(known_s: Known, streams: ClientStreams, clients: int) -> None:
+    """Refuse declared drift times of which no client lives to see one: they are in another unit, or from another start."""
+    named = [int(client) for client, times in known_s.items() if times] if isinstance(known_s, Mapping) else list(range(clients))
+    looked = [streams.of(client) for client in named[:PROBED]]
+    if looked and not any(len(stream.changes_s) for stream in looked):
+        spans = [(float(stream.arrived_s[0]), float(stream.arrived_s[-1])) for stream in looked if len(stream)]
+        when = f"they are from {min(a for a, _ in spans):.6g} s to {max(b for _, b in spans):.6g} s" if spans else "they are empty"
+        raise ScenarioError(
+            f"stream.drifts_s: none of the times lies within a client's stream; {when}. Times are virtual seconds since the start of the run."
+        )

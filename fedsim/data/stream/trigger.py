@@ -54,6 +54,27 @@ class Enough:
         return max(now, float(coming[0]), min(by_count, by_time))
 
 
+@dataclass(frozen=True, slots=True)
+class AtLeast:
+    """*trigger*, but not before *examples* new ones have their labels. A stream's last few, fewer than these, are not trained on."""
+
+    trigger: Trigger
+    examples: int
+
+    def ready_s(self, stream: Stream, until_s: Seconds, now: Seconds) -> Seconds:
+        """Return when there is enough.
+
+        >>> times = np.array([1.0, 2.0, 5.0])
+        >>> stream = Stream(times, times, np.arange(3), np.zeros(3, int))
+        >>> [AtLeast(Enough(), 2).ready_s(stream, until, 0.0) for until in (-math.inf, 1.0, 2.0)]
+        [2.0, 5.0, inf]
+        """
+        coming = upcoming(stream, until_s)
+        if len(coming) < self.examples:
+            return math.inf
+        return max(self.trigger.ready_s(stream, until_s, now), float(coming[self.examples - 1]))
+
+
 def upcoming(stream: Stream, until_s: Seconds) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Return when labels come after *until_s*, ascending; labels that never come are left out."""
     times = stream.labelled_s

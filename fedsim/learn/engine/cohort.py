@@ -22,8 +22,9 @@ from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer, total
 from fedsim.learn.engine.step import Step, compile_step
+from fedsim.learn.engine.templates import Templates
 from fedsim.learn.models import trainable, travelling
-from fedsim.learn.objectives import Mixed, Objective
+from fedsim.learn.objectives import Mixed, Objective, scores_of
 from fedsim.learn.online import LOCAL
 from fedsim.learn.optim import Rows, is_plain
 from fedsim.learn.store import Store
@@ -31,6 +32,8 @@ from fedsim.learn.work import Job, Mix, Result, Start, Task
 
 RIDE_BYTES = 2**30
 """Parameters of results that nobody has asked for yet: beyond it, tasks in flight wait for their turn."""
+PROBED_BATCHES = 2
+"""Batches of real examples, drawn at random, that a compiled step is tried on besides the first."""
 PREPARED_EXAMPLES = 512
 """The largest batch that is compiled before a run begins."""
 
@@ -61,10 +64,11 @@ class Crew(Protocol):
 class CohortEngine:
     """Runs tasks in this process, *chunk* clients at a time; ``chunk=1`` is the serial executor.
 
-    Where it has a *crew*, that computes instead.
+    Where it has a *crew*, that computes instead. *many_sizes* says that batches have so many that graphs are better shared;
+    it changes no bit.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, store: Store, *, chunk: int | None = None) -> None:
+    def __init__(self, model: nn.Module, objective: Objective, store: Store, *, chunk: int | None = None, many_sizes: bool = False) -> None:
         carried = travelling(model)
         self._model, self._objective, self._store = model, objective, store
         self._names, self._trained = list(carried), len(trainable(model))
@@ -79,6 +83,7 @@ class CohortEngine:
         self._done: dict[int, Result] = {}
         self._tickets = 0
         self._starts: dict[str, list[Tensor]] = {}
+        self.many_sizes, self._templates = many_sizes, Templates(model, objective) if many_sizes else None
         self.crew: Crew | None = None
 
     @property
@@ -125,7 +130,7 @@ class CohortEngine:
         if self.crew is None:
             return self.evaluate(params, *self._store.test)
         batches = -(-len(self._store.test[1]) // EVALUATION_ROWS)
-        return self._objective.scores(total(self.crew.batch_sums(Start(params), batches)))
+        return scores_of(self._objective, total(self.crew.batch_sums(Start(params), batches)))
 
     def test_classes(self, params: Params, classes: Sequence[int]) -> dict[str, float]:
         """Return the scores of *params* over those examples of the test part whose targets are in *classes*."""
@@ -276,7 +281,7 @@ class CohortEngine:
             metrics = {"train_loss": float(means[i])}
             if job.initial_loss:
                 metrics["initial_loss"] = self._scores(task)["loss"]
-            params = {name: array[i] for name, array in zip(self._names, arrays, strict=True)}
+            params = {name: array[i, ...] for name, array in zip(self._names, arrays, strict=True)}  # Never a scalar.
             results.append(Result(metrics, params, self._predicted(task)))
         return results
 
@@ -286,7 +291,9 @@ class CohortEngine:
             x, y = self._store.sample(kind[0])
             objective = self._objective if mix == "concat" else Mixed(self._objective, kind[1], mix)
             self._steps[*kind, plain, mix] = compile_step(
-                self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets
+                self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
+                more=[self._store.sample(kind[0], seed)[0] for seed in range(PROBED_BATCHES)],
+                templates=self._templates if mix == "concat" else None,
             )
         return self._steps[*kind, plain, mix]
 

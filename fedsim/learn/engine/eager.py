@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
 from fedsim.core.errors import ScenarioError
-from fedsim.learn.models import trainable, travelling
+from fedsim.learn.models import called, trainable, travelling
 from fedsim.learn.objectives import Objective
 
 Run = Callable[[list[Tensor], Tensor, Tensor, Sequence[Tensor], float], tuple[Tensor, list[Tensor]]]
@@ -23,7 +22,7 @@ def eager_run(model: nn.Module, objective: Objective, plain: bool) -> Run:
         leaves = [view[0].detach().requires_grad_() for view in views[:count]]
         carried = [*leaves, *(view[0] for view in views[count:])]  # Buffers change in place.
         with torch.enable_grad():
-            loss = objective.loss(functional_call(model, dict(zip(names, carried, strict=True)), (x[0],)), y[0])
+            loss = objective.loss(called(model, dict(zip(names, carried, strict=True)), x[0]), y[0])
             if loss.dim():
                 raise ScenarioError(
                     f"training.objective: the loss has shape {tuple(loss.shape)}; it must be one number, the batch's mean."

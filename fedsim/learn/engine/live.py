@@ -12,15 +12,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap  # pyright: ignore[reportUnknownVariableType]
+from torch.func import grad, vmap  # pyright: ignore[reportUnknownVariableType]
 
-from fedsim.core.errors import RunError
+from fedsim.core.errors import RunError, must
 from fedsim.core.types import Array, IntArray, Params
 from fedsim.data.replay import Drawn
 from fedsim.data.replay.losses import most_interfered
 from fedsim.learn.engine import noise
 from fedsim.learn.engine.scoring import evaluating
-from fedsim.learn.models import travelling
+from fedsim.learn.models import called, travelling
 from fedsim.learn.objectives import Mixed, Objective
 from fedsim.learn.optim import Rows
 from fedsim.learn.rehearsal import Live
@@ -71,7 +71,7 @@ class Learner:
         with evaluating(self._model):
             drawn = self._draw(step, x, y)
         replayed = np.concatenate([d.items for d in drawn]) if drawn else new[:0]
-        assert size + len(replayed) == live.sizes[step], "the size of a mini-batch follows from counts"
+        must(size + len(replayed) == live.sizes[step], "the size of a mini-batch follows from counts")
         params = self._params()
         leaves = [param.requires_grad_() for param in params[: self._trained]]
         rx, ry = self._examples(replayed)
@@ -235,7 +235,7 @@ class Learner:
         return [param[0].detach() for param in self._rows.params]
 
     def _forward(self, params: list[Tensor], x: Tensor) -> Tensor:
-        return functional_call(self._model, dict(zip(self._names, params, strict=True)), (x,))
+        return called(self._model, dict(zip(self._names, params, strict=True)), x)
 
     def _outputs(self, items: IntArray) -> Tensor:
         with torch.no_grad():

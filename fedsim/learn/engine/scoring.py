@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
 from fedsim.core.types import IntArray, Params
-from fedsim.learn.objectives import Objective
+from fedsim.learn.models import called
+from fedsim.learn.objectives import Objective, scores_of
 
 EVALUATION_ROWS = 1024
 """Examples that one forward pass of an evaluation takes; fixed, so that a loss has the same bits everywhere."""
@@ -24,7 +24,7 @@ class Scorer:
 
     def scores(self, params: list[Tensor], x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores over the examples (x, y)."""
-        return self._objective.scores(total(self.sums(params, x, y)))
+        return scores_of(self._objective, total(self.sums(params, x, y)))
 
     def sums(self, params: list[Tensor], x: Tensor, y: Tensor) -> Iterator[dict[str, float]]:
         """Yield what each batch of the examples (x, y) adds to the sums that scores follow from."""
@@ -32,7 +32,7 @@ class Scorer:
         for first in range(0, len(x), EVALUATION_ROWS):
             batch = slice(first, first + EVALUATION_ROWS)
             with torch.no_grad(), evaluating(self._model):  # Cloned: how examples lie in memory may choose the kernel.
-                outputs = functional_call(self._model, named, (x[batch].clone(),))
+                outputs = called(self._model, named, x[batch].clone())
                 sums = self._objective.sums(outputs, y[batch])
             yield {name: float(value) for name, value in sums.items()}
 
@@ -44,7 +44,7 @@ class Scorer:
             # A copy: streams are read-only.
             places = torch.tensor(positions[first : first + EVALUATION_ROWS], device=x.device)
             with torch.no_grad(), evaluating(self._model):
-                outputs, targets = functional_call(self._model, named, (x[places],)), y[places]
+                outputs, targets = called(self._model, named, x[places]), y[places]
                 found.append((targets, outputs.argmax(-1), self._objective.each(outputs, targets).double()))
         columns = [torch.cat(column).cpu().numpy() for column in zip(*found, strict=True)]
         return dict(zip(("y", "prediction", "loss"), columns, strict=True))

@@ -11,16 +11,18 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
-from fedsim.core.errors import ScenarioError, reason
+from fedsim.core.errors import FedsimError, ScenarioError, reason
 from fedsim.learn.engine import noise, passes
 from fedsim.learn.engine.eager import eager_run
 from fedsim.learn.engine.noise import Mask, masks_of
+from fedsim.learn.engine.templates import Templates
 from fedsim.learn.engine.trace import (
     ROWS, Untraceable, draws_random_numbers, free_rows, gradient_of, has_convolution, trace,
 )  # fmt: skip
@@ -71,14 +73,17 @@ PROBE_BYTES = 2**28
 
 
 def compile_step(
-    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, plain: bool, whole_targets: bool, untouched: bool = False
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, plain: bool, whole_targets: bool, untouched: bool = False,
+    more: Sequence[Tensor] = (), templates: Templates | None = None,
 ) -> Step:
     """Return the step of *model* for batches shaped like *x* (b, ...) and *y* (b, ...).
 
     What comes out depends on them too, a little (see ``_same_bits``): give every engine the same.
 
     *plain* says that the update is p <- p - lr g and nothing else, and so may be folded into the graph.
-    *whole_targets* promises that no target is cross-entropy's ignore_index. *untouched* runs the graph as traced.
+    *whole_targets* promises that no target is cross-entropy's ignore_index. *untouched* runs the graph as traced. *more* are
+    further batches of real features, shaped like *x*: a step is tried on these, since a model may take nothing else. With
+    *templates* graphs come from there: the same ones, sooner where there are many sizes.
 
     Convolutions on a CPU run one client at a time, whatever the chunk: grouped convolution with one client gives
     other bits there than with two, and is slower. So does any step whose rows turn out to depend on their number or
@@ -88,30 +93,63 @@ def compile_step(
     """
     settings = {"plain": plain, "whole_targets": whole_targets, "untouched": untouched}
     try:
+        try:
+            return _compiled(model, objective, x, y, (x, *more), templates, **settings)
+        except _Unfit:
+            if templates is None or not templates.known:
+                raise
+            # A model that decides by the batch size may have other operations at this one.
+            return _compiled(model, objective, x, y, (x, *more), None, **settings)
+    except _Unfit as error:
+        return _left_to_torch(model, objective, x, y, plain, str(error))
+    except (FedsimError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # Whatever a graph may raise that torch itself may not: torch has the last word.
+        return _left_to_torch(model, objective, x, y, plain, f"cannot be compiled ({reason(error)})")
+
+
+class _Unfit(Exception):
+    """The model is to be left to torch; the words say why, after the model's name."""
+
+
+def _compiled(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, real: Sequence[Tensor], templates: Templates | None, *,
+    plain: bool, whole_targets: bool, untouched: bool,
+) -> Step:  # fmt: skip
+    """Return the compiled step of ``compile_step``, tried on the batches *real*. Raises _Unfit where there is none."""
+    settings = {"plain": plain, "whole_targets": whole_targets, "untouched": untouched}
+    try:
         masks = tuple(masks_of(model, x))
-        single = trace(model, objective, x, y, masks, rows=None)
+        traced = partial(trace, model, objective) if templates is None else templates.trace
+        single = traced(x, y, masks, rows=None)
     except Untraceable as error:
-        return _left_to_torch(model, objective, x, y, plain, f"cannot be traced ({error})")
+        raise _Unfit(f"cannot be traced ({error})") from error
     random = draws_random_numbers(single)
     step: Step | None = None
+    note = ""
     if not random and not (x.device.type == "cpu" and has_convolution(single)):
-        with suppress(Untraceable):
-            parts = _parts(trace(model, objective, x, y, masks, rows=ROWS), model, **settings)
-            step = _placed(dataclasses.replace(_stacked(parts), masks=masks), model, x, y, plain)
+        try:
+            parts = _parts(traced(x, y, masks, rows=ROWS), model, **settings)
+            step = _placed(dataclasses.replace(_stacked(parts), masks=masks), model, real, y, plain)
+        except Untraceable as error:
+            note = f"model {type(model).__name__} cannot be stacked ({error}): its clients train one at a time, which is slower."
     if step is None:
-        step = dataclasses.replace(_single(_parts(single, model, stacked=False, **settings)), masks=masks, random=random)
-    if not random and not _agrees(step, model, objective, x, y, plain):
-        return _left_to_torch(model, objective, x, y, plain, "its traced step gives other numbers than torch itself")
+        step = dataclasses.replace(_single(_parts(single, model, stacked=False, **settings)), masks=masks, random=random, note=note)
+    if not random and not _agrees(step, model, objective, real, y, plain):
+        raise _Unfit("gives other numbers than torch itself when its step is compiled")
     return step
 
 
-def _placed(step: Step, model: nn.Module, x: Tensor, y: Tensor, plain: bool) -> Step | None:
+def _placed(step: Step, model: nn.Module, real: Sequence[Tensor], y: Tensor, plain: bool) -> Step | None:
     """Return *step* with what its rows may be, told by probing; None where only one at a time will do."""
-    if x.device.type != "cpu":
+    if y.device.type != "cpu":
         return step  # No promise of bits is made there: the manifest says so.
     small = sum(p.numel() for p in trainable(model).values()) < MANY_NUMBERS
     draws = 8 if small else 2
-    same = [all(pair) for pair in zip(*(_same_bits(step, model, x, y, plain, seed) for seed in range(draws)), strict=True)]
+    found = [_same_bits(step, _drawn(step, model, x, seed), y, plain) for seed, x in enumerate(real)]
+    with suppress(Exception):  # Numbers of all sizes tell more than real ones, which may be zeros; where the model takes them.
+        found += [_same_bits(step, _drawn(step, model, _normal(real[0], seed), seed), y, plain) for seed in range(draws)]
+    same = [all(pair) for pair in zip(*found, strict=True)]
     if not all(same[1:]):
         return None
     return step if same[0] else dataclasses.replace(step, rows="many")
@@ -134,14 +172,18 @@ def _left_to_torch(model: nn.Module, objective: Objective, x: Tensor, y: Tensor,
     return dataclasses.replace(step, note=note)
 
 
-def _same_bits(step: Step, model: nn.Module, x: Tensor, y: Tensor, plain: bool, seed: int) -> list[bool]:
+_Client = tuple[list[Tensor], Tensor, list[Tensor]]
+"""Parameters and buffers, features and masks of one client."""
+
+
+def _same_bits(step: Step, client: _Client, y: Tensor, plain: bool) -> list[bool]:
     """Return, for each of PROBES, whether all its rows come out the same as all others, bit for bit.
 
     Every row gets the same parameters and the same batch; what may differ is the kernel that a number of rows is
     given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at random tell:
     another kernel would have to round all of them alike, in every draw, to go unseen.
     """
-    carried, x, masks = _drawn(step, model, x, seed)
+    carried, x, masks = client
     most = max(3, min(17, PROBE_BYTES // sum(p.numel() * p.element_size() for p in carried)))
 
     def rows(first: int, count: int) -> list[Tensor]:
@@ -150,9 +192,9 @@ def _same_bits(step: Step, model: nn.Module, x: Tensor, y: Tensor, plain: bool, 
         bx, by, *bm = (t.expand(count, *t.shape).contiguous() for t in (x, y, *masks))
         return _after(step, mine, bx, by, bm, plain, PROBE_RATE)
 
-    reference = [t[0] for t in rows(0, most)]
+    reference = [t[0].nan_to_num() for t in rows(0, most)]
     return [
-        all(torch.equal(row, one) for many, one in zip(rows(first, min(count, most)), reference, strict=True) for row in many)
+        all(torch.equal(row.nan_to_num(), one) for many, one in zip(rows(first, min(count, most)), reference, strict=True) for row in many)
         for first, count in PROBES
     ]
 
@@ -161,12 +203,22 @@ AGREES = {torch.float32: 1e-3, torch.float64: 1e-9}
 """How far a compiled step and torch's own may lie apart, relative to the largest change that it makes in a tensor."""
 
 
-def _agrees(step: Step, model: nn.Module, objective: Objective, x: Tensor, y: Tensor, plain: bool) -> bool:
-    """Return whether one step of *step* gives what torch.func gives without tracing, up to rounding.
+def _agrees(step: Step, model: nn.Module, objective: Objective, real: Sequence[Tensor], y: Tensor, plain: bool) -> bool:
+    """Return whether one step of *step* gives what torch.func gives without tracing, up to rounding, on real features.
 
-    It would not where forward() keeps something between calls that no tensor shows.
+    It would not where forward() keeps something between calls that no tensor shows. Where drawn parameters give nothing
+    finite to compare (the logarithm of one), those of the model tell.
     """
-    carried, x, masks = _drawn(step, model, x, seed=0)
+    for seed in (0, None):
+        agrees = _compared(step, model, objective, _drawn(step, model, real[0], seed), y, plain)
+        if agrees is not None:
+            return agrees
+    raise _Unfit("has no finite loss on examples of the data, so that its compiled step cannot be compared with torch's")
+
+
+def _compared(step: Step, model: nn.Module, objective: Objective, client: _Client, y: Tensor, plain: bool) -> bool | None:
+    """Return whether *step* and torch.func agree on *client*; None where nothing is finite."""
+    carried, x, masks = client
     mine, bm = ([t.clone().unsqueeze(0) for t in tensors] for tensors in (carried, masks))
     ours = _after(step, mine, x.unsqueeze(0), y.unsqueeze(0), bm, plain, 0.1)
     count = len(trainable(model))
@@ -180,7 +232,9 @@ def _agrees(step: Step, model: nn.Module, objective: Objective, x: Tensor, y: Te
     zero = torch.zeros((), dtype=loss.dtype, device=loss.device)
     begun = [*(carried if plain else [*(zero for _ in gradients), *carried[count:]]), zero]
     triples = [(a[0], b, start) for a, b, start in zip(ours, theirs, begun, strict=True) if b.numel() and b.isfinite().all()]
-    most = max((float((b - start).abs().max()) for _, b, start in triples), default=0.0)
+    if not triples or not theirs[-1].isfinite():
+        return None
+    most = max(float((b - start).abs().max()) for _, b, start in triples)
     tolerance, rounding = AGREES.get(loss.dtype, 1e-2), 8 * torch.finfo(loss.dtype).eps
     return all(
         float((a - b).abs().max())
@@ -189,13 +243,18 @@ def _agrees(step: Step, model: nn.Module, objective: Objective, x: Tensor, y: Te
     )
 
 
-def _drawn(step: Step, model: nn.Module, x: Tensor, seed: int) -> tuple[list[Tensor], Tensor, list[Tensor]]:
-    """Return parameters and buffers, features and masks for one client, drawn at random."""
-    draw = torch.Generator().manual_seed(seed)
-    if x.is_floating_point():
-        x = torch.randn(x.shape, generator=draw).to(x)  # Real features may be zeros, which round to nothing.
+def _normal(x: Tensor, seed: int) -> Tensor:
+    """Return features shaped like *x* from a normal; *x* itself where they are whole numbers, which mean something."""
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x) if x.is_floating_point() else x
+
+
+def _drawn(step: Step, model: nn.Module, x: Tensor, seed: int | None) -> _Client:
+    """Return a client with the features *x*: parameters and masks drawn at random, or with no *seed* the model's own."""
+    draw = torch.Generator().manual_seed(seed or 0)
     shapes = trainable(model).values()
     params = [torch.randn(p.shape, generator=draw).div(math.sqrt(max(1, p.shape[-1:].numel()))).to(p) for p in shapes]
+    if seed is None:
+        params = [p.detach().clone() for p in shapes]
     kept = [buffer.detach().clone() for buffer in buffers(model).values()]
     masks = [
         (torch.rand(m.shape, generator=draw) < m.keep).to(x.device, params[0].dtype) / (m.keep or 1.0) for m in step.masks

@@ -7,7 +7,10 @@ So one graph serves every chunk, and a row's bits cannot depend on which graph i
 
 from __future__ import annotations
 
+import inspect
 import operator
+import os
+import textwrap
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -15,14 +18,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call, grad, vmap  # pyright: ignore[reportUnknownVariableType]
+from torch.func import grad, vmap  # pyright: ignore[reportUnknownVariableType]
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedsim.core.errors import ScenarioError, reason
 from fedsim.learn.engine import noise
 from fedsim.learn.engine.noise import Mask
-from fedsim.learn.models import buffers, trainable, travelling
+from fedsim.learn.models import buffers, called, trainable, travelling
 from fedsim.learn.objectives import Objective
 
 ROWS = 1_000_003
@@ -81,6 +84,29 @@ def _no_loops() -> Generator[None]:
         functorch._set_vmap_fallback_enabled(before)
 
 
+def complete_vmap() -> None:
+    """Register the rules of vmap that torch leaves out under ``python -O`` and ``PYTORCH_JIT=0``.
+
+    It skips cross-entropy's and others' there (torch._functorch.predispatch, seen on 2.13), so that nothing could be stacked and
+    bits would differ. Where a future torch does this otherwise, the step's note says that it could not be stacked.
+    """
+    if __debug__ and os.environ.get("PYTORCH_JIT", "1") == "1":
+        return
+    from torch._functorch import predispatch
+
+    scope: dict[str, Any] = predispatch.__dict__
+    if scope.get("VMAP_DECOMPOSITIONS_LIB") is not None:
+        return
+    source = textwrap.dedent(inspect.getsource(predispatch.lazy_load_decompositions))
+    skip = 'if not (os.environ.get("PYTORCH_JIT", "1") == "1" and __debug__):'
+    scope["DECOMPOSITIONS_LOADED"] = False
+    exec(compile(source.replace(skip, "if False:"), "<vmap's rules>", "exec"), scope)
+    scope["lazy_load_decompositions"]()
+
+
+complete_vmap()
+
+
 class Untraceable(Exception):
     """torch cannot trace the model; it may still be able to run it."""
 
@@ -97,7 +123,7 @@ def gradient_of(model: nn.Module, objective: Objective) -> Callable[..., list[Te
         after = {name: buffer.clone() for name, buffer in zip(kept, before, strict=True)}
         whole = {**dict(zip(names, params, strict=True)), **after, **{name: b.clone() for name, b in others.items()}}
         with noise.given(model, given):
-            loss = objective.loss(functional_call(model, whole, (x,)), y)
+            loss = objective.loss(called(model, whole, x), y)
         if loss.dim():
             raise ScenarioError(
                 f"training.objective: the loss has shape {tuple(loss.shape)}; it must be one number, the batch's mean."

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedsim.core.errors import must
 from fedsim.learn.engine.shared import Layout
 from fedsim.learn.work import Start, Task
 
@@ -35,6 +36,7 @@ class Site:
     pooled: bool
     dtype: str
     chunk: int
+    many_sizes: bool
     kept_bytes: int
 
 
@@ -141,7 +143,7 @@ class Channel:
             beside += descriptors
             header = header + part if part else _end()
         size, count = _HEADER.unpack(header)
-        assert len(beside) == count, f"{count} descriptors were sent, {len(beside)} came"
+        must(len(beside) == count, f"{count} descriptors were sent, {len(beside)} came")
         text, filled = memoryview(bytearray(size)), 0
         while filled < size:
             filled += self._end.recv_into(text[filled:]) or _end()

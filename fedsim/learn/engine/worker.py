@@ -16,7 +16,8 @@ import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fedsim.core.errors import ScenarioError, reason
+from fedsim.core import own
+from fedsim.core.errors import RunError, ScenarioError, reason
 from fedsim.learn.engine import shared
 from fedsim.learn.engine.wire import Answer, Broken, Channel, Fresh, Learn, Score, SENT, Site, Train
 from fedsim.learn.work import Start
@@ -58,7 +59,7 @@ class _Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._engine: CohortEngine | None = None
-        self._refusal: Exception | None = None
+        self._refusal: BaseException | None = None
         self._results, self._written = -1, 0
 
     def heard(self, message: object, beside: list[int]) -> Answer | Broken | None:
@@ -85,7 +86,7 @@ class _Worker:
     def _settle(self, site: Site, block: int) -> None:
         try:
             self._engine = engine_at(site, block)
-        except Exception as error:  # Said when there is work: until then nobody listens.
+        except BaseException as error:  # Said when there is work: until then nobody listens.
             self._refusal = error
 
     def _learn(self, message: Learn, block: int) -> None:
@@ -98,7 +99,8 @@ class _Worker:
         try:
             if self._refusal is not None:
                 raise self._refusal
-            assert self._engine is not None, "a unit came before the site"
+            if self._engine is None:
+                raise RunError("a unit came before the site")
             if isinstance(unit, Score):
                 return Answer([self._engine.batch_sums(unit.start, unit.batch)], [], [])
             engine = self._engine
@@ -108,8 +110,9 @@ class _Worker:
                 layout, self._written = shared.write(self._results, result.arrays(), self._written)
                 layouts.append(layout)
             return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results])
-        except Exception as error:  # Whatever it is, it is the parent's to raise.
-            return Broken(_pickled(error), reason(error), traceback.format_exc())
+        except BaseException as error:  # Whatever it is, even SystemExit, it is the parent's to raise.
+            place = own.where(error)
+            return Broken(_pickled(error), f"{reason(error)}{f' ({place})' if place else ''}", traceback.format_exc())
 
 
 def engine_at(site: Site, block: int) -> CohortEngine:
@@ -121,12 +124,15 @@ def engine_at(site: Site, block: int) -> CohortEngine:
     from fedsim.learn.store import Store
 
     memory = shared.views(shared.mapped(block), site.examples)
-    sys.path[:] = pickle.loads(memory["path"].tobytes())
+    sys.path[:], worlds = pickle.loads(memory["path"].tobytes())
+    own.settle(worlds)
     parts: dict[str, Any] = {}
     for name, key in SENT.items():
         try:
             parts[name] = pickle.loads(memory[name].tobytes())
-        except Exception as error:  # Whatever a stranger's module raises while it loads.
+        except ScenarioError:
+            raise
+        except BaseException as error:  # Whatever a stranger's module raises while it loads.
             raise ScenarioError(
                 f"engine.workers: what {key} names cannot be loaded in a worker ({reason(error)})."
                 f" Put it at the top level of a module of its own, or leave engine.workers at 1."
@@ -137,10 +143,10 @@ def engine_at(site: Site, block: int) -> CohortEngine:
         pooled=Examples(memory["x"], memory["y"]) if site.pooled else None,
     )
     store = Store(federation, getattr(torch, site.dtype), torch.device("cpu"), kept_bytes=site.kept_bytes)
-    return CohortEngine(parts["model"], parts["objective"], store, chunk=site.chunk)
+    return CohortEngine(parts["model"], parts["objective"], store, chunk=site.chunk, many_sizes=site.many_sizes)
 
 
-def _pickled(error: Exception) -> bytes:
+def _pickled(error: BaseException) -> bytes:
     try:
         return pickle.dumps(error)
     except Exception:  # A stranger's error may hold anything; its line is sent in any case.

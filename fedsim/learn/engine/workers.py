@@ -22,8 +22,9 @@ from typing import IO
 
 import numpy as np
 
+from fedsim.core import own
 from fedsim.core.errors import FedsimError, RunError, ScenarioError, reason
-from fedsim.core.types import Params
+from fedsim.core.types import Params, interpreter_flags
 from fedsim.data.source import Examples
 from fedsim.learn.engine import shared
 from fedsim.learn.engine.chunks import ranked
@@ -108,13 +109,13 @@ class Workers:
         federation = replace(
             store.federation, pooled=None, partition=None, streams=None, files={}, test=Examples(np.zeros(0), np.zeros(0)), _holdings={}, _targets={}
         )
-        sent: Params = {"path": _bytes(pickle.dumps([place or os.getcwd() for place in sys.path]))}
+        sent: Params = {"path": _bytes(pickle.dumps(([place or os.getcwd() for place in sys.path], own.worlds())))}
         for name, part in zip(SENT, (model, objective, federation), strict=True):
             sent[name] = _bytes(self._pickled(part, SENT[name]))
         more, _ = shared.write(block, sent, os.fstat(block).st_size)
         site = Site(
             examples={**layout, **more}, pooled=store.federation.pooled is not None,
-            dtype=str(store.dtype).removeprefix("torch."), chunk=engine.chunk, kept_bytes=CACHED_BYTES // len(self._workers),
+            dtype=str(store.dtype).removeprefix("torch."), chunk=engine.chunk, many_sizes=engine.many_sizes, kept_bytes=CACHED_BYTES // len(self._workers),
         )  # fmt: skip
         self._chunk = engine.chunk
         for worker in self._workers:
@@ -221,17 +222,18 @@ class Workers:
     def _heard(self, worker: _Worker) -> tuple[int, Answer | Exception]:
         try:
             answer, _ = worker.channel.receive()
-        except (EOFError, OSError) as end:
-            raise self._death(worker) from end
-        assert worker.unit is not None, "a worker answered without a question"
+        except (EOFError, OSError):
+            raise self._death(worker) from None  # The line says it all.
+        if worker.unit is None:
+            raise RunError(f"{worker} answered without a question.")
         (number, unit), worker.unit = worker.unit, None
         return number, _raised(answer, unit) if isinstance(answer, Broken) else answer
 
     def _tell(self, worker: _Worker, message: object, *beside: int) -> None:
         try:
             worker.channel.send(message, *beside)
-        except OSError as end:
-            raise self._death(worker) from end
+        except OSError:
+            raise self._death(worker) from None  # The line says it all.
 
     def _death(self, worker: _Worker) -> RunError:
         """Return the error that says how *worker* died, and which tasks it had."""
@@ -286,7 +288,7 @@ def _start(number: int, said: IO[bytes]) -> _Worker:
         try:
             # -P: the working directory must not stand before everything else. A group of its own: Ctrl-C is for us.
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "fedsim.learn.engine.worker", str(theirs.fileno())],
+                [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.learn.engine.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, process_group=0,
             )  # fmt: skip
         except BaseException:

@@ -1,0 +1,245 @@
+"""The rounds of a scenario on the virtual clock, nothing trained: all of them where wall time allows, else a sample.
+
+Where clients come and go by the time of day, rounds of one hour are not like those of another. What is not rehearsed one
+after the other is therefore sampled over the virtual time that it will take, and walked through by what the samples say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ConfigRecord
+
+from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.flower import compat, records
+from fedsim.flower.aggregated import Watched
+from fedsim.learn.work import Result, Task
+from fedsim.scenario.build import Parts
+from fedsim.sim.grid import VirtualGrid
+from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow
+
+Watch = Callable[[int, int], None]
+"""Hears how many rounds are rehearsed, and of how many; again and again while it goes."""
+
+IN_A_ROW = 0.6
+"""Share of the wall time that is for rounds one after the other, from the first on; the rest is for samples."""
+SAMPLES, EACH = 48, 2
+"""Moments of virtual time at which rounds are sampled at most, and how many rounds at each."""
+FEWEST = 4
+"""Samples below which none are taken."""
+REPLICAS, BAND = 100, (0.05, 0.95)
+"""How often the samples are drawn again for the interval, and which share of the outcomes it leaves out on each side."""
+WIDER, SLACK = 1.5, 0.01
+"""The interval is so much wider than the outcomes are: they come from the same few samples. Tried on cycles of many kinds."""
+CELLS = 512
+"""Into how many pieces the sampled span is cut when rounds are walked through."""
+STRIDES = 20_000
+"""Steps of that walk at most; with more rounds than this a step is several."""
+
+
+class Timekeeper:
+    """An engine that takes tasks and never computes them."""
+
+    def submit(self, task: Task) -> int:
+        """Take a task."""
+        return task.number
+
+    def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
+        """Refuse: nothing is computed in a rehearsal."""
+        raise AssertionError("a rehearsal computes nothing")
+
+    def peek(self, ticket: int) -> None:
+        """Return nothing: a rehearsal knows no numbers."""
+
+    def discard(self, ticket: int) -> None:
+        """Forget a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """What all rounds would cost: *rehearsed* of them took place on the virtual clock, *sampled* of these ahead of time.
+
+    *low_s* and *high_s* are where the virtual time most likely lies; both are *virtual_s* where every round was rehearsed,
+    and NaN where too few were. *ends*: after the last of *rounds* every stream has ended.
+    """
+
+    rounds: int
+    rehearsed: int
+    sampled: int
+    ends: bool
+    virtual_s: Seconds
+    low_s: Seconds
+    high_s: Seconds
+    slowest_round_s: Seconds
+    asked: float
+    missed: float
+    down_bytes: float
+    up_bytes: float
+
+    @property
+    def exact(self) -> bool:
+        """Return whether every round was rehearsed."""
+        return self.rehearsed == self.rounds
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Counts what a rehearsal's rounds asked and missed."""
+
+    asked: int = 0
+    missed: int = 0
+    batches: int = 0
+
+    def task(self, row: TaskRow) -> None:
+        pass
+
+    def tested(self, row: PredictionRow) -> None:
+        raise AssertionError("a rehearsal tests nothing")
+
+    def round(self, row: RoundRow) -> None:
+        if row.kind == "train":
+            self.asked, self.missed, self.batches = self.asked + row.asked, self.missed + row.missed, self.batches + 1
+
+
+@dataclass
+class _Stage:
+    """A world in which rounds are rehearsed. *rows* has one row per round: when it began, and what it took (COLUMNS)."""
+
+    parts: Parts
+    rows: list[tuple[float, ...]] = field(default_factory=list[tuple[float, ...]])
+
+    def __post_init__(self) -> None:
+        parts, self.heard = self.parts, _Heard()
+        self.grid = VirtualGrid(parts.fleet, Timekeeper(), self.heard)
+        watched = Watched(parts.scenario.server.strategy["kind"], parts.first)
+        self._strategy = compat.name_draws(watched.around(parts.strategy.strategy), parts.key)
+        self._arrays = compat.array_record(parts.first)
+        self._train, self._evaluate = records.job_config(parts.job), ConfigRecord()
+
+    def play(self) -> None:
+        """Rehearse one more round."""
+        grid, strategy, number = self.grid, self._strategy, len(self.rows) + 1
+        sent, heard = grid.invariants, self.heard
+        before = (grid.now, heard.asked, heard.missed, sent.down_bytes, sent.up_bytes)
+        timeout_s = self.parts.scenario.server.round_timeout_s
+        for step, config in ((strategy.configure_train, self._train), (strategy.configure_evaluate, self._evaluate)):
+            grid.rehearse(step(number, self._arrays, config, grid), timeout=timeout_s)
+        after = (grid.now, heard.asked, heard.missed, sent.down_bytes, sent.up_bytes)
+        self.rows.append((before[0], *(b - a for a, b in zip(before, after, strict=True))))
+
+    @property
+    def table(self) -> FloatArray:
+        """Return the rows. Shapes: (rounds, 6): began at, lasted, asked, missed, bytes down, bytes up."""
+        return np.array(self.rows, dtype=np.float64)
+
+
+def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: Watch | None = None) -> Foretold:
+    """Return what the rounds of *parts* would cost, rehearsing for about *wall_s* of wall time, and one round at least.
+
+    *rounds* is how many are rehearsed one after the other at most; all that there is time for unless given.
+    Raises RunError when the strategy waits for clients that never come.
+    """
+    stage, asked, began = _Stage(parts), parts.scenario.server.rounds, time.monotonic()
+    within, streams = min(asked, rounds or asked), parts.federation.streams is not None
+    share = 1.0 if streams else IN_A_ROW  # Streams cannot be looked at ahead: what comes depends on what has come.
+    row, sampled, span_s = 0, 0, 0.0
+    with compat.log_to(None), compat.virtual_sleep(stage.grid.sleep), compat.cheap_collections():
+        while row < within and not stage.grid.exhausted:
+            spent_s = time.monotonic() - began
+            # All of them, if they will be done by the end of the time: better than samples of them.
+            if row and spent_s > share * wall_s and spent_s / row * within > wall_s:
+                break
+            stage.play()
+            row += 1
+            if watch:
+                watch(row, asked)
+        in_a_row_s = stage.grid.now
+        if row < asked and not streams:
+            span_s = _span_s(parts, in_a_row_s / row * (asked - row))
+            left_s = wall_s - (time.monotonic() - began)
+            affordable = int(left_s / max(1e-9, (time.monotonic() - began) / row))
+            sampled = _sample(stage, span_s, min(SAMPLES, affordable // EACH), watch, asked)
+    if row == asked or stage.grid.exhausted:
+        return _all(stage, row)
+    return _extrapolated(stage, row, sampled, asked, in_a_row_s, span_s)
+
+
+def _all(stage: _Stage, rounds: int) -> Foretold:
+    grid, sent, heard = stage.grid, stage.grid.invariants, stage.heard
+    batches = max(1, heard.batches)
+    return Foretold(
+        rounds, rounds, 0, grid.exhausted, grid.now, grid.now, grid.now, float(stage.table[:, 1].max()),
+        heard.asked / batches, heard.missed / batches, sent.down_bytes, sent.up_bytes,
+    )  # fmt: skip
+
+
+def _span_s(parts: Parts, guess_s: Seconds) -> Seconds:
+    """Return over which stretch of virtual time to look ahead: a cycle where one is known and matters, else all of it."""
+    period_s = float(getattr(parts.fleet.availability, "period_s", 0.0))
+    return period_s if 0.0 < period_s < 4.0 * guess_s else 1.5 * guess_s
+
+
+def _sample(stage: _Stage, span_s: Seconds, samples: int, watch: Watch | None, asked: int) -> int:
+    """Rehearse rounds at moments spread over the *span_s* to come; return how many."""
+    if samples < FEWEST or span_s <= 0.0:
+        return 0
+    from_s, before = stage.grid.now, len(stage.rows)
+    shifts = np.random.default_rng(0).uniform(size=samples)  # Within its piece each, or a short cycle might go unseen.
+    for at_s in (from_s + span_s * (np.arange(samples) + shifts) / samples).tolist():
+        stage.grid.skip_to(at_s)
+        for _ in range(EACH):
+            stage.play()
+            if watch:
+                watch(len(stage.rows), asked)
+    return len(stage.rows) - before
+
+
+def _extrapolated(stage: _Stage, row: int, sampled: int, asked: int, now_s: Seconds, span_s: Seconds) -> Foretold:
+    """Return what *asked* rounds cost, when *row* were rehearsed in a row, up to *now_s*, and *sampled* ahead of them."""
+    table, left = stage.table, asked - row
+    draw = np.random.default_rng(0)
+    if sampled:
+        picks = np.concatenate([[np.arange(len(table))], draw.integers(0, len(table), (REPLICAS, len(table)))])
+        tables = np.stack([_by_phase(table[pick], span_s) for pick in picks])
+        sums = _walk(tables, now_s, left, span_s)
+    else:  # The later half: how it began need not be how it goes on.
+        late = table[row // 2 : row, 1:]
+        picks = np.concatenate([[np.arange(len(late))], draw.integers(0, len(late), (REPLICAS, len(late)))])
+        sums = left * late[picks].mean(axis=1)
+    rest = sums[0]
+    less, more = WIDER * np.abs(np.quantile(sums[1:, 0], BAND) - rest[0]) + SLACK * rest[0]
+    if row + sampled <= FEWEST:
+        less = more = np.nan
+    done = table[:row].sum(axis=0)[1:]
+    total = done + rest
+    return Foretold(
+        asked, row + sampled, sampled, False, now_s + rest[0], now_s + rest[0] - np.minimum(less, rest[0]), now_s + rest[0] + more,
+        float(table[:, 1].max()), *(total[1:3] / asked), *total[3:],
+    )  # fmt: skip
+
+
+def _by_phase(table: FloatArray, span_s: Seconds) -> FloatArray:
+    """Return what a round takes that begins in each cell of the span. Shapes: (n, 6) -> (CELLS, 5)."""
+    phase = table[:, 0] % span_s
+    at = (np.arange(CELLS) + 0.5) * span_s / CELLS
+    return np.stack([np.interp(at, *_sorted(phase, table[:, i]), period=span_s) for i in range(1, 6)], axis=1)
+
+
+def _sorted(phase: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return one mean value for each phase: interpolation wants no phase twice."""
+    at, where = np.unique(phase, return_inverse=True)
+    return at, np.bincount(where, weights=values) / np.bincount(where)
+
+
+def _walk(tables: FloatArray, now_s: Seconds, rounds: int, span_s: Seconds) -> FloatArray:
+    """Return the sums over *rounds* rounds from *now_s* on, each as long as its table says. Shapes: (m, CELLS, 5) -> (m, 5)."""
+    each: IntArray = np.arange(len(tables))
+    stride = -(-rounds // STRIDES)
+    sums = np.zeros((len(tables), 5))
+    for first in range(0, rounds, stride):
+        cell = ((now_s + sums[:, 0]) % span_s * (CELLS / span_s)).astype(np.int64) % CELLS
+        sums += tables[each, cell] * min(stride, rounds - first)
+    return sums

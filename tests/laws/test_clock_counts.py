@@ -1,0 +1,156 @@
+"""The clock sees every operation: what torch's counter leaves out is counted by shapes, or named."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fedsim.learn import flops, operations
+from fedsim.learn.objectives import Classification
+
+ROWS, TIME, INPUTS, HIDDEN, HEADS = 3, 5, 8, 16, 2
+
+
+class Around(nn.Module):
+    """A layer, or a function of parameters and features, as a classifier: what it puts out, flat."""
+
+    def __init__(self, layer: nn.Module | None = None, call: Callable[[Any, Tensor], Any] | None = None, *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer = layer or nn.Identity()
+        self.call = call or (lambda model, x: model.layer(x))
+        self.p = nn.ParameterList([torch.rand(shape) + 0.1 for shape in shapes] or [torch.ones(1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.call(self, x)
+        return (out[0] if isinstance(out, tuple) else out).flatten(1) * self.p[0].sum()
+
+
+class ByHand(nn.Module):
+    """An LSTM written as matrix products, which torch's own counter counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.u, self.b = nn.Linear(INPUTS, 4 * HIDDEN), nn.Linear(HIDDEN, 4 * HIDDEN), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = torch.zeros(len(x), HIDDEN)
+        for t in range(x.shape[1]):
+            i, f, g, o = (self.w(x[:, t]) + self.u(h)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return h
+
+
+def counted(model: nn.Module) -> flops.Flops:
+    """Return what *model* costs per example of a drawn batch."""
+    x = torch.rand(ROWS, TIME, INPUTS, generator=torch.Generator().manual_seed(0))
+    return flops.count(model, Classification(), x, torch.arange(ROWS) % 3)
+
+
+def rnn(gates: int, layers: int = 1, ways: int = 1) -> int:
+    """Return the products and sums of a recurrent layer's matrices, per example."""
+    first = gates * HIDDEN * (INPUTS + HIDDEN)
+    later = gates * HIDDEN * (ways * HIDDEN + HIDDEN)
+    return 2 * TIME * ways * (first + (layers - 1) * later)
+
+
+ATTENTION = 2 * TIME * INPUTS * INPUTS * 4 + 2 * 2 * TIME * TIME * INPUTS
+COSTS: dict[str, tuple[nn.Module, int]] = {
+    "lstm": (Around(nn.LSTM(INPUTS, HIDDEN, batch_first=True)), rnn(4)),
+    "lstm, two layers, both ways": (Around(nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True, bidirectional=True)), rnn(4, 2, 2)),
+    "gru": (Around(nn.GRU(INPUTS, HIDDEN, batch_first=True)), rnn(3)),
+    "rnn": (Around(nn.RNN(INPUTS, HIDDEN, batch_first=True)), rnn(1)),
+    "attention": (Around(nn.MultiheadAttention(INPUTS, HEADS, batch_first=True), lambda m, x: m.layer(x, x, x)[0]), ATTENTION),
+    "transformer": (
+        Around(nn.TransformerEncoderLayer(INPUTS, HEADS, HIDDEN, dropout=0.0, batch_first=True)), ATTENTION + 2 * 2 * TIME * INPUTS * HIDDEN,
+    ),
+    "bilinear": (Around(nn.Bilinear(INPUTS, INPUTS, 4), lambda m, x: m.layer(x, x)), 3 * TIME * INPUTS * INPUTS * 4),
+    "transposed convolution": (Around(nn.ConvTranspose1d(TIME, 4, 3)), 2 * TIME * 4 * 3 * INPUTS),
+    "grouped convolution": (Around(nn.Conv1d(TIME, TIME, 3, groups=TIME, padding=1)), 2 * TIME * 3 * INPUTS),
+    "einsum": (Around(None, lambda m, x: torch.einsum("bti,io->bto", x, m.p[1]), (1,), (INPUTS, 4)), 2 * TIME * INPUTS * 4),
+    "matrix times vector": (Around(None, lambda m, x: x @ m.p[1], (1,), (INPUTS,)), 2 * TIME * INPUTS),
+    "distances": (Around(None, lambda m, x: torch.cdist(x, m.p[1]), (1,), (7, INPUTS)), 3 * TIME * 7 * INPUTS),
+    "dot attention": (
+        Around(None, lambda m, x: nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])),
+        2 * 2 * TIME * TIME * INPUTS,
+    ),
+    "fourier": (Around(None, lambda m, x: torch.fft.fft(x.to(torch.complex64)).abs()), 5 * TIME * INPUTS * 3),
+    "linear": (Around(nn.Linear(INPUTS, 4)), 2 * TIME * INPUTS * 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_layer_costs_what_its_shapes_say(name: str) -> None:
+    """A forward pass costs the products and sums of its shapes, and a few steps per element put out besides."""
+    model, expected = COSTS[name]
+    found = counted(model)
+    light = 40 * TIME * max(INPUTS, HIDDEN) * 4
+
+    assert expected <= found.forward <= expected + light, (expected, found)
+    assert 1.9 * found.forward <= found.training + light
+    assert "" == found.note
+
+
+def test_torchs_counter_alone_would_not_see_an_lstm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without our own costs the law above rejects the count of an LSTM."""
+    monkeypatch.setattr(flops, "COSTS", {})
+
+    model, expected = Around(nn.Linear(INPUTS, INPUTS), lambda m, x: COSTS["lstm"][0].layer(m.layer(x))[0]), COSTS["lstm"][1]
+
+    assert counted(model).forward < 0.2 * expected
+
+
+def test_an_lstm_costs_what_it_costs_by_hand() -> None:
+    """torch's LSTM and one written as matrix products take about the same virtual time."""
+    ours, by_hand = counted(COSTS["lstm"][0]), counted(ByHand())
+
+    assert ours.training == pytest.approx(by_hand.training, rel=0.35)
+
+
+def test_what_is_computed_between_layers_is_charged() -> None:
+    """Activations called as functions cost what layers of the same cost, and not nothing."""
+    plain = counted(Around(nn.Linear(INPUTS, 64))).forward
+    busy = counted(Around(nn.Linear(INPUTS, 64), lambda m, x: m.layer(x).relu().tanh().sigmoid())).forward
+
+    assert busy == pytest.approx(plain + 3 * flops.ELEMENTWISE / 2 * TIME * 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("_linalg_svd", lambda m, x: torch.linalg.svd(x)[1]), ("_linalg_solve_ex", lambda m, x: torch.linalg.solve(x[:, :5, :5] + 9 * torch.eye(5), x))],
+)
+def test_what_cannot_be_counted_is_named(name: str, call: Any) -> None:
+    """An operation that nobody counts is named in a note, though the rest of the model is counted."""
+    found = counted(Around(nn.Linear(INPUTS, INPUTS), lambda m, x: call(m, m.layer(x))))
+
+    assert f"aten.{name}" in found.note and "flops_per_example" in found.note
+
+
+HEAVY = re.compile(
+    r"(^|_)(addb|badd|add|b)?mm(_|$)|(^|_)(add)?mv(_|$)|(^|_)v?dot|matmul|conv|rnn|lstm|gru|attention|linalg|fft|[cp]dist|linear|solve|svd"
+    r"|cholesky|(^|_)qr|inverse|(^|_)lu_|matrix_exp|(^|_)addr|einsum|ormqr|geqrf"
+)
+"""What has a product, a recurrence or a decomposition in its name."""
+
+
+def test_no_operation_of_aten_is_free_by_mistake() -> None:
+    """Walking the aten namespace: whatever has a product or a recurrence in its name is counted, or would be named."""
+    free: list[str] = []
+    for name in dir(torch.ops.aten):
+        packet = getattr(torch.ops.aten, name, None)
+        if not isinstance(packet, torch._ops.OpOverloadPacket) or not HEAVY.search(name):
+            continue
+        for overload in packet.overloads():
+            operation = getattr(packet, overload)
+            try:
+                composite = torch._C._dispatch_has_kernel_for_dispatch_key(operation.name(), "CompositeImplicitAutograd")
+            except RuntimeError:  # TorchScript's own, of numbers and not of tensors.
+                continue
+            if not composite and operations.light(operation) and not operations.counted(operation):
+                free.append(str(operation))
+    known = {"upsample", "thnn_fused", "linalg_check", "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "powsum", "view"}
+
+    assert [] == [name for name in free if not any(word in name for word in known)]

@@ -1,0 +1,146 @@
+"""What ``fedsim check`` foretells: to the last bit where there is time to rehearse every round, else with an interval."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedsim
+from fedsim import preview as previewing
+from fedsim import rehearsal
+from fedsim.preview import preview
+from fedsim.rehearsal import Foretold, rehearse
+from fedsim.scenario.build import build
+from fedsim.scenario.load import load
+
+Go = Callable[..., fedsim.Run]
+Tiny = Callable[..., dict[str, Any]]
+DAY = {
+    "clients.count": 40, "data.test_fraction": 0.5, "clients.availability": {"kind": "diurnal", "mean": 0.3, "amplitude": 0.9},
+    "clients.compute": {"kind": "lognormal", "gflops": 5.0, "sigma": 0.5, "overhead_s": 60.0},
+    "server.strategy": {"kind": "FedAvg", "clients_per_round": 8}, "evaluate.every": 1000,
+}  # fmt: skip
+"""By day more than ten of forty clients are there, by night fewer than the eight that a round wants: it waits for them."""
+
+
+def foretell(tiny: Tiny, overrides: dict[str, Any], **how: Any) -> Foretold:
+    """Return what is foretold of the tiny scenario with *overrides*."""
+    return rehearse(build(load(tiny(overrides))), **{"wall_s": 1000.0, **how})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        DAY | {"server.rounds": 40},
+        {"server.rounds": 50, "clients.availability": {"kind": "onoff", "mean_on_s": 30.0, "mean_off_s": 60.0}},
+        {"server.rounds": 40, "server.round_timeout_s": 1.2},
+        {"server.rounds": 30, "evaluate.federated_fraction": 0.5},
+    ],
+)
+def test_a_run_takes_what_was_foretold(go: Go, tiny: Tiny, more: dict[str, Any]) -> None:
+    """Where every round is rehearsed, virtual time and bytes are the run's, whatever clients do and however many rounds."""
+    run, foretold = go(more), preview(load(tiny(more)))
+    figures = foretold.plain()
+
+    assert foretold.foretold.exact
+    assert (run.manifest["virtual_s"], run.manifest["bytes_down"]) == (figures["virtual_s"], figures["bytes_down"])
+    assert [figures["virtual_s"]] * 2 == figures["virtual_s_interval"]
+    assert figures["rounds"] == figures["rehearsed_rounds"]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_cycle_is_looked_at_all_round(tiny: Tiny, seed: int) -> None:
+    """Foretold from ten rounds near the peak and samples of the day, the time of all lies in the interval; ten alone miss."""
+    more = DAY | {"server.rounds": 800, "seed": seed}
+    true, found = foretell(tiny, more), foretell(tiny, more, rounds=10)
+    naive_s = foretell(tiny, more | {"server.rounds": 10}).virtual_s * 80  # What was done before: the mean of the first.
+
+    assert (True, False, 800) == (true.exact, found.exact, found.rounds)
+    assert 0 < found.sampled < found.rehearsed < 150
+    assert found.low_s <= true.virtual_s <= found.high_s
+    assert abs(found.virtual_s / true.virtual_s - 1) < 0.2 < abs(naive_s / true.virtual_s - 1)
+    assert found.down_bytes == pytest.approx(true.down_bytes, rel=0.02)
+
+
+def test_who_is_asked_by_night_counts_too(tiny: Tiny) -> None:
+    """Where a share of those available is asked, fewer are by night: bytes and clients a round follow the cycle."""
+    more = DAY | {"server.rounds": 1000, "server.strategy": {"kind": "FedAvg", "fraction_train": 0.5}, "seed": 4}
+    true, found = foretell(tiny, more), foretell(tiny, more, rounds=10)
+
+    assert found.down_bytes == pytest.approx(true.down_bytes, rel=0.1)
+    assert found.asked == pytest.approx(true.asked, rel=0.1)
+    assert found.virtual_s == pytest.approx(true.virtual_s, rel=0.1)
+
+
+def test_a_walk_through_a_day_by_hand() -> None:
+    """In a day of 100 s whose first half has rounds of 1 s and whose second half rounds of 5 s, 120 rounds take two days."""
+    rows = [(float(t), 1.0 if t < 50 else 5.0, 2.0, 0.0, 7.0, 3.0) for t in range(100)]
+    table = rehearsal._by_phase(np.array(rows), 100.0)
+    [sums] = rehearsal._walk(table[None], 0.0, 120, 100.0)
+
+    assert sums == pytest.approx([200.0, 240.0, 0.0, 840.0, 360.0], abs=3.0)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall clock on which every look takes a second."""
+    looks = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(looks)))
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("stream", [{}, {"stream.arrivals": {"kind": "constant", "per_s": 1.0}, "stream.items": 5000}])
+def test_wall_time_bounds_it(tiny: Tiny, stream: dict[str, Any]) -> None:
+    """When wall time is out it stops, with an interval and not at all rounds; without any, it rehearses one round."""
+    found = foretell(tiny, {"server.rounds": 900, **stream}, wall_s=60.0)
+    one = foretell(tiny, {"server.rounds": 900, **stream}, wall_s=0.0)
+
+    assert 4 < found.rehearsed < 200
+    assert found.low_s <= found.virtual_s <= found.high_s < 3 * found.virtual_s
+    assert (1, True, True) == (one.rehearsed, math.isnan(one.low_s), math.isfinite(one.virtual_s))
+
+
+@pytest.mark.usefixtures("slow")
+def test_looking_at_clients_is_bounded_too(tiny: Tiny) -> None:
+    """Counting labels stops when its wall time is out, and says at how many clients it looked."""
+    found = preview(load(tiny({"clients.count": 100, "data.test_fraction": 0.5})), wall_s=100.0).plain()
+
+    assert 3 <= found["labels_from_clients"] < 20
+    assert found["labels_per_client_median"] > 0
+    assert [3] == [len(list(previewing._some(count, 50, 0.0))) for count in (1000,)]
+
+
+def test_check_says_what_it_looked_at(cli: Callable[..., Any], scenario_file: Callable[..., Path]) -> None:
+    """The terminal says that time is virtual, whether all rounds were rehearsed, and if not, what there is to do."""
+    path = scenario_file(DAY | {"server.rounds": 100})
+    whole, cut = (" ".join(cli("check", path, *more).out.split()) for more in ((), ("--wall-s", "0")))
+
+    assert "of virtual time (slowest" in whole and "all 100 rounds on the virtual clock" in whole
+    assert "1 of 100 rounds on the virtual clock; nothing trained. --wall-s N takes more time" in cut
+    assert "some" in cut and "of virtual time" in cut
+
+
+def test_json_has_the_interval(cli: Callable[..., Any], scenario_file: Callable[..., Path]) -> None:
+    """``check --json`` has the interval: both ends the figure where all was rehearsed, null where one round was."""
+    path = scenario_file(DAY | {"server.rounds": 20})
+    whole, cut = (json.loads(cli("check", path, "--json", *more).out) for more in ((), ("--wall-s", "0")))
+
+    assert [whole["virtual_s"]] * 2 == whole["virtual_s_interval"]
+    assert (None, 1, 20) == (cut["virtual_s_interval"], cut["rehearsed_rounds"], cut["rounds"])
+
+
+def test_it_tells_how_far_it_is(tiny: Tiny) -> None:
+    """Whoever watches hears of every round, samples included, and of how many there are."""
+    heard: list[tuple[int, int]] = []
+    foretell(tiny, {"server.rounds": 200}, rounds=3, watch=lambda *said: heard.append(said))
+
+    assert [(1, 200), (2, 200), (3, 200), (4, 200)] == heard[:4]
+    assert len(heard) == heard[-1][0] < 200
