@@ -253,6 +253,6 @@ def test_a_place_is_judged_before_anything_is_built(where: str, tmp_path: Path, 
     answer = cli(*words)
 
     assert 2 == answer.code and LINE.match(answer.err), answer
-    named = {"long": "name nnnn", "link": "runs: is a link to", "file": "runs: is a file", "below a file": "file: is a file", "no rights": "shut: cannot be written"}
+    named = {"long": "name = 'nnnn", "link": "runs: is a link to", "file": "runs: is a file", "below a file": "file: is a file", "no rights": "shut: cannot be written"}
     assert named[where] in answer.err
     assert before == sorted(tmp_path.rglob("*"))

@@ -114,6 +114,16 @@ def test_a_change_while_a_run_goes_is_not_what_ran(tmp_path: Path) -> None:
     assert before == run.manifest["code"]["net.py"] != fingerprint(tmp_path / "a/net.py")
 
 
+def test_a_checkout_of_fedsim_beside_the_scenario_is_not_a_second_fedsim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a clone of the project, own code that imports fedsim gets the one that runs: its Pool is a Pool."""
+    monkeypatch.chdir(Path(fedsim.__file__).parent.parent)
+    file = scenario(tmp_path / "a", **{"data.source": {"kind": "others:blobs"}})
+    (tmp_path / "a" / "others.py").write_text(OTHERS)
+    (tmp_path / "a" / "fedsim").symlink_to(Path(fedsim.__file__).parent)
+
+    assert "done" == fedsim.run(file, out=tmp_path / "run").status
+
+
 @pytest.mark.parametrize("module", ["test", "random", "queue", "json"])
 def test_a_file_beside_the_scenario_may_be_called_like_pythons(module: str, tmp_path: Path) -> None:
     """A model in ``test.py`` is that file's, whatever Python has by the name; and Python's own stay where they were."""

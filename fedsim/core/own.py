@@ -49,7 +49,12 @@ class World:
     promised: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def place(self, module: str) -> Path | None:
-        """Return the file of *module* (``a.b``), or the folder of a package without one; None where there is none."""
+        """Return the file of *module* (``a.b``), or the folder of a package without one; None where there is none.
+
+        fedsim itself is never a reader's, also where a checkout of it is the folder: two of it would not know each other's types.
+        """
+        if module.partition(".")[0] == "fedsim":
+            return None
         stem = self.folder.joinpath(*module.split("."))
         for path in (stem / "__init__.py", stem.with_name(f"{stem.name}.py")):
             if path.is_file():
@@ -169,7 +174,7 @@ def module(name: str, *, at: str, kind: str) -> ModuleType:
     and naming it in a scenario would run it. Raises whatever the module raises.
     """
     top = name.partition(".")[0]
-    for folder in dict.fromkeys((*_folders.get(), Path.cwd())) if top != "fedsim" else ():
+    for folder in dict.fromkeys((*_folders.get(), Path.cwd())):
         world = _world(folder)
         if world.place(name) is not None:
             if world.stale():
