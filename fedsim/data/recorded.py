@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 import numpy as np
 
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import Array, Count, FloatArray, IntArray, Positive
-from fedsim.data.files import Table, encode, load_archive, read_table
+from fedsim.data.files import Form, Missing, Table, load_archive, read_table
 from fedsim.data.source import Examples, Find, Pool, fingerprint, sources
 
 
@@ -26,27 +27,44 @@ def csv_stream(
     client: str | None = None,
     ignore: Sequence[str] = (),
     time_unit_s: Positive = 1.0,
+    categories: Sequence[str] = (),
+    missing: Missing = "refuse",
+    separator: str | None = None,
+    decimal: Literal[".", ","] = ".",
+    thousands: Literal["", ",", ".", " ", "'"] = "",
 ) -> Pool:
     """Return the rows of a table in their order, as a stream that was recorded: Elec2 and its like. Plain or ``.gz``.
 
     As 'csv', and: *time* names a column of time stamps, numbers of *time_unit_s* seconds or ISO 8601 dates, which go
-    up from row to row (with *client*, within each client); *ignore* lists columns that are no features. Features are
+    up from row to row (with *client*, within each client). A missing feature's mean is over the whole file. Features are
     taken as they are: scaling by the whole file would let a model see the future.
     Shapes: x (n, columns) float32; y (n,). Raises ScenarioError naming line and column of what does not fit.
     Reference: Harries 1999, 'SPLICE-2 comparative evaluation: electricity pricing' (Elec2).
     """
-    table = read_table(path, find(path), {"label": label, "client": client, "time": time}, ignore)
-    classes, y = encode(table.words["label"])
+    form = Form(ignore, categories, missing, separator, decimal, thousands)
+    table = read_table(path, find(path), {"label": label, "client": client, "time": time}, form)
+    classes, y = table.classes(path)
     groups = table.groups()
-    times_s = None if time is None else _times(path, time, table, groups) * time_unit_s
+    times_s = None if time is None else _times(path, time, table, groups, time_unit_s)
     return Pool(Examples(table.x, y), len(classes), None, groups, table.files, times_s)
 
 
-def _times(path: str, column: str, table: Table, groups: IntArray | None) -> FloatArray:
-    """Return the time stamps counted from the earliest, checked to go up within each group."""
+def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s: float) -> FloatArray:
+    """Return the seconds from the earliest time stamp, checked to go up within each group. Dates know their unit."""
     times = np.empty(len(table.lines))
+    plain = [_float(word) for word in table.words["time"]]
+    dated = [math.isnan(value) for value in plain]
+    if all(map(_is_day, table.words["time"])):
+        raise _wrong(
+            path,
+            f"line {table.lines[0]}, column {column!r}: {table.words['time'][0]!r} reads as a date, not as a number of seconds."
+            f" Write dates in ISO 8601 with dashes, such as 2024-01-31",
+        )
+    if any(dated) and not all(dated):
+        row = dated.index(not dated[0])
+        raise _wrong(path, f"line {table.lines[row]}, column {column!r}: {table.words['time'][row]!r} follows {table.words['time'][0]!r}, expected numbers alone or dates alone")
     for row, word in enumerate(table.words["time"]):
-        times[row] = _time(word)
+        times[row] = _time(word) if dated[row] else plain[row] * unit_s
         if not math.isfinite(times[row]):
             raise _wrong(path, f"line {table.lines[row]}, column {column!r}: {word!r} is no number and no ISO 8601 date")
     owner = np.zeros(len(times), dtype=np.int64) if groups is None else groups
@@ -59,11 +77,23 @@ def _times(path: str, column: str, table: Table, groups: IntArray | None) -> Flo
     return times - times.min()
 
 
-def _time(word: str) -> float:
+def _float(word: str) -> float:
     try:
-        return float(word)
+        return math.nan if "_" in word else float(word)
     except ValueError:
-        pass
+        return math.nan
+
+
+def _is_day(word: str) -> bool:
+    """Return whether *word* is a date written as one number: 20240131, with or without hours, minutes, seconds."""
+    try:
+        return len(word) in (8, 12, 14) and word.isdecimal() and 1900 <= datetime.strptime(word[:8], "%Y%m%d").year < 2100
+    except ValueError:
+        return False
+
+
+def _time(word: str) -> float:
+    """Return the seconds of an ISO 8601 date since 1970; NaN where it is none."""
     try:
         moment = datetime.fromisoformat(word)
     except ValueError:

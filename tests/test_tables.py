@@ -1,0 +1,125 @@
+"""Tables as people have them: labels as they are written, what is missing, other separators, dates."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedsim.core.errors import ScenarioError
+from fedsim.data.files import MARKERS, csv
+from fedsim.data.recorded import csv_stream
+from fedsim.data.source import Pool, finder
+
+
+def table(folder: Path, text: str, stream: bool = False, **more: Any) -> Pool:
+    """Return *text*, read as a table whose label is the column ``y``."""
+    (folder / "t.csv").write_text(text, newline="")
+    return (csv_stream if stream else csv)("t.csv", "y", finder(folder), **more)
+
+
+@pytest.mark.parametrize(
+    ("words", "ranks"),
+    [
+        (["9007199254740993", "9007199254740992"], [1, 0]),  # As floats they are one.
+        (["1_1", "11"], [1, 0]),  # Python reads both as eleven.
+        (["10", "9", "9.0"], [1, 0, 0]),
+        (["1e3", "1000"], [0, 0]),
+        (["١", "1"], [1, 0]),  # An Arabic one is text.
+        (["inf", "1"], [1, 0]),
+    ],
+)
+def test_labels_are_text_unless_all_are_plain_numbers(words: list[str], ranks: list[int], tmp_path: Path) -> None:
+    assert ranks == table(tmp_path, "x,y\n" + "".join(f"0,{word}\n" for word in words)).train.y.tolist()
+
+
+@pytest.mark.parametrize("marker", sorted(MARKERS))
+def test_what_is_missing_is_refused_dropped_or_filled(marker: str, tmp_path: Path) -> None:
+    """In a label it is refused; in a feature it is what the setting says, and the setting is named."""
+    text = f"a,b,y\n1,1,0\n{marker},2,1\n5,3,1\n"
+    with pytest.raises(ScenarioError, match=r"line 3, column 'a': .*data\.source\.missing = 'drop'"):
+        table(tmp_path, text)
+    dropped, filled = table(tmp_path, text, missing="drop"), table(tmp_path, text, missing="mean")
+    assert ([[1, 1], [5, 3]], [0, 1]) == (dropped.train.x.tolist(), dropped.train.y.tolist())
+    assert [[1, 1], [3, 2], [5, 3]] == filled.train.x.tolist() and np.float32 == filled.train.x.dtype
+    with pytest.raises(ScenarioError, match="line 3, column 'y': is .*expected a name"):
+        table(tmp_path, f"a,y\n1,0\n2,{marker}\n", missing="drop")
+    with pytest.raises(ScenarioError, match="column 'a': holds nothing|has no row"):
+        table(tmp_path, f"a,b,y\n{marker},1,0\n{marker},2,1\n", missing="mean")
+
+
+PLAIN = [[1.5, 2000.0], [2.5, 3000.25]]
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("a,b,y\n1.5,2000,u\n2.5,3000.25,v\n", {}),
+        ("\n  \na,b,y\n1.5,2000,u\n2.5,3000.25,v\n", {}),
+        ("a;b;y\n1.5;2000;u\n2.5;3000.25;v\n", {}),
+        ("a\tb\ty\n1.5\t2000\tu\n2.5\t3000.25\tv\n", {}),
+        ("a:b:y\n1.5:2000:u\n2.5:3000.25:v\n", {"separator": ":"}),
+        ("a;b;y\n1,5;2000;u\n2,5;3000,25;v\n", {"decimal": ","}),
+        ("a;b;y\n1,5;2.000;u\n2,5;3.000,25;v\n", {"decimal": ",", "thousands": "."}),
+        ('a,b,y\n1.5,"2,000",u\n2.5,"3,000.25",v\n', {"thousands": ","}),
+        (",a,b,y\n0,1.5,2000,u\n1,2.5,3000.25,v\n", {}),  # pandas' index.
+        ('a,b,y\r\n1.5,2000,"u\r\nu"\r\n2.5,3000.25,v\r\n', {}),
+    ],
+)
+def test_a_table_is_read_however_it_is_written(text: str, form: Mapping[str, Any], tmp_path: Path) -> None:
+    pool = table(tmp_path, text, **form)
+    assert (PLAIN, [0, 1]) == (pool.train.x.tolist(), pool.train.y.tolist())
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "said"),
+    [
+        ("a,b,y\nbus,1,0\n", {}, r"data\.source\.ignore, or in data\.source\.categories = \['a'\]"),
+        ("a;y\n1,5;0\n", {}, r"data\.source\.decimal = ','"),
+        ('a,y\n"1,500",0\n', {}, r"data\.source\.thousands = ','"),
+        ("a:y\n1:0\n", {}, r"data\.source\.label = 'y': no such column.*data\.source\.separator"),
+        ("a,y\n1;0\n", {}, r"line 2 has 1 cells.*data\.source\.separator"),
+        ("a,y\n1_1,0\n", {}, "line 2, column 'a': '1_1' is not a number"),
+        ("a;y\n1.23.4;0\n", {"decimal": ",", "thousands": "."}, "is not a number"),
+        (",a,y\n7,1,0\n3,1,1\n", {}, "column 1 has no name"),
+        ("a,y\n1,0\n", {"separator": "ab"}, "must be one character"),
+        ("a,y\n1,0\n", {"decimal": ","}, r"data\.source\.decimal = ','"),
+        ("a,y\n1,0\n", {"ignore": ["a"], "categories": ["a"]}, "names column 'a' of 't.csv' a second time"),
+        ("a,y\n" + "".join(f"1,{i / 7:.4f}\n" for i in range(50)), {}, "a quantity to regress on"),
+    ],
+)
+def test_what_does_not_fit_names_the_setting_that_would_take_it(text: str, form: Mapping[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=said) as refused:
+        table(tmp_path, text, **form)
+    assert "\n" not in str(refused.value)
+
+
+def test_categories_are_one_column_a_word(tmp_path: Path) -> None:
+    pool = table(tmp_path, "mode,a,y\nbus,1,0\ncar,2,1\nbus,3,1\nfoot,4,0\n", categories=["mode"])
+    assert [[1, 1, 0, 0], [2, 0, 1, 0], [3, 1, 0, 0], [4, 0, 0, 1]] == pool.train.x.tolist()
+    assert [[1, 0], [0, 1]] == table(tmp_path, "mode,y\nbus,0\ncar,1\n", categories=["mode"]).train.x.tolist()
+
+
+def test_stars_and_halves_are_classes(tmp_path: Path) -> None:
+    """Ratings are few values on many rows: no quantity."""
+    pool = table(tmp_path, "a,y\n" + "".join(f"{i},{1 + i % 9 / 2}\n" for i in range(60)))
+    assert 9 == pool.outputs and [0, 1, 2] == pool.train.y[:3].tolist()
+
+
+def times(folder: Path, words: list[str], unit_s: float = 60.0) -> list[float]:
+    """Return the seconds of the rows whose time stamps are *words*."""
+    pool = table(folder, "t,a,y\n" + "".join(f"{word},1,{i % 2}\n" for i, word in enumerate(words)), True, time="t", time_unit_s=unit_s)
+    assert pool.times_s is not None
+    return pool.times_s.tolist()
+
+
+def test_the_unit_is_of_plain_numbers(tmp_path: Path) -> None:
+    """A date has a unit of its own; a date that looks like a number is not a number of seconds, nor are both in one column."""
+    assert [0, 60, 180] == times(tmp_path, ["5", "6", "8"])
+    assert [0, 3600] == times(tmp_path, ["2024-01-31T10:00:00", "2024-01-31T11:00:00"])
+    with pytest.raises(ScenarioError, match="'20240131' reads as a date"):
+        times(tmp_path, ["20240131", "20240201"])
+    with pytest.raises(ScenarioError, match="expected numbers alone or dates alone"):
+        times(tmp_path, ["5", "2024-01-31"])
+    assert [0, 60] == times(tmp_path, ["20240199", "20240200"])  # No dates.
