@@ -123,3 +123,49 @@ def test_the_unit_is_of_plain_numbers(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="expected numbers alone or dates alone"):
         times(tmp_path, ["5", "2024-01-31"])
     assert [0, 60] == times(tmp_path, ["20240199", "20240200"])  # No dates.
+
+
+def _bomb(folder: Path, kind: str) -> Path:
+    """Return a small file that asks for far more than the machine has, or never ends."""
+    import gzip
+    import os
+    import zipfile
+
+    file = folder / {"npz": "t.npz", "claim": "t.npz", "fifo": "t.csv"}.get(kind, "t.csv.gz")
+    if kind == "line":  # 256 MB of a line without an end, in a quarter of one.
+        with gzip.open(file, "wb", compresslevel=1) as out:
+            out.write(b"a,y\n")
+            for _ in range(256):
+                out.write(b"1" * 2**20)
+    elif kind == "claim":
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000, 1), }"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    elif kind == "npz":
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as out:
+            for _ in range(64):
+                out.write(bytes(2**20))
+    elif kind == "fifo":
+        os.mkfifo(file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("line", "has a line of more than 67,108,864 characters"),
+        ("claim", "an array says that it holds more than this machine's memory"),
+        ("npz", "unpacks to 0.1 GB, more than the 0.0 GB of this machine"),
+        ("fifo", "is neither a file nor a folder"),
+        ("null", "is neither a file nor a folder"),
+    ],
+)
+def test_a_small_file_that_asks_for_everything_is_one_line(kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fedsim.data import files
+
+    name = "/dev/null" if kind == "null" else _bomb(tmp_path, kind).name
+    if kind == "npz":
+        monkeypatch.setattr(files, "memory", lambda: 2**24)
+    with pytest.raises(ScenarioError, match=said) as refused:
+        files.npz(name, finder(tmp_path)) if name.endswith("npz") else csv(name, "y", finder(tmp_path))
+    assert "\n" not in str(refused.value)

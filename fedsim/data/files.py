@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from csv import Error as CsvError
 from csv import reader
 from dataclasses import dataclass
@@ -21,11 +21,12 @@ from io import BufferedReader, TextIOWrapper
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, cast
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import numpy as np
 
 from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.machine import memory
 from fedsim.core.types import Array, IntArray
 from fedsim.data.source import Examples, Find, Pool, fingerprint, sources
 
@@ -35,6 +36,10 @@ EXACT = 2.0**53
 GZIP_MARK = b"\x1f\x8b"
 MARKERS = frozenset({"", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NAN", "-nan", "null", "NULL", "None"})
 """What tables write where there is nothing: the list of pandas, and the question mark of UCI's."""
+BEYOND = 2**20
+"""Bytes that are read beyond what a header promises, to tell a file that is too long."""
+LINE = 2**26
+"""Characters of a line of a table at most."""
 Missing = Literal["refuse", "drop", "mean"]
 
 
@@ -277,12 +282,17 @@ def _idx_pair(path: str, folder: Path, part: str, files: dict[str, str]) -> Exam
 
 def _idx_array(path: str, file: Path, dimensions: int) -> Array:
     """Return the array of unsigned bytes in an idx file that must have so many dimensions."""
+    head = 4 + 4 * dimensions
     try:
         with _open(file) as raw:
-            content = raw.read()
+            content = raw.read(head)
+            said = math.prod(struct.unpack(f">{dimensions}I", content[4:])) if len(content) == head else 0
+            # What the header says and a little more, never all that a small file may unpack to.
+            content += raw.read(min(said, memory()) + BEYOND)
     except (OSError, EOFError, zlib.error) as error:
         raise _wrong(path, f"{file.name} cannot be read ({error})") from None
-    head = 4 + 4 * dimensions
+    except MemoryError:
+        raise _wrong(path, f"{file.name} says that it holds more than this machine's memory") from None
     if content[:2] == GZIP_MARK:
         raise _wrong(path, f"{file.name} is gzipped. Name it {file.name}.gz")
     if len(content) < 4 or content[:2] != b"\0\0":
@@ -300,7 +310,8 @@ def _idx_array(path: str, file: Path, dimensions: int) -> Array:
     if len(content) - head != math.prod(shape):
         state = "cut short" if len(content) - head < math.prod(shape) else "too long"
         expected = f"{math.prod(shape)} ({_by(shape)})"
-        raise _wrong(path, f"{file.name} is {state}: {len(content) - head} bytes after its header, expected {expected}")
+        more = "more than " if len(content) - head == math.prod(shape) + BEYOND else ""
+        raise _wrong(path, f"{file.name} is {state}: {more}{len(content) - head} bytes after its header, expected {expected}")
     return np.frombuffer(content, dtype=np.uint8, offset=head).reshape(shape)
 
 
@@ -308,11 +319,16 @@ def load_archive(path: str, file: Path) -> dict[str, Array]:
     """Return the arrays of a numpy archive, or raise ScenarioError in one line."""
     try:
         with file.open("rb") as raw:  # Opened here: numpy leaves a file that is no archive open.
+            if is_zipfile(raw) and (size := sum(entry.file_size for entry in ZipFile(raw).infolist())) > memory():
+                raise _wrong(path, f"unpacks to {size / 1e9:,.1f} GB, more than the {memory() / 1e9:,.1f} GB of this machine")
+            raw.seek(0)
             archive = np.load(raw, allow_pickle=False)  # Never pickles: a data file must not run code.
             if isinstance(archive, np.ndarray):
                 raise _wrong(path, "is a single array. 'npz' wants an archive: numpy.savez(file, x=..., y=...)")
             arrays = cast(dict[str, Any], dict(archive))
-    except (OSError, EOFError, ValueError, RuntimeError, BadZipFile, zlib.error) as error:
+    except (MemoryError, OverflowError):
+        raise _wrong(path, "cannot be read as a numpy archive (an array says that it holds more than this machine's memory)") from None
+    except (OSError, EOFError, ValueError, TypeError, SyntaxError, RuntimeError, BadZipFile, zlib.error) as error:
         reason = "it is none, or holds Python objects" if "pickle" in str(error) else str(error) or "it is cut short"
         raise _wrong(path, f"cannot be read as a numpy archive ({reason})") from None
     return {name: value for name, value in arrays.items() if not isinstance(value, bytes)}  # Bytes: no array.
@@ -344,15 +360,16 @@ def _arrays(path: str, arrays: Mapping[str, Array], features: str, target: str) 
 
 def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form) -> tuple[Array, dict[str, list[str]], Sequence[int]]:
     """Return the features, the cells of each *asked* column, and the line of each row."""
-    line, skipped = text.readline(), 0
+    all_lines = _lines(path, text)
+    line, skipped = next(all_lines, ""), 0
     while line and not line.strip():
-        line, skipped = text.readline(), skipped + 1
+        line, skipped = next(all_lines, ""), skipped + 1
     separator = form.separator or ("," if "," in line else next((mark for mark in ";\t|" if mark in line), ","))
     if len(separator) != 1 or separator in "\r\n\"":
         raise ScenarioError(f"data.source.separator = {separator!r}: must be one character, such as ',', ';' or a tab.")
     if separator == form.decimal or form.thousands == form.decimal:
         raise ScenarioError(f"data.source.decimal = {form.decimal!r}: parts cells, or thousands, already. Set separator or thousands to another.")
-    rows = reader(chain([line], text), delimiter=separator, skipinitialspace=True, strict=True)
+    rows = reader(chain([line], all_lines), delimiter=separator, skipinitialspace=True, strict=True)
     header = [name.strip() for name in next(rows, cast(list[str], []))]
     if len(set(header)) < len(header):
         raise _wrong(path, f"has two columns {next(n for n in header if header.count(n) > 1)!r}")
@@ -372,7 +389,7 @@ def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form)
     words: list[list[str]] = [[] for _ in named]
     numbers, lines = array("d"), array("q")  # 8 bytes a cell; a list of floats takes 32.
     plain = form.decimal == "." and not form.thousands
-    whole = True
+    whole, most = True, memory() / 3  # As floats, as float32, and as what they are read from.
     for cells in rows:
         if not cells:  # A blank line.
             continue
@@ -404,6 +421,8 @@ def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form)
             numbers.append(value)
             whole = whole and (value != value or cell.strip().lstrip("+-").isdecimal())
         lines.append(at)
+        if 8 * len(numbers) > most:
+            raise _wrong(path, f"holds more than {len(lines):,} rows of {len(columns)} numbers, more than fits in this machine's memory")
     if not lines:
         raise _wrong(path, "has no rows below its header")
     exact = np.frombuffer(numbers, dtype=np.float64).reshape(len(lines), len(columns))
@@ -429,6 +448,14 @@ def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form)
         row, column = cast(list[int], np.argwhere(~np.isfinite(x))[0].tolist())
         raise _wrong(path, f"line {lines[row]}, column {names[column]!r}: {exact[row, column]} is no finite float32")
     return x, given, lines
+
+
+def _lines(path: str, text: TextIOWrapper) -> Iterator[str]:
+    """Yield the lines of *text*, and refuse one that never ends before it fills the memory."""
+    while line := text.readline(LINE):
+        if len(line) == LINE and not line.endswith("\n"):
+            raise _wrong(path, f"has a line of more than {LINE:,} characters")
+        yield line
 
 
 def _refuse(path: str, line: int, column: str, cell: str, form: Form) -> float:

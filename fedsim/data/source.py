@@ -125,8 +125,10 @@ def finder(beside: Path, at: str = "data.source.path") -> Find:
         if root := os.environ.get(DATA_VARIABLE):
             places.append(Path(root) / path)
         for place in places:
-            if place.exists():
+            if place.is_file() or place.is_dir():
                 return place
+            if place.exists():  # A device or a pipe: it may never end, or wait for ever.
+                raise ScenarioError(f"{at} = {path!r}: {place} is neither a file nor a folder.")
         tried = " and ".join(str(place) for place in dict.fromkeys(places))
         hint = "" if root or Path(path).is_absolute() else f" Set {DATA_VARIABLE} to the folder that holds your data."
         raise ScenarioError(f"{at} = {path!r}: not found. Looked at {tried}.{hint}")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
 from fedsim.core.errors import ScenarioError
+from fedsim.core.machine import memory
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import Count, Params, Range
@@ -123,14 +122,6 @@ def _check_memory(kind: str, model: nn.Module) -> None:
             f"model.kind = {kind!r}: these settings make {count:,} parameters, {size / 1e9:,.1f} GB. Training holds {COPIES} such at"
             f" once at the least, and this machine has {has / 1e9:,.1f} GB."
         )
-
-
-def memory() -> int:
-    """Return the bytes of memory that this process may use, as far as the system tells."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [2**63]
-    with suppress(OSError, ValueError):  # A container's share; "max" where there is none.
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    return min(found)
 
 
 def check_types(model: nn.Module, dtype: torch.dtype, kind: str) -> None:

@@ -1,0 +1,15 @@
+"""What this machine has. Knows nothing of what it is asked for."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def memory() -> int:
+    """Return the bytes of memory that this process may use, as far as the system tells."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [2**63]
+    with suppress(OSError, ValueError):  # A container's share; "max" where there is none.
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return min(found)
