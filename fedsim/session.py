@@ -348,6 +348,8 @@ class _Session:
             "notes": [*parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()), *self._warnings(status)],
             **({"privacy": self.privacy.section()} if self.privacy else {}),
             "hindsight": parts.federation.hindsight,
+            **({"classes": list(parts.federation.classes)} if parts.federation.classes else {}),
+            **({"natural_clients": list(parts.federation.clients)} if parts.federation.clients else {}),
             "files": manifest.seen_from(self.loaded.folder, parts.federation.files),
             "code": manifest.own_code(plain, self.loaded.folder),
             "versions": manifest.versions(),

@@ -169,3 +169,23 @@ def test_a_small_file_that_asks_for_everything_is_one_line(kind: str, said: str,
     with pytest.raises(ScenarioError, match=said) as refused:
         files.npz(name, finder(tmp_path)) if name.endswith("npz") else csv(name, "y", finder(tmp_path))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_natural_clients_are_those_of_the_file_whatever_the_seed(seed: int, tmp_path: Path) -> None:
+    """Two examples a client, a fifth held out: with some seeds a client would lose both, and others its number."""
+    import json
+
+    from conftest import tiny_table
+
+    import fedsim
+
+    rows = [f"{i % 7 / 7:.3f},{'no' if i % 3 else 'yes'},w{i // 2:02d}" for i in range(60)]
+    (tmp_path / "nat.csv").write_text("a,y,who\n" + "\n".join(rows) + "\n")
+    source = {"kind": "csv", "path": str(tmp_path / "nat.csv"), "label": "y", "client": "who"}
+    run = fedsim.run(
+        tiny_table({"seed": seed, "data": {"source": source, "partition": {"kind": "natural"}}, "clients.count": 30, "server.rounds": 1}),
+        out=tmp_path / "run",
+    )
+    about = json.loads((run.path / "manifest.json").read_text())
+    assert ([f"w{i:02d}" for i in range(30)], ["no", "yes"]) == (about["natural_clients"], about["classes"])

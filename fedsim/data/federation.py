@@ -31,7 +31,8 @@ class Federation:
     share of a client's examples that federated evaluation uses and training never sees. *streams* says when a client
     gets what it trains on; None: it is all there from the start. *arranged*: the generator puts a client's training
     part first, in the order of arrival, and then what it keeps back. *hindsight*: the test examples are those that
-    clients train on.
+    clients train on. *classes* and *clients* are the source's names of the classes and of its natural clients, in the
+    order of their numbers, where it has some.
     """
 
     count: int
@@ -48,6 +49,8 @@ class Federation:
     streams: Streams | None = None
     arranged: bool = False
     hindsight: bool = False
+    classes: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
     _holdings: dict[int, int] = field(default_factory=dict[int, int], compare=False, repr=False)  # A cache.
     _targets: dict[int, IntArray] = field(default_factory=dict[int, IntArray], compare=False, repr=False)  # Another.
 
@@ -117,12 +120,12 @@ class Federation:
 
 
 def pool_federation(
-    pool: Pool, partition: Partition, test: Examples, train: Examples, key: Key, kept_back: float
+    pool: Pool, partition: Partition, test: Examples, train: Examples, key: Key, kept_back: float, clients: tuple[str, ...] = ()
 ) -> Federation:
-    """Return the federation of *partition* over *train*."""
+    """Return the federation of *partition* over *train*. *clients* are the names of natural clients."""
     return Federation(
         count=len(partition.offsets) - 1, outputs=pool.outputs, shape=train.x.shape[1:], test=test, files=pool.files,
-        key=key, pooled=train, partition=partition, kept_back=kept_back, hindsight=test is train,
+        key=key, pooled=train, partition=partition, kept_back=kept_back, hindsight=test is train, classes=pool.classes, clients=clients,
     )  # fmt: skip
 
 
@@ -147,12 +150,13 @@ def generated_federation(
     )  # fmt: skip
 
 
-def split(pool: Pool, test_fraction: float | None, key: Key) -> tuple[Examples, Examples, IntArray]:
+def split(pool: Pool, test_fraction: float | None, key: Key, groups: IntArray | None = None) -> tuple[Examples, Examples, IntArray]:
     """Return (train, test, positions of train in the pool).
 
     A *test_fraction* that the scenario gives is held out of the training part at random; without one, the source's
     own test part is used where it has one, and a fifth is held out where it has none. A *test_fraction* of 0 holds
-    nothing out: without a test part of the source, the test is then all that is trained on, in hindsight.
+    nothing out: without a test part of the source, the test is then all that is trained on, in hindsight. Each of
+    *groups* keeps an example to train on: what would have been its last one stays. Shapes: groups (n,).
     """
     train = pool.train
     if not test_fraction and (pool.test is not None or test_fraction is not None):
@@ -166,6 +170,14 @@ def split(pool: Pool, test_fraction: float | None, key: Key) -> tuple[Examples, 
         )
     order = key.fold("test").numpy().permutation(len(train))
     held, kept = np.sort(order[:size]), np.sort(order[size:])
+    if groups is not None:
+        lost = np.setdiff1d(groups[held], groups[kept])
+        back = held[[int(np.flatnonzero(groups[held] == group)[0]) for group in lost]]
+        held, kept = np.setdiff1d(held, back), np.union1d(kept, back)
+        if not len(held):
+            raise ScenarioError(
+                f"data.test_fraction = {share}: each natural client has one example, and trains on it; none is left to test on."
+            )
     return Examples(train.x[kept], train.y[kept]), Examples(train.x[held], train.y[held]), kept
 
 

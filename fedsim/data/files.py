@@ -80,14 +80,15 @@ def npz(path: str, find: Find) -> Pool:
         test = _arrays(path, arrays, "x_test", "y_test")
         if test.x.shape[1:] != train.x.shape[1:]:
             raise _wrong(path, f"x_test has rows of shape {_by(test.x.shape[1:])}, expected {_by(train.x.shape[1:])}")
-    groups = None
+    groups, names = None, ()
     if "client" in arrays:
         if arrays["client"].shape != train.y.shape:
             raise _wrong(path, f"client has shape {arrays['client'].shape}, expected {train.y.shape}, one per example")
         if arrays["client"].dtype.kind not in "biuSU":
             raise _wrong(path, f"client is {arrays['client'].dtype}, expected whole numbers or words")
-        groups = np.unique(arrays["client"], return_inverse=True)[1].astype(np.int64)
-    return Pool(train, _outputs(path, train, test), test, groups, {str(file): fingerprint(file)})
+        found, groups = np.unique(arrays["client"], return_inverse=True)
+        groups, names = groups.astype(np.int64), tuple(map(str, found.tolist()))
+    return Pool(train, _outputs(path, train, test), test, groups, {str(file): fingerprint(file)}, clients=names)
 
 
 @sources.register("csv")
@@ -118,7 +119,7 @@ def csv(
     form = Form(ignore, categories, missing, separator, decimal, thousands)
     table = read_table(path, find(path), {"label": label, "client": client}, form)
     classes, y = table.classes(path)
-    return Pool(Examples(table.x, y), len(classes), None, table.groups(), table.files)
+    return Pool(Examples(table.x, y), len(classes), None, table.groups(), table.files, classes=tuple(classes), clients=table.clients())
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,10 @@ class Table:
             return None
         # By name, never by value: two clients called "1" and "1.0" are two.
         return np.unique(self.words["client"], return_inverse=True)[1].astype(np.int64)
+
+    def clients(self) -> tuple[str, ...]:
+        """Return the names of the natural clients, in the order of their numbers."""
+        return tuple(sorted(set(self.words.get("client", ()))))
 
     def classes(self, path: str) -> tuple[list[str], IntArray]:
         """Return the names of the classes and the class of each row. Raises ScenarioError for a quantity instead of a class."""

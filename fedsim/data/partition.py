@@ -197,7 +197,7 @@ def natural(groups: IntArray | None, clients: int) -> Partition:
             "data.partition.kind = 'natural': this source does not say whose each example is."
             f" Name its column of clients, or take one of: {', '.join(n for n in partitions if n != 'natural')}."
         )
-    names, owner = np.unique(groups, return_inverse=True)  # A group may have lost its last example to the test part.
+    names, owner = np.unique(groups, return_inverse=True)  # A source of the reader's own may leave numbers out.
     if len(names) != clients:
         raise ScenarioError(
             f"clients.count = {clients}: the source has {len(names)} natural clients. Set it to {len(names)}."

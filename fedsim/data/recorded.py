@@ -46,7 +46,7 @@ def csv_stream(
     classes, y = table.classes(path)
     groups = table.groups()
     times_s = None if time is None else _times(path, time, table, groups, time_unit_s)
-    return Pool(Examples(table.x, y), len(classes), None, groups, table.files, times_s)
+    return Pool(Examples(table.x, y), len(classes), None, groups, table.files, times_s, tuple(classes), table.clients())
 
 
 def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s: float) -> FloatArray:
@@ -158,8 +158,12 @@ def windows(
     if not np.isfinite(x).all():
         raise _wrong(path, "signal holds values that are no finite float32")
     classes, y = np.unique(labels[segment], return_inverse=True)
-    groups = None if client is None else np.unique(arrays[client][segment], return_inverse=True)[1].astype(np.int64)
-    return Pool(Examples(x, y.astype(np.int64)), len(classes), None, groups, {str(file): fingerprint(file)})
+    groups, names = None, ()
+    if client is not None:
+        found, groups = np.unique(arrays[client][segment], return_inverse=True)
+        groups, names = groups.astype(np.int64), tuple(map(str, found.tolist()))
+    words = tuple(map(str, classes.tolist()))
+    return Pool(Examples(x, y.astype(np.int64)), len(classes), None, groups, {str(file): fingerprint(file)}, classes=words, clients=names)
 
 
 def _scale(path: str, arrays: dict[str, Array], channels: int) -> FloatArray:

@@ -36,7 +36,8 @@ class Pool:
 
     *outputs* is the number of classes. *test* is the source's own test part, where it has one. *groups* names the
     natural client of each training example, 0 to g - 1. *times_s* is when each came, in seconds from the first of all,
-    where the source says. *files* maps each file read to its SHA-256.
+    where the source says. *files* maps each file read to its SHA-256. *classes* and *clients* are the source's own names
+    of the classes and of the groups, in the order of their numbers, where it has some.
     """
 
     train: Examples
@@ -45,6 +46,8 @@ class Pool:
     groups: IntArray | None = None
     files: dict[str, str] = field(default_factory=dict[str, str])
     times_s: FloatArray | None = None
+    classes: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
 
 
 def as_taken(pool: Pool, takes: Callable[[Array], bool]) -> Pool:

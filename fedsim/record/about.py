@@ -91,6 +91,8 @@ class About(_Part):
     executor: dict[str, Any]
     promise: str = ""
     notes: list[str] = []
+    classes: list[str] = []
+    natural_clients: list[str] = []
     files: dict[str, str]
     code: dict[str, str] = {}
     versions: dict[str, str]

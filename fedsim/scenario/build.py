@@ -281,7 +281,8 @@ def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> Federation:
         return _streamed(loaded, key.fold("stream"), federation, source, None)
     if data.partition is None:
         raise ScenarioError("data.partition: missing. Try { kind = 'iid' } or { kind = 'dirichlet', alpha = 0.3 }.")
-    train, test, kept = split(source, data.test_fraction, key.fold("data"))
+    natural = data.partition.get("kind") == "natural" and source.groups is not None
+    train, test, kept = split(source, data.test_fraction, key.fold("data"), source.groups if natural else None)
     if count > len(train):
         raise ScenarioError(
             f"clients.count = {count}: more clients than the {len(train)} examples to train on, and each needs one."
@@ -290,7 +291,7 @@ def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> Federation:
         "partition", data.partition, labels=train.y, clients=count, key=key.fold("data", "partition"),
         groups=None if source.groups is None else source.groups[kept],
     )  # fmt: skip
-    federation = pool_federation(source, partition, test, train, key.fold("data"), kept_back)
+    federation = pool_federation(source, partition, test, train, key.fold("data"), kept_back, source.clients if natural else ())
     return _streamed(loaded, key.fold("stream"), federation, source, kept)
 
 
