@@ -189,3 +189,50 @@ def test_natural_clients_are_those_of_the_file_whatever_the_seed(seed: int, tmp_
     )
     about = json.loads((run.path / "manifest.json").read_text())
     assert ([f"w{i:02d}" for i in range(30)], ["no", "yes"]) == (about["natural_clients"], about["classes"])
+
+
+OWN = """
+import numpy as np
+from fedsim.data.source import Examples, Pool
+
+
+def made():
+    x, y = np.zeros((40, 3), "float32"), np.arange(40) % 2
+    test, groups, outputs = None, None, 2
+    CHANGE
+    return Pool(Examples(x, y), outputs, test, groups)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("y = y[:-1]", r"train.x has 40 rows and train.y has 39"),
+        ("x[3, 1] = np.nan", r"train.x\[3, 1\] = nan: features must be finite"),
+        ("x = x + 1e300; x = x.astype('float64')", r"train.x\[0, 0\] = .*: features must be finite float32"),
+        ("x = x.astype(object)", "train.x is object"),
+        ("x = x.tolist()", "train.x is a list"),
+        ("y[7] = 2", r"train.y\[7\] = 2, expected a class from 0 to 1"),
+        ("y[7] = -1", r"train.y\[7\] = -1"),
+        ("y = y.astype(float)", "train.y is float64 .*classes from 0"),
+        ("outputs = 2.0", "outputs are 2.0"),
+        ("test = Examples(np.zeros((5, 4), 'float32'), np.zeros(5, int))", "test.x has rows of shape"),
+        ("test = Examples(np.zeros((5, 3), 'float32'), np.full(5, 9))", r"test.y\[0\] = 9"),
+        ("groups = np.zeros(7, int)", "groups has shape"),
+        ("test = (x, y)", "test is a tuple, expected Examples"),
+    ],
+)
+def test_a_source_of_ones_own_is_what_it_says(change: str, said: str, tmp_path: Path) -> None:
+    """One line that names part, row and value; a NaN is a feature's fault and not the learning rate's."""
+    import tomli_w
+    from conftest import tiny_table
+
+    import fedsim
+    from fedsim.scenario.build import build
+    from fedsim.scenario.load import load
+
+    (tmp_path / "mine.py").write_text(OWN.replace("CHANGE", change))
+    (tmp_path / "s.toml").write_bytes(tomli_w.dumps(tiny_table({"data.source": {"kind": "mine:made"}})).encode())
+    with pytest.raises(fedsim.FedsimError, match=said) as refused:
+        build(load(tmp_path / "s.toml"))
+    assert "\n" not in str(refused.value) and "data.source.kind = 'mine:made'" in str(refused.value)

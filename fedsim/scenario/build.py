@@ -19,7 +19,7 @@ from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
 from fedsim.data.source import Generator as Source
 from fedsim.data.replay import Replay
-from fedsim.data.source import Pool, as_taken, finder
+from fedsim.data.source import Pool, as_taken, check_generator, check_pool, finder
 from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
@@ -100,6 +100,11 @@ def _built(loaded: Loaded) -> Parts:
     strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction, hint=elsewhere)
     job = _job(scenario, strategy)
     source: Pool | Source = _made("source", scenario.data.source, find=finder(loaded.folder), key=key.fold("data"))
+    objective: Objective = _made("objective", scenario.training.objective)
+    if ":" in scenario.data.source["kind"]:
+        kind, classes = f"data.source.kind = {scenario.data.source['kind']!r}", isinstance(objective, Classification)
+        with door(kind):
+            check_pool(source, kind, classes) if isinstance(source, Pool) else check_generator(source, kind, classes)
     dtype = getattr(torch, scenario.engine.dtype)
     chosen(table["model"], scenario.model.table)  # Checks the settings, and says so in the reader's words.
     settings = {name: value for name, value in scenario.model.table.items() if name != "kind"}
@@ -112,7 +117,6 @@ def _built(loaded: Loaded) -> Parts:
     device = _device(scenario.engine.device, scenario.engine.workers)
     check_types(model, dtype, scenario.model.kind)
     model = model.to(device, dtype)
-    objective: Objective = _made("objective", scenario.training.objective)
     store = Store(federation, dtype, device)
     if scenario.engine.workers > 1:  # Here already, so that the examples are never kept twice.
         store.share()
