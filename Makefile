@@ -13,8 +13,11 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 setup: $(VENV)/.done  ## virtual environment with pinned packages
 
 $(VENV)/.done: pyproject.toml constraints.txt
+	@echo "Making $(VENV), once; two minutes or so."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --quiet --constraint constraints.txt torch
+	@echo "Installing torch ..."
+	@$(BIN)/pip install --quiet --quiet --constraint constraints.txt torch
+	@echo "Installing fedsim and what it needs ..."
 	$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 

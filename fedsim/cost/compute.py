@@ -115,7 +115,8 @@ def lognormal(
 ) -> LognormalCompute:
     """Return devices of LogNormal speed with median *gflops*: fast and slow clients, each the same at every task.
 
-    *sigma* is the standard deviation of the logarithm: at 0.6 the fastest tenth is 4.7 times as fast as the slowest.
+    *sigma* is the standard deviation of the logarithm: at 0.6 the ninth decile is 4.7 times the first, and
+    the mean speed of the fastest tenth is 8.3 times that of the slowest.
     Reference: Lai et al. 2022 (FedScale), arXiv:2105.11367, whose simulator spreads devices with the same 0.6.
 
     >>> devices = lognormal(Key(0), gflops=5.0)
