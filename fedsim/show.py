@@ -156,8 +156,10 @@ def preview(foretold: Preview) -> None:
     table.add_column(style="dim")
     table.add_column()
     sizes = figures["examples_per_client"]
+    streams, hindsight = parts.federation.streams is not None, parts.federation.hindsight
+    beside = " (the same: in hindsight)" if hindsight else " (on no stream)" if streams else ""
     table.add_row("clients", f"{figures['clients']:,}, {figures['clients_per_round']:.3g} a round")
-    table.add_row("examples", f"{figures['train_examples']:,} to train on, {figures['test_examples']:,} to test on")
+    table.add_row("examples", f"{figures['train_examples']:,} to train on, {figures['test_examples']:,} to test on{beside}")
     table.add_row("per client", f"{sizes['min']:g} to {sizes['max']:g} examples (median {sizes['median']:g}),"
                   f" {_labels(figures, parts.federation.outputs)}")  # fmt: skip
     if foretold.arriving is not None:

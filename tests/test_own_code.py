@@ -281,3 +281,12 @@ def test_a_copied_scenario_still_runs(tmp_path: Path) -> None:
     shutil.copytree(tmp_path / "a", tmp_path / "b")
 
     assert 0.25 == filled(fedsim.run(tmp_path / "b/s.toml", out=tmp_path / "run"))
+
+
+def test_what_torch_warns_of_is_a_note(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A library's warning is told once, in the run's notes, and not between the lines of the terminal."""
+    file = scenario(tmp_path / "a")
+    (tmp_path / "a" / "net.py").write_text("import warnings\n" + NET.replace("FILL", "0.0") + "\nwarnings.warn('one thing\\nand another', stacklevel=1)\n")
+    run = fedsim.run(file, out=tmp_path / "run")
+
+    assert 1 == sum("one thing and another (net.py, line" in note for note in run.manifest["notes"]) and "one thing" not in capfd.readouterr().err

@@ -250,3 +250,5 @@ def test_a_streams_end_is_no_failure(tmp_path: Path) -> None:
     assert {"came after a stream's end": 5} == uncounted(run.tasks)
     assert "5 came after a stream&#x27;s end" in page and "5 failed" not in page
     assert "<dt>prequential accuracy</dt><dd>0.5793</dd>" in page
+    assert "Hatched tasks did not count: they came after a stream" in page and "stream had ended" in page
+    assert '"name":"failed"' not in page and "after the deadline" not in page

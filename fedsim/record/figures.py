@@ -9,8 +9,9 @@ from html import escape
 from string import Template
 from typing import Any, TypeAlias
 
-from fedsim.record.runs import Run
+from fedsim.record.runs import Run, uncounted
 from fedsim.record.units import clock, duration, megabytes
+from fedsim.sim.rows import STREAM_ENDED
 
 Frame: TypeAlias = Any
 """A pandas frame. By pandas' own annotations every column is a union of five types, which helps nobody."""
@@ -23,7 +24,13 @@ PHASES = (
     ("upload", "#e69f00", 0.5), ("waiting", "#6b7280", 0.16),
 )  # fmt: skip
 """Name, colour, height. Waiting comes last and is thin: meanwhile the client's device works on an earlier task."""
-MARKS = {"late": ("late: discarded", "x"), "failed": ("failed", "diamond"), "in flight": ("cut off by the end", "triangle-right-open")}
+ENDED = "came after a stream's end"
+MARKS = {
+    "late": ("late: discarded", "x", "came after the deadline"), "failed": ("failed", "diamond", "failed"),
+    ENDED: ("after its stream's end", "square-open", ENDED),
+    "in flight": ("cut off by the end", "triangle-right-open", "were cut off by the end of the run"),
+}  # fmt: skip
+"""What did not count, by outcome as ``runs.uncounted`` names it: name, symbol, and words for a sentence."""
 SCOPES = {"central": "#1f8fd0", "training": "#e69f00", "federated": "#cc79a7"}
 MEANINGS = {
     "accuracy": "The share of examples classified correctly.",
@@ -179,8 +186,8 @@ def timeline(seen: Seen, draw: Drawing) -> str:
                     "pattern": {"shape": hatch, "size": 5, "solidity": 0.4}},
             hovertext=[segment.text for segment in found], hovertemplate="%{hovertext}<extra></extra>",
         )  # fmt: skip
-    for outcome, (name, symbol) in MARKS.items():
-        lost = tasks[tasks.outcome == outcome]
+    for outcome, (name, symbol, _) in MARKS.items():
+        lost = tasks[tasks.outcome.where(tasks.failure != STREAM_ENDED, ENDED) == outcome]
         if len(lost):
             ends = [(row.arrived_s if row.arrived_s >= 0 else seen.now_s) / unit for row in lost.itertuples()]
             figure.add_scatter(
@@ -204,11 +211,13 @@ def timeline(seen: Seen, draw: Drawing) -> str:
     tall = 134 + int(len(clients) * max(4, min(22, 800 / len(clients))))
     figure.update_layout(showlegend=True, legend_y=1 + 18 / (tall - 84))
     drawn = draw.html(figure, tall)
+    why = [MARKS[outcome][2] for outcome in uncounted(tasks)]
+    hatched = f" Hatched tasks did not count: they {', '.join(why[:-1])}{' or ' * (len(why) > 1)}{why[-1]}." if why else ""
+    trigger = ", or for the client's trigger" if "stream" in seen.about["scenario"] else ""
     return (
         f"<h2>What the clients did, and when</h2><figure class=timeline>{drawn}</figure><p class=note>{escape(caption)} A dotted"
-        " line is where a round begins or ends, numbered above. Hatched tasks did not count: they came after the deadline,"
-        " failed, or the run ended before they did. A thin grey line is a message that waits: for a device that is still at work on"
-        " an earlier one, or, on a stream, for the client's trigger. The buttons at the top right of a figure zoom and pan.</p>"
+        " line is where a round begins or ends, the first of all and some others with their numbers"
+        f" above.{hatched} A thin grey line is a message that waits for a device that is still at work on an earlier one{trigger}. The buttons at the top right of a figure zoom and pan.</p>"
     )
 
 
@@ -290,9 +299,13 @@ def rounds(seen: Seen, draw: Drawing) -> str:
     drawn = f"<figure><h3>How long each round took</h3>{draw.html(lengths, 300)}</figure>"
     lost = int(rows.missed.sum() + rows.failed.sum())
     if lost:
-        for column, name, colour in (("missed", "missed the deadline", ALARM), ("failed", "failed", "#6b7280")):
-            if rows[column].any():
-                missing.add_bar(x=rows["round"].tolist(), y=rows[column].tolist(), name=name, marker={"color": colour})
+        ended = seen.tasks[seen.tasks.failure == STREAM_ENDED].groupby("round").size()
+        after = rows["round"].map(ended).fillna(0).astype(int).where(rows.kind == "train", 0)
+        for count, name, colour in (
+            (rows.missed, "missed the deadline", ALARM), (rows.failed - after, "failed", "#6b7280"), (after, "stream had ended", "#b0b7c3"),
+        ):  # fmt: skip
+            if count.any():
+                missing.add_bar(x=rows["round"].tolist(), y=count.tolist(), name=name, marker={"color": colour})
         missing.update_layout(barmode="stack", showlegend=True)
         missing.update_xaxes(title="round")
         most = int((rows.missed + rows.failed).max())

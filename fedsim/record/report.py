@@ -48,15 +48,16 @@ def _facts(run: Run, seen: Seen) -> str:
     last = "final" if about["status"] == "done" else "last"
     hindsight = " in hindsight" if run.hindsight else ""
     why = " Over the examples that clients trained on: nothing was held out." if hindsight else ""
+    beside = "" if run.hindsight else " The examples that the server tests on are on no stream, and not among these."
     facts = [(f"{last} {name}{hindsight}", f"{value:.4f}", f"{MEANINGS.get(name, '')}{why}".strip()) for name, value in final.items() if name not in ("rounds", "scored_round")]
     if "stream" in about["scenario"] and (score := pooled(run.tested)["accuracy"]) is not None:
-        facts.append(("prequential accuracy", f"{score:.4f}", "Of what clients predicted before they trained on it."))
+        facts.append(("prequential accuracy", f"{score:.4f}", f"Of what clients predicted before they trained on it.{beside}"))
     facts += [
         ("rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}", ""),
         ("virtual time", duration(seen.now_s), f"{seen.now_s:.3f} s"),
         ("sent down", megabytes(down), f"{down:,.0f} bytes, framing included"),
         ("sent up", megabytes(up), f"{up:,.0f} bytes, framing included"),
-        ("of it wasted", megabytes(wasted), "Both ways, for tasks that came late, failed, or were cut off by the end."),
+        ("of it wasted", megabytes(wasted), "Both ways, for tasks that did not count: late, failed, after their stream's end, or cut off by the end of the run."),
         ("client tasks", f"{len(seen.tasks):,}", ""),
         ("seed", str(about["seed"]), ""),
         ("digest", f"{digest[:12]}..." if digest else "none yet" if run.status == "running" else "none",

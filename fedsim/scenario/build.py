@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,17 +83,26 @@ class Parts:
     job: Job
     fleet: Fleet
     strategy: Built
+    warned: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what a reader must know of how the scenario was understood."""
-        return tuple(note for note in (self.fleet.flops.note, *self.strategy.notes) if note)
+        return tuple(note for note in (self.fleet.flops.note, *self.strategy.notes, *self.warned) if note)
 
 
 def build(loaded: Loaded) -> Parts:
     """Return the parts of a scenario. Raises ScenarioError for whatever only shows when things are put together."""
-    with own.beside(loaded.folder):
-        return _built(loaded)
+    # What torch and a reader's code warn of is a note of the run, told once, not lines of a library's between ours.
+    with own.beside(loaded.folder), warnings.catch_warnings(record=True) as told:
+        parts = _built(loaded)
+    return replace(parts, warned=tuple(dict.fromkeys(_warning(one) for one in told)))
+
+
+def _warning(told: warnings.WarningMessage) -> str:
+    """Return a warning as one line, with its place."""
+    said = " ".join(str(told.message).split())
+    return f"Warned while the scenario was built: {said[:300]} ({Path(told.filename).name}, line {told.lineno})"
 
 
 def _built(loaded: Loaded) -> Parts:
