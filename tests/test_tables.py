@@ -209,7 +209,7 @@ def made():
     [
         ("y = y[:-1]", r"train.x has 40 rows and train.y has 39"),
         ("x[3, 1] = np.nan", r"train.x\[3, 1\] = nan: features must be finite"),
-        ("x = x + 1e300; x = x.astype('float64')", r"train.x\[0, 0\] = .*: features must be finite float32"),
+        ("x = x.astype('float64') + 1e300", r"train.x\[0, 0\] = .*: features must be finite float32"),
         ("x = x.astype(object)", "train.x is object"),
         ("x = x.tolist()", "train.x is a list"),
         ("y[7] = 2", r"train.y\[7\] = 2, expected a class from 0 to 1"),
