@@ -16,9 +16,10 @@ import pytest
 
 from fedsim.core.errors import ScenarioError
 from fedsim.data.bundled import digits, openml
-from fedsim.data.files import csv, encode, idx, npz
+from fedsim.data.files import csv, idx, npz
 from fedsim.data.source import DATA_VARIABLE, Pool, changed, finder
 from fedsim.data.synthetic import DATA_SEED, LeafSynthetic, leaf_synthetic
+from fedsim.data.table import encode
 
 THIRTY = np.arange(30)
 

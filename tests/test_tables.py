@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from fedsim.core.errors import ScenarioError
-from fedsim.data.files import MARKERS, csv
+from fedsim.data.files import csv
 from fedsim.data.recorded import csv_stream
 from fedsim.data.source import Pool, finder
+from fedsim.data.table import MARKERS
 
 
 def table(folder: Path, text: str, stream: bool = False, **more: Any) -> Pool:

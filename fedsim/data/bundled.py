@@ -8,8 +8,8 @@ import numpy as np
 
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import Array, Count
-from fedsim.data.files import encode
 from fedsim.data.source import Examples, Pool, sources
+from fedsim.data.table import encode
 
 DIGITS_MAX = 16.0  # Each pixel counts the set bits in a block of 4 x 4.
 

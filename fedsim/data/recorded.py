@@ -14,8 +14,9 @@ import numpy as np
 
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import Array, Count, FloatArray, IntArray, Positive
-from fedsim.data.files import Form, Missing, Table, load_archive, read_table
-from fedsim.data.source import Examples, Find, Pool, fingerprint, sources
+from fedsim.data.files import load_archive
+from fedsim.data.source import Examples, Find, Pool, fingerprint, sources, wrong
+from fedsim.data.table import Form, Missing, Table, read_table
 
 
 @sources.register("csv_stream")
@@ -55,25 +56,25 @@ def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s
     plain = [_float(word) for word in table.words["time"]]
     dated = [math.isnan(value) for value in plain]
     if all(map(_is_day, table.words["time"])):
-        raise _wrong(
+        raise wrong(
             path,
             f"line {table.lines[0]}, column {column!r}: {table.words['time'][0]!r} reads as a date, not as a number of seconds."
             f" Write dates in ISO 8601 with dashes, such as 2024-01-31",
         )
     if any(dated) and not all(dated):
         row = dated.index(not dated[0])
-        raise _wrong(path, f"line {table.lines[row]}, column {column!r}: {table.words['time'][row]!r} follows {table.words['time'][0]!r}, expected numbers alone or dates alone")
+        raise wrong(path, f"line {table.lines[row]}, column {column!r}: {table.words['time'][row]!r} follows {table.words['time'][0]!r}, expected numbers alone or dates alone")
     for row, word in enumerate(table.words["time"]):
         times[row] = _time(word) if dated[row] else plain[row] * unit_s
         if not math.isfinite(times[row]):
-            raise _wrong(path, f"line {table.lines[row]}, column {column!r}: {word!r} is no number and no ISO 8601 date")
+            raise wrong(path, f"line {table.lines[row]}, column {column!r}: {word!r} is no number and no ISO 8601 date")
     owner = np.zeros(len(times), dtype=np.int64) if groups is None else groups
     order = np.argsort(owner, kind="stable")
     back = np.flatnonzero((np.diff(times[order]) < 0.0) & (np.diff(owner[order]) == 0)) + 1
     if len(back):
         row = int(order[back].min())
         whose = "" if groups is None else " of its client"
-        raise _wrong(path, f"line {table.lines[row]}: {table.words['time'][row]!r} is earlier than the row{whose} before it")
+        raise wrong(path, f"line {table.lines[row]}: {table.words['time'][row]!r} is earlier than the row{whose} before it")
     return times - times.min()
 
 
@@ -125,20 +126,20 @@ def windows(
     arrays = load_archive(path, file)
     for name in ("signal", "start", "length"):
         if name not in arrays:
-            raise _wrong(path, f"has no array {name!r}. {choices(name, arrays)[:-1]}")
+            raise wrong(path, f"has no array {name!r}. {choices(name, arrays)[:-1]}")
     for setting, name in (("label", label), ("client", client)):
         if name is not None and name not in arrays:
             raise ScenarioError(f"data.source.{setting} = {name!r}: no such array in {path!r}. {choices(name, arrays)}")
     signal, segments = arrays["signal"], len(arrays["start"])
     if signal.ndim != 2 or signal.dtype.kind not in "biuf":
-        raise _wrong(path, f"signal is {signal.dtype} of shape {signal.shape}, expected numbers of shape (n, channels)")
+        raise wrong(path, f"signal is {signal.dtype} of shape {signal.shape}, expected numbers of shape (n, channels)")
     for name in ("start", "length", label, *([] if client is None else [client])):
         if arrays[name].shape != (segments,) or arrays[name].dtype.kind not in "biu":
-            raise _wrong(path, f"{name} is {arrays[name].dtype} of shape {arrays[name].shape}, expected {segments} whole numbers")
+            raise wrong(path, f"{name} is {arrays[name].dtype} of shape {arrays[name].shape}, expected {segments} whole numbers")
     start, length = arrays["start"].astype(np.int64), arrays["length"].astype(np.int64)
     if segments and (start.min() < 0 or length.min() < 0 or (start + length).max() > len(signal)):
         bad = int(np.flatnonzero((start < 0) | (length < 0) | (start + length > len(signal)))[0])
-        raise _wrong(path, f"segment {bad} (start {start[bad]}, length {length[bad]}) reaches out of a signal of {len(signal)}")
+        raise wrong(path, f"segment {bad} (start {start[bad]}, length {length[bad]}) reaches out of a signal of {len(signal)}")
     labels = arrays[label].astype(np.int64)
     fitting = np.where(length >= window, (length - window) // step + 1, 0)
     if keep is not None:
@@ -156,7 +157,7 @@ def windows(
     for row, begin in enumerate((start[segment] + nth * step).tolist()):
         x[row] = (signal[begin : begin + window] * scale).T
     if not np.isfinite(x).all():
-        raise _wrong(path, "signal holds values that are no finite float32")
+        raise wrong(path, "signal holds values that are no finite float32")
     classes, y = np.unique(labels[segment], return_inverse=True)
     groups, names = None, ()
     if client is not None:
@@ -169,13 +170,9 @@ def windows(
 def _scale(path: str, arrays: dict[str, Array], channels: int) -> FloatArray:
     scale = arrays.get("scale", np.ones(channels))
     if scale.shape != (channels,) or scale.dtype.kind not in "iuf":
-        raise _wrong(path, f"scale is {scale.dtype} of shape {scale.shape}, expected {channels} numbers, one per channel")
+        raise wrong(path, f"scale is {scale.dtype} of shape {scale.shape}, expected {channels} numbers, one per channel")
     return scale.astype(np.float64)
 
 
 def _listed(labels: IntArray) -> str:
     return ", ".join(map(str, np.unique(labels).tolist()))
-
-
-def _wrong(path: str, what: str) -> ScenarioError:
-    return ScenarioError(f"data.source.path = {path!r}: {what}.")

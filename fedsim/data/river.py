@@ -15,8 +15,8 @@ import numpy as np
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.keys import Key
 from fedsim.core.types import Array, Count, FloatArray, IntArray, NonNegative, Share
-from fedsim.data.files import encode
 from fedsim.data.source import Examples, Pool, fingerprint, sources
+from fedsim.data.table import encode
 
 @sources.register("river")
 def river(name: str) -> Pool:

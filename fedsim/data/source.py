@@ -9,6 +9,8 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from gzip import GzipFile
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -105,8 +107,7 @@ def check_examples(given: object, outputs: int, at: str, classes: bool) -> None:
             raise ScenarioError(f"{at}.{name} is {values.dtype} of shape {values.shape}, expected {what}, a row per example.")
     if len(given.x) != len(given.y) or not len(given.y):
         raise ScenarioError(f"{at}.x has {len(given.x)} rows and {at.rpartition(' ')[2]}.y has {len(given.y)}, expected as many, and some.")
-    with np.errstate(over="ignore"):  # Beyond float32 becomes infinite, as it would in training.
-        x = given.x.astype(np.float32, copy=False) if given.x.dtype.kind == "f" else np.zeros(1, np.float32)
+    x = as_float32(given.x) if given.x.dtype.kind == "f" else np.zeros(1, np.float32)
     if not np.isfinite(x).all():
         where = tuple(np.argwhere(~np.isfinite(x))[0].tolist())
         raise ScenarioError(f"{at}.x{list(where)} = {given.x[where]}: features must be finite float32 numbers.")
@@ -185,6 +186,22 @@ def finder(beside: Path, at: str = "data.source.path") -> Find:
         raise ScenarioError(f"{at} = {path!r}: not found. Looked at {tried}.{hint}")
 
     return find
+
+
+def wrong(path: str, what: str) -> ScenarioError:
+    """Return the error that says *what* is wrong with the file or folder that a scenario calls *path*."""
+    return ScenarioError(f"data.source.path = {path!r}: {what}.")
+
+
+def opened(file: Path) -> GzipFile | BufferedReader:
+    """Return *file* opened for its bytes, unpacked where its name ends in ``.gz``."""
+    return GzipFile(file) if file.suffix == ".gz" else file.open("rb")
+
+
+def as_float32(x: Array) -> Array:
+    """Return *x* as float32. What lies beyond it becomes infinite, for whoever looks to refuse as that."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float32)
 
 
 def fingerprint(path: Path) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from csv import Error as CsvError
 from csv import reader
 from dataclasses import dataclass
-from gzip import GzipFile
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import FloatArray, Positive
 from fedsim.data.stream.arrivals import arrivals
-from fedsim.data.source import Find, fingerprint
+from fedsim.data.source import Find, fingerprint, opened
 
 AT = "stream.arrivals.path"
 
@@ -52,7 +51,7 @@ def trace(path: str, find: Find, *, speed: Positive = 1.0) -> Listed:
     """
     file = find(path)
     try:
-        with GzipFile(file) if file.suffix == ".gz" else file.open("rb") as raw:
+        with opened(file) as raw:
             with TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
                 found = _read(path, text)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, CsvError) as error:

@@ -1,0 +1,277 @@
+"""Tables of comma-separated values as people write them: what a cell says, what is missing, which word is which class.
+
+Checks every cell that it relies on, and names line and column of what does not fit. Knows no source and no setting's
+default.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from csv import Error as CsvError
+from csv import reader
+from dataclasses import dataclass
+from decimal import Decimal
+from io import TextIOWrapper
+from itertools import chain
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+
+from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.machine import memory
+from fedsim.core.types import Array, IntArray
+from fedsim.data.source import as_float32, fingerprint, opened, wrong
+
+EXACT = 2.0**53
+"""Below it, a float holds every whole number."""
+MARKERS = frozenset({"", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NAN", "-nan", "null", "NULL", "None"})
+"""What tables write where there is nothing: the list of pandas, and the question mark of UCI's."""
+LINE = 2**26
+"""Characters of a line of a table at most."""
+Missing = Literal["refuse", "drop", "mean"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a table is written, and what becomes of its columns. The names are the settings of source 'csv'."""
+
+    ignore: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    missing: Missing = "refuse"
+    separator: str | None = None
+    decimal: str = "."
+    thousands: str = ""
+
+    def number(self, cell: str) -> float:
+        """Return what *cell* says, NaN where it is missing; raises ValueError where it is no number of this form.
+
+        >>> Form(decimal=",", thousands=".").number("1.234,5")
+        1234.5
+        """
+        cell = cell.strip()
+        if cell in MARKERS:
+            return math.nan
+        if self.thousands and self.thousands in cell:
+            whole, point, rest = cell.partition(self.decimal)
+            if not re.fullmatch(rf"[+-]?[0-9]{{1,3}}({re.escape(self.thousands)}[0-9]{{3}})+", whole):
+                raise ValueError(cell)
+            cell = whole.replace(self.thousands, "") + point + rest
+        if self.decimal != ".":
+            if "." in cell:
+                raise ValueError(cell)
+            cell = cell.replace(self.decimal, ".")
+        if "_" in cell:  # Python's own way of writing 11 is 1_1.
+            raise ValueError(cell)
+        return float(cell)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table read: *x* (n, columns) are its features, *words* the cells of its named columns, *lines* (n,) their lines."""
+
+    x: Array
+    words: Mapping[str, list[str]]
+    lines: Sequence[int]
+    files: dict[str, str]
+
+    def groups(self) -> IntArray | None:
+        """Return the natural client of each row, numbered in order of sorted name; None without such a column."""
+        if "client" not in self.words:
+            return None
+        # By name, never by value: two clients called "1" and "1.0" are two.
+        return np.unique(self.words["client"], return_inverse=True)[1].astype(np.int64)
+
+    def clients(self) -> tuple[str, ...]:
+        """Return the names of the natural clients, in the order of their numbers."""
+        return tuple(sorted(set(self.words.get("client", ()))))
+
+    def classes(self, path: str) -> tuple[list[str], IntArray]:
+        """Return the names of the classes and the class of each row. Raises ScenarioError for a quantity instead of a class."""
+        names, y = encode(self.words["label"])
+        values = [_exact(name) for name in names]
+        if len(names) > max(2, min(20, len(y) // 2)) and not any(map(math.isnan, map(_float, names))):
+            if not all(value.is_integer() for value in values):
+                raise ScenarioError(
+                    f"data.source.label: has {len(names):,} values in the {len(y):,} rows of {path!r}, such as {names[0][:40]}: a quantity"
+                    f" to regress on, not a class. Cut it into classes, or write a source and an objective of your own for regression."
+                )
+        return names, y
+
+
+def read_table(path: str, file: Path, named: Mapping[str, str | None], form: Form) -> Table:
+    """Return the table in *file*. *named* gives the column of each setting ('label' is one), *form* the rest.
+
+    Raises ScenarioError naming line and column of what does not fit.
+    """
+    try:
+        with opened(file) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
+            asked = {setting: name for setting, name in named.items() if name is not None}
+            x, words, lines = _table(path, text, asked, form)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, CsvError) as error:
+        written = "gzipped UTF-8 csv" if file.suffix == ".gz" else "UTF-8 csv"
+        raise wrong(path, f"cannot be read as {written} ({error})") from None
+    return Table(x, words, lines, {str(file): fingerprint(file)})
+
+
+def encode(words: Sequence[str]) -> tuple[list[str], IntArray]:
+    """Return the distinct *words*, sorted, and the rank of each word among them.
+
+    By value where every word is a plain number that a float holds exactly; as text otherwise, so that no two are merged.
+
+    >>> classes, ranks = encode(["10", "9", "10"])
+    >>> classes, ranks.tolist()
+    (['9', '10'], [1, 0, 1])
+    >>> encode(["9007199254740993", "9007199254740992"])[1].tolist(), encode(["1_1", "11"])[1].tolist()
+    ([1, 0], [1, 0])
+    """
+    names = sorted(set(words))
+    values = {name: _exact(name) for name in names}
+    if all(math.isfinite(value) for value in values.values()):
+        # By value: "1" and "1.0" are one class, called by the first of its names.
+        first = {values[name]: name for name in reversed(names)}
+        names = [first[value] for value in sorted(first)]
+        ranks = {value: rank for rank, value in enumerate(sorted(first))}
+        return names, np.array([ranks[values[word]] for word in words], dtype=np.int64)
+    place = {name: rank for rank, name in enumerate(names)}
+    return names, np.array([place[word] for word in words], dtype=np.int64)
+
+
+def _float(word: str) -> float:
+    """Return the number that *word* plainly says; NaN for another word, a long one too."""
+    return float(word) if len(word) <= 40 and re.fullmatch(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?", word) else math.nan
+
+
+def _exact(word: str) -> float:
+    """Return the number that *word* plainly says where a float holds it exactly, a decimal fraction by its shortest form."""
+    value = _float(word)
+    return value if math.isfinite(value) and Decimal(word) == Decimal(repr(value)) and abs(value) <= EXACT else math.nan
+
+
+def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form) -> tuple[Array, dict[str, list[str]], Sequence[int]]:
+    """Return the features, the cells of each *asked* column, and the line of each row."""
+    all_lines = _lines(path, text)
+    line, skipped = next(all_lines, ""), 0
+    while line and not line.strip():
+        line, skipped = next(all_lines, ""), skipped + 1
+    separator = form.separator or ("," if "," in line else next((mark for mark in ";\t|" if mark in line), ","))
+    if len(separator) != 1 or separator in "\r\n\"":
+        raise ScenarioError(f"data.source.separator = {separator!r}: must be one character, such as ',', ';' or a tab.")
+    if separator == form.decimal or form.thousands == form.decimal:
+        raise ScenarioError(f"data.source.decimal = {form.decimal!r}: parts cells, or thousands, already. Set separator or thousands to another.")
+    rows = reader(chain([line], all_lines), delimiter=separator, skipinitialspace=True, strict=True)
+    header = [name.strip() for name in next(rows, cast(list[str], []))]
+    if len(set(header)) < len(header):
+        raise wrong(path, f"has two columns {next(n for n in header if header.count(n) > 1)!r}")
+    told = [(key, name) for key in ("ignore", "categories") for name in getattr(form, key)]
+    for key, name in (*asked.items(), *told):
+        if name not in header:
+            hint = f" One column only: set data.source.separator where cells are not parted by {separator!r}." if len(header) == 1 else ""
+            raise ScenarioError(f"data.source.{key} = {name!r}: no such column in {path!r}. {choices(name, header)}{hint}")
+    apart = [*asked.values(), *form.ignore, *form.categories]
+    if twice := next((name for name in apart if apart.count(name) > 1), None):
+        key, value = (("label", asked["label"]) if list(asked.values()).count(twice) > 1 else next((k, list(getattr(form, k))) for k, n in told if n == twice))
+        raise ScenarioError(f"data.source.{key} = {value!r}: names column {twice!r} of {path!r} a second time, which leaves it no feature. Name it once.")
+    columns = [i for i, name in enumerate(header) if name not in apart]
+    if not columns and not form.categories:
+        raise ScenarioError(f"data.source.label = {asked['label']!r}: leaves no feature. {path!r} has: {', '.join(header)}.")
+    named = [header.index(name) for name in (*asked.values(), *form.categories)]
+    words: list[list[str]] = [[] for _ in named]
+    numbers, lines = array("d"), array("q")  # 8 bytes a cell; a list of floats takes 32.
+    plain = form.decimal == "." and not form.thousands
+    whole, most = True, memory() / 3  # As floats, as float32, and as what they are read from.
+    for cells in rows:
+        if not cells:  # A blank line.
+            continue
+        at = rows.line_num + skipped
+        if len(cells) != len(header):
+            raise wrong(
+                path,
+                f"line {at} has {len(cells)} cells, expected {len(header)} as in the header; cells are parted by {separator!r}, as"
+                f" data.source.separator says",
+            )
+        for column, list_of_words in zip(named, words, strict=True):
+            word = cells[column].strip()
+            if word in MARKERS:
+                what = f"is {word!r}, which stands for nothing" if word else "is empty"
+                raise wrong(path, f"line {at}, column {header[column]!r}: {what}, expected a name")
+            list_of_words.append(word)
+        for column in columns:
+            cell = cells[column]
+            try:
+                value = float(cell) if plain and "_" not in cell else form.number(cell)
+            except ValueError:
+                value = math.nan if cell.strip() in MARKERS else _refuse(path, at, header[column], cell, form)
+            if value != value and form.missing == "refuse":
+                raise wrong(
+                    path,
+                    f"line {at}, column {header[column]!r}: {cell.strip()!r} stands for nothing. Set data.source.missing = 'drop' to"
+                    f" leave such rows out, or 'mean'; or name the column in data.source.ignore",
+                )
+            numbers.append(value)
+            whole = whole and (value != value or cell.strip().lstrip("+-").isdecimal())
+        lines.append(at)
+        if 8 * len(numbers) > most:
+            raise wrong(path, f"holds more than {len(lines):,} rows of {len(columns)} numbers, more than fits in this machine's memory")
+    if not lines:
+        raise wrong(path, "has no rows below its header")
+    exact = np.frombuffer(numbers, dtype=np.float64).reshape(len(lines), len(columns))
+    names = [header[column] for column in columns]
+    if names and not names[0] and columns[0] == 0 and np.array_equal(exact[:, 0] - exact[0, 0], np.arange(len(lines))):
+        exact, names = exact[:, 1:], names[1:]  # An index, as pandas writes one: it numbers the rows.
+    elif "" in names:
+        raise wrong(path, f"column {header.index('') + 1} has no name in the header. Give it one, or name '' in data.source.ignore")
+    exact, kept, filled = _filled(path, exact, names, form)
+    whole = whole and not filled
+    words, lines = [[cells[i] for i in kept] for cells in words], [lines[i] for i in kept]
+    tables = [exact] + [
+        (np.array(cells)[:, None] == np.unique(cells)).astype(np.float64) for cells in words[len(asked) :]
+    ]
+    exact = np.concatenate(tables, axis=1)
+    if not exact.shape[1]:
+        raise ScenarioError(f"data.source.label = {asked['label']!r}: leaves no feature. {path!r} has: {', '.join(header)}.")
+    given = dict(zip(asked, words, strict=False))
+    if whole and np.abs(exact).max() < EXACT:
+        return exact.astype(np.int64), given, lines
+    x = as_float32(exact)
+    if not np.isfinite(x).all():
+        row, column = cast(list[int], np.argwhere(~np.isfinite(x))[0].tolist())
+        raise wrong(path, f"line {lines[row]}, column {names[column]!r}: {exact[row, column]} is no finite float32")
+    return x, given, lines
+
+
+def _lines(path: str, text: TextIOWrapper) -> Iterator[str]:
+    """Yield the lines of *text*, and refuse one that never ends before it fills the memory."""
+    while line := text.readline(LINE):
+        if len(line) == LINE and not line.endswith("\n"):
+            raise wrong(path, f"has a line of more than {LINE:,} characters")
+        yield line
+
+
+def _refuse(path: str, line: int, column: str, cell: str, form: Form) -> float:
+    """Raise ScenarioError for a *cell* that is no number, and say which setting would take it."""
+    hint = f"Name it in data.source.ignore, or in data.source.categories = [{column!r}] where its words are kinds"
+    if re.fullmatch(r"[+-]?[0-9]{1,3}(,[0-9]{3})+([.][0-9]+)?", cell.strip()) and form.decimal == ".":
+        hint = "Set data.source.thousands = ',', or data.source.decimal = ',' where it is a decimal comma"
+    elif re.fullmatch(r"[+-]?[0-9]+,[0-9]+", cell.strip()) and form.decimal == ".":
+        hint = "Set data.source.decimal = ',', with data.source.separator where cells are not parted by ','"
+    raise wrong(path, f"line {line}, column {column!r}: {cell[:60]!r} is not a number. {hint}")
+
+
+def _filled(path: str, x: Array, names: Sequence[str], form: Form) -> tuple[Array, list[int], bool]:
+    """Return *x* with what is missing dropped or filled, the rows that stayed, and whether a mean was put anywhere."""
+    gaps = np.isnan(x)
+    if not gaps.any():
+        return x, list(range(len(x))), False
+    if form.missing == "drop":
+        kept = np.flatnonzero(~gaps.any(axis=1))
+        if not len(kept):
+            raise wrong(path, "has no row without a missing cell. Set data.source.missing = 'mean', or ignore columns")
+        return x[kept], kept.tolist(), False
+    if gaps.all(axis=0).any():
+        raise wrong(path, f"column {names[int(gaps.all(axis=0).argmax())]!r}: holds nothing. Name it in data.source.ignore")
+    return np.where(gaps, np.nanmean(x, axis=0), x), list(range(len(x))), True
