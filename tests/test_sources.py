@@ -362,7 +362,7 @@ def test_a_missing_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
     refuses(sheet(tmp_path, text, "knd"), "data.source.label", "Did you mean 'kind'?")
     refuses(sheet(tmp_path, text, "kind", "usr"), "data.source.client", "Did you mean 'user'?")
     refuses(sheet(tmp_path, "", "kind"), "data.source.label", "no such column")
-    refuses(sheet(tmp_path, text, "kind", "kind"), "data.source.label", "no feature")
+    refuses(sheet(tmp_path, text, "kind", "kind"), "data.source.client", "a second time (label is the first)")
     refuses(sheet(tmp_path, "kind,user\nx,u\n", "kind", "user"), "data.source.label", "no feature")
 
 

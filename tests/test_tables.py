@@ -102,6 +102,23 @@ def test_categories_are_one_column_a_word(tmp_path: Path) -> None:
     assert [[1, 0], [0, 1]] == table(tmp_path, "mode,y\nbus,0\ncar,1\n", categories=["mode"]).train.x.tolist()
 
 
+@pytest.mark.parametrize("marker", sorted(MARKERS))
+def test_a_category_that_is_missing_is_no_category(marker: str, tmp_path: Path) -> None:
+    """Dropped with its row where that is asked; words have no mean, so anything else is refused with what would take it."""
+    text = f"mode,a,y\nbus,1,0\n{marker},2,1\ncar,3,1\n"
+    dropped = table(tmp_path, text, categories=["mode"], missing="drop").train
+    assert ([[1, 1, 0], [3, 0, 1]], [0, 1]) == (dropped.x.tolist(), dropped.y.tolist())
+    for setting in ("refuse", "mean"):
+        with pytest.raises(ScenarioError, match=r"line 3, column 'mode': .*Words have no mean: set data\.source\.missing = 'drop'"):
+            table(tmp_path, text, categories=["mode"], missing=setting)
+
+
+def test_ids_are_classes_however_large(tmp_path: Path) -> None:
+    """Thirty labels that no float tells apart are whole numbers all the same: classes, each its own."""
+    pool = table(tmp_path, "a,y\n" + "".join(f"{i},{2**53 + i}\n" for i in range(30)))
+    assert 30 == pool.outputs and list(range(30)) == pool.train.y.tolist()
+
+
 def test_stars_and_halves_are_classes(tmp_path: Path) -> None:
     """Ratings are few values on many rows: no quantity."""
     pool = table(tmp_path, "a,y\n" + "".join(f"{i},{1 + i % 9 / 2}\n" for i in range(60)))
@@ -154,7 +171,7 @@ def _bomb(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("line", "has a line of more than 67,108,864 characters"),
+        ("line", "a line of more than 67,108,864 characters"),
         ("claim", "an array says that it holds more than this machine's memory"),
         ("npz", "unpacks to 0.1 GB, more than the 0.0 GB of this machine"),
         ("fifo", "is neither a file nor a folder"),

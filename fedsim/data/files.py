@@ -103,7 +103,7 @@ def csv(
     """
     form = Form(ignore, categories, missing, separator, decimal, thousands)
     table = read_table(path, find(path), {"label": label, "client": client}, form)
-    classes, y = table.classes(path)
+    classes, y = table.classes(label)
     return Pool(Examples(table.x, y), len(classes), None, table.groups(), table.files, classes=tuple(classes), clients=table.clients())
 
 

@@ -16,7 +16,7 @@ from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import Array, Count, FloatArray, IntArray, Positive
 from fedsim.data.files import load_archive
 from fedsim.data.source import Examples, Find, Pool, fingerprint, sources, wrong
-from fedsim.data.table import Form, Missing, Table, read_table
+from fedsim.data.table import Form, Missing, Table, plain_number, read_table
 
 
 @sources.register("csv_stream")
@@ -44,7 +44,7 @@ def csv_stream(
     """
     form = Form(ignore, categories, missing, separator, decimal, thousands)
     table = read_table(path, find(path), {"label": label, "client": client, "time": time}, form)
-    classes, y = table.classes(path)
+    classes, y = table.classes(label)
     groups = table.groups()
     times_s = None if time is None else _times(path, time, table, groups, time_unit_s)
     return Pool(Examples(table.x, y), len(classes), None, groups, table.files, times_s, tuple(classes), table.clients())
@@ -53,7 +53,7 @@ def csv_stream(
 def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s: float) -> FloatArray:
     """Return the seconds from the earliest time stamp, checked to go up within each group. Dates know their unit."""
     times = np.empty(len(table.lines))
-    plain = [_float(word) for word in table.words["time"]]
+    plain = [plain_number(word) for word in table.words["time"]]
     dated = [math.isnan(value) for value in plain]
     if all(map(_is_day, table.words["time"])):
         raise wrong(
@@ -76,13 +76,6 @@ def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s
         whose = "" if groups is None else " of its client"
         raise wrong(path, f"line {table.lines[row]}: {table.words['time'][row]!r} is earlier than the row{whose} before it")
     return times - times.min()
-
-
-def _float(word: str) -> float:
-    try:
-        return math.nan if "_" in word else float(word)
-    except ValueError:
-        return math.nan
 
 
 def _is_day(word: str) -> bool:

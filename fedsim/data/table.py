@@ -90,16 +90,16 @@ class Table:
         """Return the names of the natural clients, in the order of their numbers."""
         return tuple(sorted(set(self.words.get("client", ()))))
 
-    def classes(self, path: str) -> tuple[list[str], IntArray]:
-        """Return the names of the classes and the class of each row. Raises ScenarioError for a quantity instead of a class."""
+    def classes(self, column: str) -> tuple[list[str], IntArray]:
+        """Return the names of the classes in *column* and the class of each row. Raises ScenarioError for a quantity."""
         names, y = encode(self.words["label"])
-        values = [_exact(name) for name in names]
-        if len(names) > max(2, min(20, len(y) // 2)) and not any(map(math.isnan, map(_float, names))):
-            if not all(value.is_integer() for value in values):
-                raise ScenarioError(
-                    f"data.source.label: has {len(names):,} values in the {len(y):,} rows of {path!r}, such as {names[0][:40]}: a quantity"
-                    f" to regress on, not a class. Cut it into classes, or write a source and an objective of your own for regression."
-                )
+        values = [plain_number(name) for name in names]
+        # Ids are whole numbers, however large; a word among numbers makes classes of all.
+        if len(names) > max(2, min(20, len(y) // 2)) and not any(map(math.isnan, values)) and not all(value.is_integer() for value in values):
+            raise ScenarioError(
+                f"data.source.label = {column!r}: has {len(names):,} values in {len(y):,} rows, such as {names[0][:40]}: a quantity"
+                f" to regress on, not a class. Cut it into classes, or write a source and an objective of your own for regression."
+            )
         return names, y
 
 
@@ -111,11 +111,23 @@ def read_table(path: str, file: Path, named: Mapping[str, str | None], form: For
     try:
         with opened(file) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
             asked = {setting: name for setting, name in named.items() if name is not None}
-            x, words, lines = _table(path, text, asked, form)
+            x, words, at_line = _table(path, text, asked, form)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, CsvError) as error:
-        written = "gzipped UTF-8 csv" if file.suffix == ".gz" else "UTF-8 csv"
-        raise wrong(path, f"cannot be read as {written} ({error})") from None
-    return Table(x, words, lines, {str(file): fingerprint(file)})
+        raise wrong(path, f"cannot be read as {written(file)} ({error})") from None
+    return Table(x, words, at_line, {str(file): fingerprint(file)})
+
+
+def lines(text: TextIOWrapper) -> Iterator[str]:
+    """Yield the lines of *text*. Raises csv.Error on one that never ends, before it fills the memory."""
+    while line := text.readline(LINE):
+        if len(line) == LINE and not line.endswith("\n"):
+            raise CsvError(f"it has a line of more than {LINE:,} characters")
+        yield line
+
+
+def written(file: Path) -> str:
+    """Return what *file* should be, by its name."""
+    return "gzipped UTF-8 csv" if file.suffix == ".gz" else "UTF-8 csv"
 
 
 def encode(words: Sequence[str]) -> tuple[list[str], IntArray]:
@@ -141,47 +153,33 @@ def encode(words: Sequence[str]) -> tuple[list[str], IntArray]:
     return names, np.array([place[word] for word in words], dtype=np.int64)
 
 
-def _float(word: str) -> float:
-    """Return the number that *word* plainly says; NaN for another word, a long one too."""
+def plain_number(word: str) -> float:
+    """Return the number that *word* plainly says; NaN for any other word, a long one too.
+
+    >>> plain_number("1.5e3"), plain_number("1_1"), plain_number("inf")
+    (1500.0, nan, nan)
+    """
     return float(word) if len(word) <= 40 and re.fullmatch(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]{1,3})?", word) else math.nan
 
 
 def _exact(word: str) -> float:
     """Return the number that *word* plainly says where a float holds it exactly, a decimal fraction by its shortest form."""
-    value = _float(word)
+    value = plain_number(word)
     return value if math.isfinite(value) and Decimal(word) == Decimal(repr(value)) and abs(value) <= EXACT else math.nan
 
 
 def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form) -> tuple[Array, dict[str, list[str]], Sequence[int]]:
     """Return the features, the cells of each *asked* column, and the line of each row."""
-    all_lines = _lines(path, text)
+    all_lines = lines(text)
     line, skipped = next(all_lines, ""), 0
     while line and not line.strip():
         line, skipped = next(all_lines, ""), skipped + 1
-    separator = form.separator or ("," if "," in line else next((mark for mark in ";\t|" if mark in line), ","))
-    if len(separator) != 1 or separator in "\r\n\"":
-        raise ScenarioError(f"data.source.separator = {separator!r}: must be one character, such as ',', ';' or a tab.")
-    if separator == form.decimal or form.thousands == form.decimal:
-        raise ScenarioError(f"data.source.decimal = {form.decimal!r}: parts cells, or thousands, already. Set separator or thousands to another.")
+    separator = _separator(line, form)
     rows = reader(chain([line], all_lines), delimiter=separator, skipinitialspace=True, strict=True)
     header = [name.strip() for name in next(rows, cast(list[str], []))]
-    if len(set(header)) < len(header):
-        raise wrong(path, f"has two columns {next(n for n in header if header.count(n) > 1)!r}")
-    told = [(key, name) for key in ("ignore", "categories") for name in getattr(form, key)]
-    for key, name in (*asked.items(), *told):
-        if name not in header:
-            hint = f" One column only: set data.source.separator where cells are not parted by {separator!r}." if len(header) == 1 else ""
-            raise ScenarioError(f"data.source.{key} = {name!r}: no such column in {path!r}. {choices(name, header)}{hint}")
-    apart = [*asked.values(), *form.ignore, *form.categories]
-    if twice := next((name for name in apart if apart.count(name) > 1), None):
-        key, value = (("label", asked["label"]) if list(asked.values()).count(twice) > 1 else next((k, list(getattr(form, k))) for k, n in told if n == twice))
-        raise ScenarioError(f"data.source.{key} = {value!r}: names column {twice!r} of {path!r} a second time, which leaves it no feature. Name it once.")
-    columns = [i for i, name in enumerate(header) if name not in apart]
-    if not columns and not form.categories:
-        raise ScenarioError(f"data.source.label = {asked['label']!r}: leaves no feature. {path!r} has: {', '.join(header)}.")
-    named = [header.index(name) for name in (*asked.values(), *form.categories)]
+    columns, named = _columns(path, header, separator, asked, form)
     words: list[list[str]] = [[] for _ in named]
-    numbers, lines = array("d"), array("q")  # 8 bytes a cell; a list of floats takes 32.
+    numbers, at_line, incomplete = array("d"), array("q"), array("q")  # 8 bytes a cell; a list of floats takes 32.
     plain = form.decimal == "." and not form.thousands
     whole, most = True, memory() / 3  # As floats, as float32, and as what they are read from.
     for cells in rows:
@@ -194,11 +192,11 @@ def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form)
                 f"line {at} has {len(cells)} cells, expected {len(header)} as in the header; cells are parted by {separator!r}, as"
                 f" data.source.separator says",
             )
-        for column, list_of_words in zip(named, words, strict=True):
+        for nth, (column, list_of_words) in enumerate(zip(named, words, strict=True)):
             word = cells[column].strip()
             if word in MARKERS:
-                what = f"is {word!r}, which stands for nothing" if word else "is empty"
-                raise wrong(path, f"line {at}, column {header[column]!r}: {what}, expected a name")
+                _nameless(path, at, header[column], word, nth >= len(asked), form)
+                incomplete.append(len(at_line))
             list_of_words.append(word)
         for column in columns:
             cell = cells[column]
@@ -214,42 +212,77 @@ def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form)
                 )
             numbers.append(value)
             whole = whole and (value != value or cell.strip().lstrip("+-").isdecimal())
-        lines.append(at)
+        at_line.append(at)
         if 8 * len(numbers) > most:
-            raise wrong(path, f"holds more than {len(lines):,} rows of {len(columns)} numbers, more than fits in this machine's memory")
-    if not lines:
+            raise wrong(path, f"holds more than {len(at_line):,} rows of {len(columns)} numbers, more than fits in this machine's memory")
+    if not at_line:
         raise wrong(path, "has no rows below its header")
-    exact = np.frombuffer(numbers, dtype=np.float64).reshape(len(lines), len(columns))
+    exact = np.frombuffer(numbers, dtype=np.float64).reshape(len(at_line), len(columns))
     names = [header[column] for column in columns]
-    if names and not names[0] and columns[0] == 0 and np.array_equal(exact[:, 0] - exact[0, 0], np.arange(len(lines))):
+    if names and not names[0] and columns[0] == 0 and np.array_equal(exact[:, 0] - exact[0, 0], np.arange(len(at_line))):
         exact, names = exact[:, 1:], names[1:]  # An index, as pandas writes one: it numbers the rows.
     elif "" in names:
         raise wrong(path, f"column {header.index('') + 1} has no name in the header. Give it one, or name '' in data.source.ignore")
-    exact, kept, filled = _filled(path, exact, names, form)
+    exact, kept, filled = _filled(path, exact, incomplete, names, form)
     whole = whole and not filled
-    words, lines = [[cells[i] for i in kept] for cells in words], [lines[i] for i in kept]
-    tables = [exact] + [
-        (np.array(cells)[:, None] == np.unique(cells)).astype(np.float64) for cells in words[len(asked) :]
-    ]
-    exact = np.concatenate(tables, axis=1)
+    words, at_line = [[cells[i] for i in kept] for cells in words], [at_line[i] for i in kept]
+    kinds = [(np.array(cells)[:, None] == np.unique(cells)).astype(np.float64) for cells in words[len(asked) :]]
+    exact = np.concatenate([exact, *kinds], axis=1)
     if not exact.shape[1]:
-        raise ScenarioError(f"data.source.label = {asked['label']!r}: leaves no feature. {path!r} has: {', '.join(header)}.")
+        raise _featureless(path, header, asked)
     given = dict(zip(asked, words, strict=False))
     if whole and np.abs(exact).max() < EXACT:
-        return exact.astype(np.int64), given, lines
+        return exact.astype(np.int64), given, at_line
     x = as_float32(exact)
     if not np.isfinite(x).all():
         row, column = cast(list[int], np.argwhere(~np.isfinite(x))[0].tolist())
-        raise wrong(path, f"line {lines[row]}, column {names[column]!r}: {exact[row, column]} is no finite float32")
-    return x, given, lines
+        raise wrong(path, f"line {at_line[row]}, column {names[column]!r}: {exact[row, column]} is no finite float32")
+    return x, given, at_line
 
 
-def _lines(path: str, text: TextIOWrapper) -> Iterator[str]:
-    """Yield the lines of *text*, and refuse one that never ends before it fills the memory."""
-    while line := text.readline(LINE):
-        if len(line) == LINE and not line.endswith("\n"):
-            raise wrong(path, f"has a line of more than {LINE:,} characters")
-        yield line
+def _separator(header: str, form: Form) -> str:
+    """Return what parts the cells: what *form* says, or what the *header* line shows."""
+    separator = form.separator or ("," if "," in header else next((mark for mark in ";\t|" if mark in header), ","))
+    if len(separator) != 1 or separator in "\r\n\"":
+        raise ScenarioError(f"data.source.separator = {separator!r}: must be one character, such as ',', ';' or a tab.")
+    if separator == form.decimal or form.thousands == form.decimal:
+        raise ScenarioError(f"data.source.decimal = {form.decimal!r}: parts cells, or thousands, already. Set separator or thousands to another.")
+    return separator
+
+
+def _columns(path: str, header: Sequence[str], separator: str, asked: Mapping[str, str], form: Form) -> tuple[list[int], list[int]]:
+    """Return the places of the numeric features, and those of the columns that hold words: *asked* ones, then categories."""
+    if len(set(header)) < len(header):
+        raise wrong(path, f"has two columns {next(n for n in header if header.count(n) > 1)!r}")
+    told = [*asked.items(), *(("ignore", name) for name in form.ignore), *(("categories", name) for name in form.categories)]
+    said: dict[str, str] = {}
+    for key, name in told:
+        if name not in header:
+            hint = f" One column only: set data.source.separator where cells are not parted by {separator!r}." if len(header) == 1 else ""
+            raise ScenarioError(f"data.source.{key} = {name!r}: no such column in {path!r}. {choices(name, header)}{hint}")
+        if name in said:
+            raise ScenarioError(
+                f"data.source.{key} = {asked.get(key, getattr(form, key, None))!r}: names column {name!r} of {path!r} a second time"
+                f" ({said[name]} is the first). Name it once."
+            )
+        said[name] = key
+    columns = [i for i, name in enumerate(header) if name not in said]
+    if not columns and not form.categories:
+        raise _featureless(path, header, asked)
+    return columns, [header.index(name) for name in (*asked.values(), *form.categories)]
+
+
+def _featureless(path: str, header: Sequence[str], asked: Mapping[str, str]) -> ScenarioError:
+    return ScenarioError(f"data.source.label = {asked['label']!r}: leaves no feature. {path!r} has: {', '.join(header)}.")
+
+
+def _nameless(path: str, line: int, column: str, word: str, feature: bool, form: Form) -> None:
+    """Raise ScenarioError where a cell of words says nothing, unless it is a *feature* whose row is dropped."""
+    if feature and form.missing == "drop":
+        return
+    what = f"is {word!r}, which stands for nothing" if word else "is empty"
+    hint = ". Words have no mean: set data.source.missing = 'drop' to leave such rows out, or name the column in data.source.ignore"
+    raise wrong(path, f"line {line}, column {column!r}: {what}, expected a name{hint if feature else ''}")
 
 
 def _refuse(path: str, line: int, column: str, cell: str, form: Form) -> float:
@@ -262,16 +295,21 @@ def _refuse(path: str, line: int, column: str, cell: str, form: Form) -> float:
     raise wrong(path, f"line {line}, column {column!r}: {cell[:60]!r} is not a number. {hint}")
 
 
-def _filled(path: str, x: Array, names: Sequence[str], form: Form) -> tuple[Array, list[int], bool]:
-    """Return *x* with what is missing dropped or filled, the rows that stayed, and whether a mean was put anywhere."""
+def _filled(path: str, x: Array, incomplete: Sequence[int], names: Sequence[str], form: Form) -> tuple[Array, list[int], bool]:
+    """Return *x* with what is missing dropped or filled, the rows that stayed, and whether a mean was put anywhere.
+
+    *incomplete* are rows that miss a word.
+    """
     gaps = np.isnan(x)
-    if not gaps.any():
+    if not gaps.any() and not len(incomplete):
         return x, list(range(len(x))), False
     if form.missing == "drop":
-        kept = np.flatnonzero(~gaps.any(axis=1))
-        if not len(kept):
+        full = np.ones(len(x), dtype=bool)
+        full[gaps.any(axis=1)] = False
+        full[incomplete] = False
+        if not full.any():
             raise wrong(path, "has no row without a missing cell. Set data.source.missing = 'mean', or ignore columns")
-        return x[kept], kept.tolist(), False
+        return x[full], np.flatnonzero(full).tolist(), False
     if gaps.all(axis=0).any():
         raise wrong(path, f"column {names[int(gaps.all(axis=0).argmax())]!r}: holds nothing. Name it in data.source.ignore")
     return np.where(gaps, np.nanmean(x, axis=0), x), list(range(len(x))), True

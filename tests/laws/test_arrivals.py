@@ -18,6 +18,7 @@ from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray
 from fedsim.data.stream.arrivals import Arrivals, Diurnal, arrivals, constant, diurnal, mmpp, poisson
 from fedsim.data.source import finder
+from fedsim.data.stream import trace as arrivals_trace
 from fedsim.data.stream.trace import trace
 
 Make = Callable[[Key], Arrivals]
@@ -274,6 +275,10 @@ def test_rates_move_no_draw() -> None:
         ("time_s\nsoon\n", ["line 2", "'soon'", ">= 0"]),
         ("client,time_s\nx,1\n", ["line 2", "'x'", "client's number"]),
         ("client,time_s\n-1,1\n", ["line 2", "'-1'", "client's number"]),
+        ("client,time_s\n" + "9" * 5000 + ",1\n", ["line 2", "'" + "9" * 60 + "'", "client's number"]),
+        ("time_s\n" + "x" * 5000 + "\n", ["line 2", "'" + "x" * 60 + "'", ">= 0"]),
+        ("time_s\n1_1\n", ["line 2", "'1_1'", ">= 0"]),
+        ("time_s\n" + "1" * 2**26 + "\n", ["a line of more than 67,108,864 characters"]),
     ],
 )
 def test_a_bad_trace_is_one_line(text: str, words: list[str]) -> None:
@@ -285,6 +290,15 @@ def test_a_bad_trace_is_one_line(text: str, words: list[str]) -> None:
     line = str(caught.value)
     assert line.startswith("stream.arrivals.path = 'trace.csv': ") and "\n" not in line
     assert [] == [word for word in words if word not in line], line
+
+
+def test_a_trace_that_unpacks_to_more_than_the_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few zipped kB that hold many short lines, of one client or of many, stop at a share of the memory."""
+    monkeypatch.setattr(arrivals_trace, "memory", lambda: 30_000)
+    for text in ("time_s\n" + "1\n" * 2000, "client,time_s\n" + "".join(f"{client},1\n" for client in range(600))):
+        Path("trace.csv").write_text(text)
+        with pytest.raises(ScenarioError, match=r"^stream\.arrivals\.path = 'trace\.csv': line \d+: more times than fit[^\n]+$"):
+            trace("trace.csv", finder(Path.cwd()))
 
 
 def test_a_trace_is_read() -> None:
