@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import ConfigRecord
 
 from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.data.replay.policies import sorts_by_class
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
 from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
 from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow
+from fedsim.sim.world import Fleet
 
 Watch = Callable[[int, int], None]
 """Hears how many rounds are rehearsed, and of how many; again and again while it goes."""
@@ -113,7 +115,7 @@ class _Stage:
 
     def __post_init__(self) -> None:
         parts, self.heard = self.parts, _Heard()
-        self.grid = VirtualGrid(parts.fleet, Timekeeper(), self.heard)
+        self.grid = VirtualGrid(_unlabelled(parts.fleet), Timekeeper(), self.heard)
         watched = Watched(parts.scenario.server.strategy["kind"], parts.first)
         self._strategy = compat.name_draws(watched.around(parts.strategy.strategy), parts.key)
         self._arrays = compat.array_record(parts.first)
@@ -134,6 +136,13 @@ class _Stage:
     def table(self) -> FloatArray:
         """Return the rows. Shapes: (rounds, 6): began at, lasted, asked, missed, bytes down, bytes up."""
         return np.array(self.rows, dtype=np.float64)
+
+
+def _unlabelled(fleet: Fleet) -> Fleet:
+    """Return *fleet* without targets, where no memory looks at them: making a client's examples takes longest of all."""
+    if fleet.federation.pooled is not None or fleet.online is None or sorts_by_class(fleet.online.replay):
+        return fleet
+    return replace(fleet, federation=replace(fleet.federation, unlabelled=True))
 
 
 def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: Watch | None = None) -> Foretold:

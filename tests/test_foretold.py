@@ -16,6 +16,8 @@ import pytest
 import fedsim
 from fedsim import preview as previewing
 from fedsim import rehearsal
+from fedsim.data.replay import replays
+from fedsim.data.river import RiverGenerator
 from fedsim.preview import preview
 from fedsim.rehearsal import Foretold, rehearse
 from fedsim.scenario.build import build
@@ -29,6 +31,16 @@ DAY = {
     "server.strategy": {"kind": "FedAvg", "clients_per_round": 8}, "evaluate.every": 1000,
 }  # fmt: skip
 """By day more than ten of forty clients are there, by night fewer than the eight that a round wants: it waits for them."""
+STAGGERED = {
+    "data": {"source": {"kind": "stagger", "examples_per_client": 40}, "test_fraction": 0}, "clients.count": 4, "server.rounds": 20,
+    "stream": {
+        "arrivals": {"kind": "constant", "per_s": 1.0}, "trigger": {"kind": "count", "examples": 5},
+        "drift": {
+            "change": {"kind": "variants", "of": [0, 1]}, "schedule": {"kind": "abrupt", "at_s": [20.0]},
+            "onset": {"kind": "staggered", "step_s": 15.0},
+        },
+    },
+}  # fmt: skip
 
 
 def foretell(tiny: Tiny, overrides: dict[str, Any], **how: Any) -> Foretold:
@@ -144,3 +156,24 @@ def test_it_tells_how_far_it_is(tiny: Tiny) -> None:
 
     assert [(1, 200), (2, 200), (3, 200), (4, 200)] == heard[:4]
     assert len(heard) == heard[-1][0] < 200
+
+
+@pytest.mark.parametrize("kind", sorted(replays.names()))
+def test_a_memory_that_ignores_labels_is_foretold_without_them(tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients' examples are made once, for the test; a rehearsal makes none unless a memory looks at them, and foretells the same."""
+    made: list[int] = []
+    variant_of = RiverGenerator.variant_of
+    monkeypatch.setattr(RiverGenerator, "variant_of", lambda self, client, variant: made.append(client) or variant_of(self, client, variant))
+    memory = {"kind": kind} if kind == "none" else {"kind": kind, "capacity": 5}
+    parts = build(load(tiny(STAGGERED | {"clients.replay": memory})))
+    once = {client: made.count(client) for client in range(4)}
+
+    made.clear()
+    lean, blind = rehearse(parts, wall_s=1000.0), not made
+    monkeypatch.setattr(rehearsal, "sorts_by_class", lambda replay: True)
+    whole = rehearse(parts, wall_s=1000.0)
+    assert lean == whole and made and blind == (kind in ("none", "fifo", "reservoir", "mir"))
+    assert {0: 2, 1: 2, 2: 1, 3: 1} == once  # The second concept comes for the first two alone.
+
+    monkeypatch.setattr(rehearsal, "sorts_by_class", lambda replay: False)  # The wrong one: whoever sorts, sorts zeros.
+    assert (rehearse(parts, wall_s=1000.0) == whole) == (kind != "ring")

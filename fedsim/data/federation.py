@@ -32,7 +32,7 @@ class Federation:
     gets what it trains on; None: it is all there from the start. *arranged*: the generator puts a client's training
     part first, in the order of arrival, and then what it keeps back. *hindsight*: the test examples are those that
     clients train on. *classes* and *clients* are the source's names of the classes and of its natural clients, in the
-    order of their numbers, where it has some.
+    order of their numbers, where it has some. *unlabelled*: whoever looks at targets sees zeros; a rehearsal may.
     """
 
     count: int
@@ -51,6 +51,7 @@ class Federation:
     hindsight: bool = False
     classes: tuple[str, ...] = ()
     clients: tuple[str, ...] = ()
+    unlabelled: bool = False
     _holdings: dict[int, int] = field(default_factory=dict[int, int], compare=False, repr=False)  # A cache.
     _targets: dict[int, IntArray] = field(default_factory=dict[int, IntArray], compare=False, repr=False)  # Another.
 
@@ -75,7 +76,9 @@ class Federation:
         return self.generator.client(client)
 
     def targets(self, client: int, positions: IntArray) -> IntArray:
-        """Return the targets at *positions* of *client*."""
+        """Return the targets at *positions* of *client*; zeros where the federation is *unlabelled*."""
+        if self.unlabelled:
+            return np.zeros(len(positions), dtype=np.int64)
         if self.pooled is not None:
             return self.pooled.y[positions]
         if client not in self._targets:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.core.errors import RunError, ScenarioError
-from fedsim.data.replay import AT, Age, Bytes, Capacity, lifetime, replays, room
+from fedsim.data.replay import AT, Age, Bytes, Capacity, Replay, lifetime, replays, room
 from fedsim.data.replay.memory import REFUSED, Memory, Positions
 
 
@@ -83,6 +83,15 @@ def gdumb(
     Reference: Prabhu et al. 2020 (ECCV), algorithm 1.
     """
     return Positions(room(capacity, capacity_bytes, example_bytes), below_share_enters, lifetime(max_age_s))
+
+
+def sorts_by_class(replay: Replay) -> bool:
+    """Return whether labels may decide how many examples *replay* holds; False only where it is known that they do not.
+
+    >>> sorts_by_class(fifo(1, capacity=9)), sorts_by_class(cbrs(1, capacity=9))
+    (False, True)
+    """
+    return not (type(replay) is Positions and replay.rule in (nobody_enters, oldest_leaves, any_leaves))
 
 
 # Rules: (memory, label, uniform draw) -> slot. They travel to workers with a task, so none is a closure.

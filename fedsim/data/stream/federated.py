@@ -5,7 +5,7 @@ Each client's stream is a function of (key, client) alone. Examples are copied o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TypeAlias, cast
@@ -163,12 +163,15 @@ class ClientStreams:
 
         What never arrives, and what is kept back for evaluation, is as it was before any drift.
         """
+        return self.altered(client, self.base.examples(client) if self.base.pooled is None else self.base.pooled)
+
+    def altered(self, client: int, base: Examples) -> Examples:
+        """Return the same, of the examples *base* that are the client's, or the pool's, before any drift."""
         assert self.drift is not None and self.drift.alters is not None
         arrived_s, places, _ = self._arrive(client)
         train, kept = self.base.train(client), self.base.validation(client)
         kept = kept if len(train) < len(self.base.positions(client)) else kept[:0]  # A single example is both.
         rest = np.concatenate([np.setdiff1d(train, places), kept])
-        base = self.base.examples(client) if self.base.pooled is None else self.base.pooled
         everything = np.concatenate([places, rest])
         amounts = np.concatenate([self._amounts(client, arrived_s), np.zeros(len(rest))])
         return self.drift.alters.alter(client, everything, Examples(base.x[everything], base.y[everything]), amounts)
@@ -244,7 +247,7 @@ def attach(
     if drift is None or drift.alters is None:
         return replace(base, streams=streams)
     if base.hindsight:
-        parts = [streams.client(client) for client in range(min(base.count, TEST_CLIENTS))]
+        parts = [streams.altered(client, examples) for client, examples in enumerate(_tested(base))]
         test = Examples(np.concatenate([p.x for p in parts]), np.concatenate([p.y for p in parts]))
     else:
         n = len(base.test)
@@ -252,6 +255,14 @@ def attach(
     return replace(
         base, pooled=None, partition=None, generator=streams, test_fraction=0.0, test=test, streams=streams, arranged=True
     )
+
+
+def _tested(base: Federation) -> Iterator[Examples]:
+    """Yield the examples of each client that the test in hindsight of *base* is made of: they are there, and slow to make again."""
+    clients, end = min(base.count, TEST_CLIENTS), 0
+    for size in base.held(np.arange(clients)).tolist():
+        begin, end = end, end + size
+        yield Examples(base.test.x[begin:end], base.test.y[begin:end]) if base.pooled is None else base.pooled
 
 
 def _check_known(known_s: Known, clients: int, already: str) -> None:
