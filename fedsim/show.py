@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedsim.record.runs import Run, uncounted
+from fedsim.record.runs import Run, streams_ended, uncounted
 from fedsim.record.units import duration, megabytes
 from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
@@ -95,7 +95,7 @@ def summary(run: Run) -> None:
         for name, figures in _online(run, scenario).items():
             table.add_row(name, figures)
     reached = about["final"].get("rounds", 0)
-    table.add_row("rounds", f"{reached} of {scenario.server.rounds}{_stopped(scenario, about['final'])}")
+    table.add_row("rounds", f"{reached} of {scenario.server.rounds}{_stopped(scenario, about)}")
     table.add_row("virtual time", duration(about["virtual_s"]))
     table.add_row("sent down, up", f"{megabytes(about['bytes_down'])}, {megabytes(about['bytes_up'])}")
     if about["bytes_wasted"]:
@@ -139,8 +139,10 @@ def _online(run: Run, scenario: Scenario) -> dict[str, str]:
     }
 
 
-def _stopped(scenario: Scenario, final: dict[str, Any]) -> str:
-    stop = scenario.stop
+def _stopped(scenario: Scenario, about: dict[str, Any]) -> str:
+    stop, final = scenario.stop, about["final"]
+    if streams_ended(about):
+        return " (then every stream had ended)"
     if stop is None or stop.metric not in final:
         return ""
     bound = f">= {stop.at_least}" if stop.at_least is not None else f"<= {stop.at_most}"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fedsim.record.figures import Drawing
-from fedsim.record.online_figures import DRIFTS, POINTS, accuracy_matrix_figure, prequential_figure
+from fedsim.record.online_figures import DRIFTS, POINTS, accuracy_matrix_figure, prequential_figure, weights_figure
 from fedsim.record.prequential import curves, windowed
 
 
@@ -60,3 +60,10 @@ def test_the_matrix_is_blank_where_nothing_was_measured() -> None:
     assert ("night", "day") == tuple(figure.data[0].x) == tuple(figure.data[0].y)
     assert "reversed" == figure.layout.yaxis.autorange
     assert ("1", "2", "3") == tuple(accuracy_matrix_figure(np.zeros((3, 2))).data[0].y)
+
+
+def test_an_equal_share_is_of_all_clients() -> None:
+    """The dotted line is the share of each of all clients, as the Gini coefficient beside it has them, merged or not."""
+    shares = pd.DataFrame({"client": [3, 5], "tasks": [1, 1], "examples": [4, 4], "share": [0.5, 0.5]})
+
+    assert [1 / 8, 1 / 2] == [weights_figure(shares, count).layout.shapes[0].y0 for count in (8, None)]

@@ -252,3 +252,16 @@ def test_a_streams_end_is_no_failure(tmp_path: Path) -> None:
     assert "<dt>prequential accuracy</dt><dd>0.5793</dd>" in page
     assert "Hatched tasks did not count: they came after a stream" in page and "stream had ended" in page
     assert '"name":"failed"' not in page and "after the deadline" not in page
+
+
+def test_words_are_about_what_is_there(go: Go) -> None:
+    """What is explained is shown: no federated scores, waiting messages or classes where there are none; hindsight is said."""
+    plain = page_of(go()).words
+    assert "Central scores" in plain and "server's test examples" in plain
+    assert [] == [word for word in ("Federated", "Classes are", "grey line", "in hindsight", "every stream") if word in plain]
+
+    stream = {"arrivals": {"kind": "constant", "per_s": 1.0}, "trigger": {"kind": "count", "examples": 10}}
+    run = go({"data.test_fraction": 0, "stream": stream, "stream.items": 12, "server.rounds": 9, "evaluate.federated_fraction": 1.0})
+    page = page_of(run)
+    assert [] == [word for word in ("Federated is", "grey line", "the examples that clients trained on, in hindsight") if word not in page.words]
+    assert "server's test examples" not in page.words and "Then every stream had ended." in page.titles

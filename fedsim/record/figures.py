@@ -35,7 +35,7 @@ SCOPES = {"central": "#1f8fd0", "training": "#e69f00", "federated": "#cc79a7"}
 MEANINGS = {
     "accuracy": "The share of examples classified correctly.",
     "loss": "The mean loss per example.",
-    "drift": "Alarms of a client's drift detector in one task.",
+    "drift": "Alarms of a client's drift detector in one task, as the strategy averages them.",
 }
 
 
@@ -47,11 +47,12 @@ class Seen:
     tasks: Frame
     rounds: Frame
     metrics: Frame
+    hindsight: bool = False
 
     @classmethod
     def of(cls, run: Run) -> Seen:
         """Return what *run*'s folder holds now."""
-        return cls(run.manifest, run.tasks, run.rounds, run.metrics)
+        return cls(run.manifest, run.tasks, run.rounds, run.metrics, run.hindsight)
 
     @property
     def now_s(self) -> float:
@@ -142,12 +143,18 @@ def learning(seen: Seen, draw: Drawing) -> str:
         for axis, word in words.items()
     )
     meanings = " ".join(f"<b>{name}</b>: {text}" for name, text in MEANINGS.items() if name in set(metrics.shown))
-    by_classes = " <b>classes</b> are the same on test examples of these classes;" if metrics.scope.str.startswith("classes ").any() else ""
+    scopes = {str(scope).split(" ")[0] for scope in metrics.scope}
+    on = "the examples that clients trained on, in hindsight" if seen.hindsight else "the server's test examples"
+    said = {
+        "central": f"<b>Central</b> scores are the global model's, on {on}.",
+        "classes": "<b>Classes</b> are the same, on those of these classes.",
+        "training": "<b>Training</b> is the mean over the clients heard in a round, as the strategy weighs them, while they train.",
+        "federated": "<b>Federated</b> is that mean, over examples which the clients keep back.",
+    }
+    who = " ".join(text for scope, text in said.items() if scope in scopes)
     return (
         f"<h2>Learning</h2><fieldset><legend>against</legend>{radios}</fieldset><div class=pair>{''.join(drawn)}</div>"
-        f"<p class=note>{meanings} <b>Central</b> scores are the global model's, on the server's test examples;{by_classes}"
-        " <b>training</b> is the mean over the clients heard in a round, as the strategy weighs them, while they train;"
-        " <b>federated</b> is that mean over examples which the clients keep back.</p>"
+        f"<p class=note>{meanings} {who}</p>"
         f"<script>{SWITCH.substitute(titles=json.dumps(titles))}</script>"
     )
 
@@ -214,10 +221,12 @@ def timeline(seen: Seen, draw: Drawing) -> str:
     why = [MARKS[outcome][2] for outcome in uncounted(tasks)]
     hatched = f" Hatched tasks did not count: they {', '.join(why[:-1])}{' or ' * (len(why) > 1)}{why[-1]}." if why else ""
     trigger = ", or for the client's trigger" if "stream" in seen.about["scenario"] else ""
+    waits = any(segment.phase == "waiting" for segment in segments)
+    waiting = f" A thin grey line is a message that waits for a device that is still at work on an earlier one{trigger}." if waits else ""
     return (
         f"<h2>What the clients did, and when</h2><figure class=timeline>{drawn}</figure><p class=note>{escape(caption)} A dotted"
         " line is where a round begins or ends, the first of all and some others with their numbers"
-        f" above.{hatched} A thin grey line is a message that waits for a device that is still at work on an earlier one{trigger}. The buttons at the top right of a figure zoom and pan.</p>"
+        f" above.{hatched}{waiting} The buttons at the top right of a figure zoom and pan.</p>"
     )
 
 

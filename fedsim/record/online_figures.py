@@ -104,8 +104,11 @@ def accuracy_matrix_figure(matrix: FloatArray, tasks: Sequence[str] = (), after:
     return figure
 
 
-def weights_figure(shares: Frame) -> Figure:
-    """Return the share of the weight that each client has, largest first. *shares* is as ``record.online.weights`` gives."""
+def weights_figure(shares: Frame, clients: int | None = None) -> Figure:
+    """Return the share of the weight that each client has, largest first. *shares* is as ``record.online.weights`` gives.
+
+    The dotted line is the equal share of *clients*, of those in *shares* where it is None.
+    """
     import plotly.graph_objects as go
 
     largest = shares.sort_values(["share", "client"], ascending=[False, True]).head(SHARES)
@@ -115,7 +118,7 @@ def weights_figure(shares: Frame) -> Figure:
         customdata=largest[["client", "tasks"]].to_numpy().tolist(),
         hovertemplate="client %{customdata[0]}: %{y:.2%}, %{customdata[1]} tasks<extra></extra>",
     )  # fmt: skip
-    figure.add_hline(y=1 / max(1, len(shares)), line={"color": INK, "width": 1.5, "dash": "dot"})
+    figure.add_hline(y=1 / max(1, len(shares) if clients is None else clients), line={"color": INK, "width": 1.5, "dash": "dot"})
     more = f" (the first {SHARES} of {len(shares):,})" if len(shares) > SHARES else ""
     figure.update_xaxes(title=f"clients, largest first{more}", showgrid=False, rangemode="tozero")
     figure.update_yaxes(title="share of the weight", rangemode="tozero", tickformat=".1%", title_standoff=14, gridcolor=GRID)

@@ -11,7 +11,7 @@ import numpy as np
 from fedsim.record import matrix, online
 from fedsim.record.continual import RECOVERY_EPS, RECOVERY_WINDOW
 from fedsim.record.figures import Drawing
-from fedsim.record.online_figures import accuracy_matrix_figure, fitting, prequential_figure, weights_figure
+from fedsim.record.online_figures import WINDOW, accuracy_matrix_figure, fitting, prequential_figure, weights_figure
 from fedsim.record.prequential import Frame, summary
 from fedsim.record.runs import Run
 from fedsim.record.units import duration
@@ -46,7 +46,8 @@ def sections(run: Run, draw: Drawing) -> str:
 
 
 def _prequential(tested: Frame, scored: Frame, drifts: Frame, alarms: Frame, draw: Drawing) -> str:
-    figure = prequential_figure(scored, drifts.time_s.tolist(), alarms.time_s.tolist(), window=fitting(len(scored)))
+    window = fitting(len(scored))
+    figure = prequential_figure(scored, drifts.time_s.tolist(), alarms.time_s.tolist(), window=window)
     found = summary(scored)
     few = (found.scope == "client").sum() <= CLIENTS
     rows = found if few else found[found.scope != "client"]
@@ -63,7 +64,8 @@ def _prequential(tested: Frame, scored: Frame, drifts: Frame, alarms: Frame, dra
         f"<p class=note>{len(scored):,} examples, each predicted when its client came to train on it.{missing}"
         " <b>No change</b> repeats the label that a client learned last, <b>majority</b> takes the one it has learned most"
         " often; kappa-temporal and kappa-M say how far the accuracy lies beyond these two, kappa beyond chance: 1 is"
-        " perfect, 0 is no better. The worst tenth are the clients of the lowest accuracy.</p>"
+        " perfect, 0 is no better. The worst tenth are the clients of the lowest accuracy, at least one. The curve shows the last"
+        f" {window:,} examples at each moment: a twentieth of all, but 50 at least and {WINDOW:,} at most.</p>"
     )
 
 
@@ -77,11 +79,12 @@ def _matrix(run: Run, draw: Drawing) -> str:
     after = [_after(row, number) for row, number in enumerate(found.rounds.tolist())]
     figure = accuracy_matrix_figure(found.accuracy, found.groups, after)
     scores = table(["", ""], [[name, _number(value)] for name, value in found.scores.items()])
+    on = "the examples that clients trained on, in hindsight" if run.hindsight else "the server's test examples"
     tall = 130 + 36 * max(4, len(found.accuracy))
     return (
         "<h3>What is still known of each group of classes</h3>"
         f"<div class=pair><figure>{draw.html(figure, min(560, tall))}</figure><div>{scores}"
-        "<p class=note>The global model on the server's test examples, by classes. A row is the last evaluation before the"
+        f"<p class=note>The global model on {on}, by classes. A row is the last evaluation before the"
         " model had learned from a later concept; the last row is the end. <b>Forgetting</b> is how far earlier groups lie"
         " below the best they ever were, <b>any-time accuracy</b> the mean, over all evaluations, of the accuracy on what"
         " had come by then.</p></div></div>"
@@ -132,6 +135,8 @@ def _recovered(drifts: Frame, back: Frame) -> str:
             f" After {np.isfinite(enough).sum():,} of the {len(enough):,} that can be told, the accuracy over {RECOVERY_WINDOW} examples"
             f" came back to within {RECOVERY_EPS:g} of what it had been before{mean}."
         )
+    if len(enough) < len(back):
+        said += f" Of {len(back) - len(enough):,} it cannot be told: it takes {RECOVERY_WINDOW} examples before and after, up to the next drift."
     return f"<p class=note>{said}</p>"
 
 
@@ -145,9 +150,10 @@ def _freshness(run: Run) -> str:
     ]  # fmt: skip
     return (
         "<h3>Freshness</h3>"
-        f"{table(['', 'mean age', 'age at the end', 'examples merged', 'after (mean)', 'after (90 %)'], listed)}"
-        "<p class=note>The age is that of the newest example which the model serving a client has learned from."
-        " <b>After</b> is the time from an example's arrival at its client to the first global model that learned from it.</p>"
+        f"{table(['', 'mean age', 'age at the end', 'examples merged', 'mean time to a model', '90 % within'], listed)}"
+        "<p class=note>The age is that of the newest example which the model serving a client has learned from;"
+        " its mean leaves out the time before a client has such a model. <b>Merged</b> are examples that a global model learned"
+        " from, and the <b>time to a model</b> is that from an example's arrival at its client to the first which did.</p>"
     )
 
 
@@ -157,9 +163,9 @@ def _weights(run: Run, draw: Drawing) -> str:
         return ""
     count = int(run.manifest["scenario"]["clients"]["count"])
     return (
-        f"<h3>Who weighs how much</h3><div class=pair><figure>{draw.html(weights_figure(shares), 240)}</figure>"
+        f"<h3>Who weighs how much</h3><div class=pair><figure>{draw.html(weights_figure(shares, count), 240)}</figure>"
         f"<p class=note>Results of {len(shares):,} of {count:,} clients were merged. A client's share is its part of its round's"
-        " examples, meant over the rounds; the dotted line is an equal share. The Gini coefficient of all clients' shares is"
+        " examples, averaged over the rounds; the dotted line is what each of all {count:,} would have if they were equal. The Gini coefficient of all clients' shares is"
         f" {_number(online.gini(shares.share.to_numpy(), count))}: 0 is all alike, 1 is one client alone.</p></div>"
     )
 
@@ -188,4 +194,4 @@ def _number(value: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return duration(value) if np.isfinite(value) else "none"
+    return duration(value) if np.isfinite(value) else "unknown"

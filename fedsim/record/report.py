@@ -14,7 +14,7 @@ from fedsim.core.errors import RunError, door
 from fedsim.record import figures, manifest, online_report
 from fedsim.record.figures import MEANINGS, Seen
 from fedsim.record.online import pooled
-from fedsim.record.runs import Run, uncounted
+from fedsim.record.runs import Run, streams_ended, uncounted
 from fedsim.record.units import duration, megabytes
 
 FILE = "report.html"
@@ -53,7 +53,7 @@ def _facts(run: Run, seen: Seen) -> str:
     if "stream" in about["scenario"] and (score := pooled(run.tested)["accuracy"]) is not None:
         facts.append(("prequential accuracy", f"{score:.4f}", f"Of what clients predicted before they trained on it.{beside}"))
     facts += [
-        ("rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}", ""),
+        ("rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}", "Then every stream had ended." if streams_ended(about) else ""),
         ("virtual time", duration(seen.now_s), f"{seen.now_s:.3f} s"),
         ("sent down", megabytes(down), f"{down:,.0f} bytes, framing included"),
         ("sent up", megabytes(up), f"{up:,.0f} bytes, framing included"),

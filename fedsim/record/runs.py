@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,14 @@ EVENTS = ("received_s", "started_s", "computed_s", "arrived_s")
 """Columns of the table ``tasks`` that hold -1.0 for what never happened; frames hold NaN there."""
 SINGULAR = {"items": "item", "concepts": "concept", "alarms": "item", "drifts_s": "drift_s"}
 """What arrays of the table ``tested`` are called where each entry is a row."""
+
+
+def streams_ended(about: Mapping[str, Any]) -> bool:
+    """Return whether the run that *about* tells of was done before all its rounds because every stream had ended."""
+    scenario, final, stop = about["scenario"], about["final"], about["scenario"].get("stop")
+    reached = final.get(stop["metric"], math.nan) if stop else math.nan
+    met = stop is not None and (reached >= stop.get("at_least", math.inf) or reached <= stop.get("at_most", -math.inf))
+    return about["status"] == "done" and "stream" in scenario and final.get("rounds", 0) < scenario["server"]["rounds"] and not met
 
 
 def uncounted(tasks: pd.DataFrame) -> dict[str, int]:

@@ -139,7 +139,11 @@ class Stop(Section):
 
 
 class Engine(Section):
-    """How the numbers are computed; on one machine type nothing here but dtype and device moves a digest."""
+    """How the numbers are computed; on one machine type nothing here but dtype and device moves a digest.
+
+    float64 doubles the bytes of every message, so tasks take longer, and what happens by the hour, such as who is there
+    under ``onoff`` when a round begins, is another draw: compare dtypes by their curves against rounds.
+    """
 
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
