@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from fedsim.core import own
 from fedsim.core.errors import FedsimError, RunError, reason
 from fedsim.core.types import Params
+from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.source import changed
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Enough, Watched
@@ -142,6 +144,7 @@ class _Session:
     told: float = 0.0
     kept: float = field(default_factory=time.monotonic)
     pause_s: float = field(default_factory=lambda: CHECKPOINT_WALL_S)
+    heard: Heard = field(default_factory=Heard)
     latest: Params = field(default_factory=dict[str, Any])
 
     def go(self, out: str | Path | None) -> None:
@@ -206,7 +209,8 @@ class _Session:
         strategy = compat.keep_types(self.privacy.around() if self.privacy else strategy, parts.first)
         strategy = compat.name_draws(strategy, parts.key, self._heard)
         with (
-            compat.log_to(self.folder / "flower.log"), compat.virtual_sleep(self.grid.sleep),
+            compat.log_to(self.folder / "flower.log"), log_to(self.folder / "torch.log", "torch", WARNING), hearing() as self.heard,
+            compat.virtual_sleep(self.grid.sleep),
             compat.cheap_collections(), compat.exact_distances(), suppress(Enough),
         ):  # fmt: skip
             strategy.start(
@@ -345,7 +349,7 @@ class _Session:
                 "workers": scenario.engine.workers,
             },
             "promise": PROMISES[parts.engine.device == "cpu"],
-            "notes": [*parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()), *self._warnings(status)],
+            "notes": [*parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()), *self._warnings(status), *self.heard.lines("while it ran", parts.warned)],
             **({"privacy": self.privacy.section()} if self.privacy else {}),
             "hindsight": parts.federation.hindsight,
             **({"classes": list(parts.federation.classes)} if parts.federation.classes else {}),

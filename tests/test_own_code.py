@@ -290,3 +290,42 @@ def test_what_torch_warns_of_is_a_note(tmp_path: Path, capfd: pytest.CaptureFixt
     run = fedsim.run(file, out=tmp_path / "run")
 
     assert 1 == sum("one thing and another (net.py, line" in note for note in run.manifest["notes"]) and "one thing" not in capfd.readouterr().err
+
+
+NOISY = """
+import logging, math, warnings
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.l, self.calls = nn.Linear(math.prod(shape), outputs), 0
+        warnings.warn("made")
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > 20 and float(x.sum()) < 1e9:
+            warnings.warn(f"call {self.calls}")
+            logging.getLogger("torch._dynamo.mine").warning("of %d", self.calls)
+            logging.getLogger("torch._dynamo.mine").debug("nothing")
+        return self.l(x.flatten(1)) if float(x.sum()) < 1e9 else x
+"""
+
+
+def test_what_is_said_while_training_is_kept_from_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings are one note for each place, with how often; torch's log is a file of the run; who asks for TORCH_LOGS gets his."""
+    file = scenario(tmp_path / "a", **{"server.rounds": 4})
+    (tmp_path / "a" / "net.py").write_text(NOISY)
+    run = fedsim.run(file, out=tmp_path / "run")
+    said = [note for note in run.manifest["notes"] if note.startswith("Warned")]
+    log = (tmp_path / "run" / "torch.log").read_text().splitlines()
+
+    assert 2 == len(said) and "Warned while the scenario was built: made (net.py, line 10" in said[0]
+    assert said[1].startswith("Warned while it ran: call 21 (net.py, line 15, ") and said[1].endswith(" times)")
+    assert log[0] == "WARNING : of 21" and len(log) == int(said[1].split()[-2]) and "nothing" not in log
+    assert "" == capfd.readouterr().err
+
+    monkeypatch.setenv("TORCH_LOGS", "dynamo")
+    fedsim.run(file, out=tmp_path / "again")
+    assert not (tmp_path / "again" / "torch.log").exists()

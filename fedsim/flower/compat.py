@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import logging
 import random
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +21,7 @@ from flwr.serverapp.strategy import Strategy, multikrum, strategy_utils
 from flwr.supercore.differential_privacy import KEY_NORM_BIT
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedsim.core import warned
 from fedsim.core.keys import Key
 from fedsim.core.types import Array as NDArray
 from fedsim.core.types import Params
@@ -348,23 +348,6 @@ def cheap_collections() -> Generator[None]:
         gc.unfreeze()
 
 
-class _Quiet(logging.FileHandler):
-    """A log whose disk may be full: it loses a line then, and prints no traceback."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Let it go."""
-
-
-@contextmanager
-def log_to(path: Path | None) -> Generator[None]:
+def log_to(path: Path | None) -> AbstractContextManager[None]:
     """Within, Flower's log goes to the file *path* and nowhere else; to nowhere at all when there is no path."""
-    logger = logging.getLogger("flwr")
-    handlers, propagate = list(logger.handlers), logger.propagate
-    handler = logging.NullHandler() if path is None else _Quiet(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(levelname)s : %(message)s"))
-    logger.handlers, logger.propagate = [handler], False
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = handlers, propagate
-        handler.close()
+    return warned.log_to(path, "flwr")

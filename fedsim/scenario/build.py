@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from fedsim.core import own
 from fedsim.core.errors import RunError, ScenarioError, choices, door, reason
 from fedsim.core.keys import Key
 from fedsim.core.types import Array, IntArray, Params
+from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
 from fedsim.data.source import Generator as Source
@@ -83,26 +82,20 @@ class Parts:
     job: Job
     fleet: Fleet
     strategy: Built
-    warned: tuple[str, ...] = ()
+    warned: Heard = field(default_factory=Heard)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what a reader must know of how the scenario was understood."""
-        return tuple(note for note in (self.fleet.flops.note, *self.strategy.notes, *self.warned) if note)
+        return tuple(note for note in (self.fleet.flops.note, *self.strategy.notes, *self.warned.lines("while the scenario was built")) if note)
 
 
 def build(loaded: Loaded) -> Parts:
     """Return the parts of a scenario. Raises ScenarioError for whatever only shows when things are put together."""
     # What torch and a reader's code warn of is a note of the run, told once, not lines of a library's between ours.
-    with own.beside(loaded.folder), warnings.catch_warnings(record=True) as told:
+    with own.beside(loaded.folder), hearing() as heard, log_to(None, "torch"):  # What matters of its log is raised too.
         parts = _built(loaded)
-    return replace(parts, warned=tuple(dict.fromkeys(_warning(one) for one in told)))
-
-
-def _warning(told: warnings.WarningMessage) -> str:
-    """Return a warning as one line, with its place."""
-    said = " ".join(str(told.message).split())
-    return f"Warned while the scenario was built: {said[:300]} ({Path(told.filename).name}, line {told.lineno})"
+    return replace(parts, warned=heard)
 
 
 def _built(loaded: Loaded) -> Parts:
