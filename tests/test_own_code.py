@@ -302,9 +302,11 @@ class Net(nn.Module):
         super().__init__()
         self.l, self.calls = nn.Linear(math.prod(shape), outputs), 0
         warnings.warn("made")
+        logging.getLogger("torch._dynamo.mine").setLevel("DEBUG")
 
     def forward(self, x):
         self.calls += 1
+        warnings.warn("always")
         if self.calls > 20 and float(x.sum()) < 1e9:
             warnings.warn(f"call {self.calls}")
             logging.getLogger("torch._dynamo.mine").warning("of %d", self.calls)
@@ -321,9 +323,9 @@ def test_what_is_said_while_training_is_kept_from_the_terminal(tmp_path: Path, c
     said = [note for note in run.manifest["notes"] if note.startswith("Warned")]
     log = (tmp_path / "run" / "torch.log").read_text().splitlines()
 
-    assert 2 == len(said) and "Warned while the scenario was built: made (net.py, line 10" in said[0]
-    assert said[1].startswith("Warned while it ran: call 21 (net.py, line 15, ") and said[1].endswith(" times)")
-    assert log[0] == "WARNING : of 21" and len(log) == int(said[1].split()[-2]) and "nothing" not in log
+    assert 3 == len(said) and "Warned while the scenario was built: made (net.py, line 10)" == said[0]
+    assert "always" in said[1] and said[2].startswith("Warned while it ran: call 21 (net.py, line 17, ") and said[2].endswith(" times)")
+    assert log[0] == "WARNING : of 21" and len(log) == int(said[2].split()[-2])
     assert "" == capfd.readouterr().err
 
     monkeypatch.setenv("TORCH_LOGS", "dynamo")

@@ -16,11 +16,12 @@ from fedsim.core.errors import RunError, ScenarioError, choices, door, reason
 from fedsim.core.keys import Key
 from fedsim.core.types import Array, IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
+from fedsim.data.checked import check_generator, check_pool
 from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
 from fedsim.data.source import Generator as Source
 from fedsim.data.replay import Replay
-from fedsim.data.source import Pool, as_taken, check_generator, check_pool, finder
+from fedsim.data.source import Pool, as_taken, finder
 from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
