@@ -254,3 +254,58 @@ def test_a_source_of_ones_own_is_what_it_says(change: str, said: str, tmp_path: 
     with pytest.raises(fedsim.FedsimError, match=said) as refused:
         build(load(tmp_path / "s.toml"))
     assert "\n" not in str(refused.value) and "data.source.kind = 'mine:made'" in str(refused.value)
+
+
+MADE = """
+import numpy as np
+from fedsim.data.source import Examples
+
+
+class Mine:
+    shape, outputs, variant, variants = (3,), 2, 0, 2
+
+    def sizes(self, clients):
+        return np.full(len(clients), 8)
+
+    def client(self, client):
+        x, y = np.ones((8, 3), "float32"), np.arange(8) % 2
+        if client == WRONG:
+            CHANGE
+        return Examples(x, y)
+
+    def variant_of(self, client, variant):
+        return self.client(client)
+
+
+def made():
+    return Mine()
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("x[3, 1] = np.nan", r"client\({}\)\.x\[3, 1\] = nan: features must be finite"),
+        ("y[4] = 5", r"client\({}\)\.y\[4\] = 5, expected a class from 0 to 1"),
+        ("x, y = x[:5], y[:5]", r"client\({}\) has x of shape \(5, 3\), expected \(8, 3\)"),
+        ("x = x[:, :2]", r"client\({}\) has x of shape \(8, 2\)"),
+        ("raise ValueError('gone')", r"client\({}\) raised ValueError: gone"),
+        ("return 1", r"client\({}\) is a int, expected Examples"),
+    ],
+)
+def test_every_client_that_ones_own_source_makes_is_what_it_says(change: str, said: str, tmp_path: Path) -> None:
+    """While the world is built, and as late as a worker makes it: one line, and never a run on other examples than were said."""
+    import tomli_w
+    from conftest import tiny_table
+
+    import fedsim
+
+    for wrong, workers in ((7, 1), (119, 1), (119, 2)):
+        folder = tmp_path / f"{wrong}-{workers}"
+        folder.mkdir()
+        (folder / "mine.py").write_text(MADE.replace("CHANGE", change).replace("WRONG", str(wrong)))
+        own = {"data": {"source": {"kind": "mine:made"}}, "clients.count": 120, "engine.workers": workers, "server.rounds": 1}
+        (folder / "s.toml").write_bytes(tomli_w.dumps(tiny_table(own)).encode())
+        with pytest.raises(fedsim.FedsimError, match=said.replace("{}", str(wrong))) as refused:
+            fedsim.run(folder / "s.toml", out=folder / "run")
+        assert "\n" not in str(refused.value) and "data.source.kind = 'mine:made'" in str(refused.value)

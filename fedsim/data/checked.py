@@ -5,12 +5,14 @@ Knows no file and no client but the one that is made.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fedsim.core.errors import ScenarioError
-from fedsim.data.source import Examples, Generator, Pool, as_float32
+from fedsim.core.errors import ScenarioError, door
+from fedsim.core.types import IntArray
+from fedsim.data.source import Examples, Generator, Pool, Varied, as_float32
 
 
 def check_pool(pool: Pool, at: str, classes: bool) -> None:
@@ -29,14 +31,6 @@ def check_pool(pool: Pool, at: str, classes: bool) -> None:
         beside: Any = getattr(pool, name)
         if beside is not None and np.shape(beside) != (len(pool.train),):
             raise ScenarioError(f"{at}: {name} has shape {np.shape(beside)}, expected ({len(pool.train)},), one per training example.")
-
-
-def check_generator(made: Generator, at: str, classes: bool) -> None:
-    """Refuse a reader's own generator whose first client is not what it says. Raises ScenarioError that begins with *at*."""
-    first, size = made.client(0), int(made.sizes(np.arange(1))[0])
-    check_examples(first, made.outputs, f"{at}: client(0)", classes)
-    if len(first) != size or first.x.shape[1:] != tuple(made.shape):
-        raise ScenarioError(f"{at}: client(0) has x of shape {first.x.shape}, expected {(size, *made.shape)} as sizes and shape say.")
 
 
 def check_examples(given: object, outputs: int, at: str, classes: bool) -> None:
@@ -58,3 +52,74 @@ def check_examples(given: object, outputs: int, at: str, classes: bool) -> None:
     if classes and (given.y.ndim != 1 or given.y.min() < 0 or given.y.max() >= outputs):
         bad = int(np.argmax((given.y < 0) | (given.y >= outputs))) if given.y.ndim == 1 else 0
         raise ScenarioError(f"{at}.y[{bad}] = {given.y[bad]}, expected a class from 0 to {outputs - 1}, as outputs = {outputs} says.")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A reader's own generator, whose every client is checked as it is made. *at* is the reader's word for it.
+
+    Raises ScenarioError that begins with *at* where a client is not what ``sizes``, ``shape`` and ``outputs`` say, or
+    cannot be made. *classes*: targets are classes, below ``outputs``.
+    """
+
+    made: Generator
+    at: str
+    classes: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one example's features."""
+        return tuple(self.made.shape)
+
+    @property
+    def outputs(self) -> int:
+        """Return the number of classes."""
+        return self.made.outputs
+
+    def sizes(self, clients: IntArray) -> IntArray:
+        """Return how many examples each of *clients* holds. Shapes: (n,) -> (n,)."""
+        with door(self.at, "its sizes raised"):
+            sizes = np.asarray(self.made.sizes(clients))
+        if sizes.shape != clients.shape or sizes.dtype.kind not in "iu" or (sizes < 1).any():
+            raise ScenarioError(f"{self.at}: its sizes of {len(clients)} clients are {str(sizes)[:60]}, expected as many whole numbers from 1.")
+        return sizes.astype(np.int64)
+
+    def client(self, client: int) -> Examples:
+        """Return the examples of *client*."""
+        with door(self.at, f"client({client}) raised"):
+            examples = self.made.client(client)
+        return self._checked(examples, client, f"{self.at}: client({client})")
+
+    def _checked(self, examples: Examples, client: int, at: str) -> Examples:
+        check_examples(examples, self.outputs, at, self.classes)
+        expected = int(self.sizes(np.array([client]))[0]), *self.shape
+        if examples.x.shape != expected:
+            raise ScenarioError(f"{at} has x of shape {examples.x.shape}, expected {expected} as sizes and shape say.")
+        return examples
+
+
+class CheckedVaried(Checked):
+    """The same, of a generator that has variants."""
+
+    made: Varied
+
+    @property
+    def variant(self) -> int:
+        """Return the variant that ``client`` follows."""
+        return self.made.variant
+
+    @property
+    def variants(self) -> int:
+        """Return how many variants there are, counted from 0."""
+        return self.made.variants
+
+    def variant_of(self, client: int, variant: int) -> Examples:
+        """Return the examples of *client* as *variant* has them."""
+        with door(self.at, f"variant_of({client}, {variant}) raised"):
+            examples = self.made.variant_of(client, variant)
+        return self._checked(examples, client, f"{self.at}: variant_of({client}, {variant})")
+
+
+def checked(made: Generator, at: str, classes: bool) -> Generator:
+    """Return a reader's own *made*, checked from now on. See ``Checked``."""
+    return (CheckedVaried if isinstance(made, Varied) else Checked)(made, at, classes)

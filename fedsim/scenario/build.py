@@ -16,7 +16,7 @@ from fedsim.core.errors import RunError, ScenarioError, choices, door, reason
 from fedsim.core.keys import Key
 from fedsim.core.types import Array, IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
-from fedsim.data.checked import check_generator, check_pool
+from fedsim.data.checked import check_pool, checked
 from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
 from fedsim.data.source import Generator as Source
@@ -109,7 +109,10 @@ def _built(loaded: Loaded) -> Parts:
     if ":" in scenario.data.source["kind"]:
         kind, classes = f"data.source.kind = {scenario.data.source['kind']!r}", isinstance(objective, Classification)
         with door(kind):
-            check_pool(source, kind, classes) if isinstance(source, Pool) else check_generator(source, kind, classes)
+            if isinstance(source, Pool):
+                check_pool(source, kind, classes)
+            else:
+                source = checked(source, kind, classes)
     dtype = getattr(torch, scenario.engine.dtype)
     chosen(table["model"], scenario.model.table)  # Checks the settings, and says so in the reader's words.
     settings = {name: value for name, value in scenario.model.table.items() if name != "kind"}
