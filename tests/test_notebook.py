@@ -27,7 +27,7 @@ def _surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
 
 
-RUNS = {"quickstart": ["first", "larger"], "online": ["ddm", "hddm_a", "memory", "page_hinkley", "without"]}
+RUNS = {"quickstart": ["first", "smaller"], "online": ["ddm", "hddm_a", "memory", "page_hinkley", "without"]}
 """The runs that each notebook leaves."""
 
 

@@ -328,6 +328,11 @@ def test_what_is_said_while_training_is_kept_from_the_terminal(tmp_path: Path, c
     assert log[0] == "WARNING : of 21" and len(log) == int(said[2].split()[-2])
     assert "" == capfd.readouterr().err
 
+    two = fedsim.run(file, overrides={"engine.workers": 2}, out=tmp_path / "two")
+    assert two.digest == run.digest and "" == capfd.readouterr().err
+    heard = [note.split(": ")[1].split()[0] for note in two.manifest["notes"] if note.startswith("Warned")]
+    assert ["made", "always", "call"] == heard
+
     monkeypatch.setenv("TORCH_LOGS", "dynamo")
     fedsim.run(file, out=tmp_path / "again")
     assert not (tmp_path / "again" / "torch.log").exists()

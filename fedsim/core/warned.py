@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +21,10 @@ def spare_dependencies() -> None:
     """
     if any(rule[0] == "error" for rule in warnings.filters):
         warnings.filterwarnings("default", module=r"(?!fedsim\b)")
+
+
+Told = tuple[str, str, int, int]
+"""Words, file, line, and how often: a warning on its way from a worker."""
 
 
 class Heard:
@@ -39,6 +43,11 @@ class Heard:
             self._said.setdefault(place, " ".join(str(message).split())[:300])
             self._times[place] = self._times.get(place, 0) + 1
 
+    @property
+    def told(self) -> list[Told]:
+        """Return what was kept: words, file, line, and how often."""
+        return [(said, *place, self._times[place]) for place, said in self._said.items()]
+
     def lines(self, when: str, but: Heard | None = None) -> tuple[str, ...]:
         """Return a line for each place, none for those that *but* knows."""
         known = but._said if but else {}
@@ -55,6 +64,13 @@ def hearing() -> Generator[Heard]:
     with warnings.catch_warnings():
         warnings.showwarning = heard.hear
         yield heard
+
+
+def tell(told: Iterable[Told]) -> None:
+    """Warn here of what was warned of elsewhere, as often."""
+    for said, filename, lineno, times in told:
+        for _ in range(times):
+            warnings.warn_explicit(said, UserWarning, filename, lineno)
 
 
 class _Quiet(logging.FileHandler):

@@ -11,10 +11,11 @@ import pickle
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedsim.core.errors import must
+from fedsim.core.warned import Told
 from fedsim.learn.engine.shared import Layout
 from fedsim.learn.work import Start, Task
 
@@ -94,11 +95,12 @@ Unit = Train | Score
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a unit, one entry per task: metrics, arrays in the worker's block of results, digest."""
+    """What came of a unit, one entry per task: metrics, arrays in the worker's block of results, digest; what it *warned* of."""
 
     metrics: list[Mapping[str, float]]
     layouts: list[Layout]
     digests: list[str]
+    warned: list[Told] = field(default_factory=list[Told])
 
 
 @dataclass(frozen=True, slots=True)

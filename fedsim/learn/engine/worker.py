@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.core import own
 from fedsim.core.errors import RunError, ScenarioError, reason
+from fedsim.core.warned import hearing
 from fedsim.learn.engine import shared
 from fedsim.learn.engine.wire import Answer, Broken, Channel, Fresh, Learn, Score, SENT, Site, Train
 from fedsim.learn.work import Start
@@ -101,15 +102,15 @@ class _Worker:
                 raise self._refusal
             if self._engine is None:
                 raise RunError("a unit came before the site")
-            if isinstance(unit, Score):
-                return Answer([self._engine.batch_sums(unit.start, unit.batch)], [], [])
-            engine = self._engine
-            results = engine.run(unit.tasks)
+            with hearing() as heard:
+                if isinstance(unit, Score):
+                    return Answer([self._engine.batch_sums(unit.start, unit.batch)], [], [], heard.told)
+                results = self._engine.run(unit.tasks)
             layouts: list[shared.Layout] = []
             for result in results:
                 layout, self._written = shared.write(self._results, result.arrays(), self._written)
                 layouts.append(layout)
-            return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results])
+            return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results], heard.told)
         except BaseException as error:  # Whatever it is, even SystemExit, it is the parent's to raise.
             place = own.where(error)
             return Broken(_pickled(error), f"{reason(error)}{f' ({place})' if place else ''}", traceback.format_exc())

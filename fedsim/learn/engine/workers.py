@@ -25,6 +25,7 @@ import numpy as np
 from fedsim.core import own
 from fedsim.core.errors import FedsimError, RunError, ScenarioError, reason
 from fedsim.core.types import Params, interpreter_flags
+from fedsim.core.warned import tell
 from fedsim.data.source import Examples
 from fedsim.learn.engine import shared
 from fedsim.learn.engine.chunks import ranked
@@ -227,6 +228,7 @@ class Workers:
         if worker.unit is None:
             raise RunError(f"{worker} answered without a question.")
         (number, unit), worker.unit = worker.unit, None
+        tell(answer.warned if isinstance(answer, Answer) else ())
         return number, _raised(answer, unit) if isinstance(answer, Broken) else answer
 
     def _tell(self, worker: _Worker, message: object, *beside: int) -> None:
