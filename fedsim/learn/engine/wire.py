@@ -105,11 +105,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """What broke in a worker: the error, where it can be pickled; its one line; the whole story."""
+    """What broke in a worker: the error, where it can be pickled; its one line; the whole story; whether another error caused it."""
 
     error: bytes
     line: str
     story: str
+    caused: bool
 
 
 class Channel:

@@ -113,7 +113,7 @@ class _Worker:
             return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results], heard.told)
         except BaseException as error:  # Whatever it is, even SystemExit, it is the parent's to raise.
             place = own.where(error)
-            return Broken(_pickled(error), f"{reason(error)}{f' ({place})' if place else ''}", traceback.format_exc())
+            return Broken(_pickled(error), f"{reason(error)}{f' ({place})' if place else ''}", traceback.format_exc(), error.__cause__ is not None)
 
 
 def engine_at(site: Site, block: int) -> CohortEngine:
@@ -137,7 +137,7 @@ def engine_at(site: Site, block: int) -> CohortEngine:
             raise ScenarioError(
                 f"engine.workers: what {key} names cannot be loaded in a worker ({reason(error)})."
                 f" Put it at the top level of a module of its own, or leave engine.workers at 1."
-            ) from error
+            ) from None  # The line says it all; a run ends by it as by a wrong setting.
     federation = replace(
         parts["federation"],
         test=Examples(memory["test_x"], memory["test_y"]),

@@ -304,9 +304,9 @@ def _raised(broken: Broken, unit: Unit) -> Exception:
     error: object = None
     with suppress(Exception):  # A stranger's error may refuse to be put together again.
         error = pickle.loads(broken.error)
-    if isinstance(error, FedsimError):
+    if isinstance(error, FedsimError) and not broken.caused:
         return error
-    if isinstance(error, Exception):
+    if isinstance(error, Exception):  # Ours with a stranger's as its cause has a story too.
         error.__cause__ = _Story(broken.story)
         return error
     return RunError(f"{unit.labels[0]}: {broken.line}")
