@@ -102,38 +102,53 @@ COSTS: dict[Any, Callable[..., int]] = {
 
 LIGHT = frozenset("""
     transpose_ t_ squeeze_ unsqueeze_ swapaxes_ as_strided_ detach_ unfold
-    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward _conj _embedding_bag
-    _embedding_bag_backward _embedding_bag_dense_backward _embedding_bag_forward_only _fused_rms_norm _fused_rms_norm_backward
-    _linalg_check_errors _local_scalar_dense _log_softmax _log_softmax_backward_data _masked_softmax _pack_padded_sequence
-    _pack_padded_sequence_backward _prelu_kernel _prelu_kernel_backward _resize_output_ _safe_softmax _softmax
-    _softmax_backward_data _thnn_fused_gru_cell _thnn_fused_gru_cell_backward _thnn_fused_lstm_cell
-    _thnn_fused_lstm_cell_backward_impl _to_copy _unique2 _unsafe_index _unsafe_view _weight_norm_interface
-    _weight_norm_interface_backward adaptive_max_pool2d adaptive_max_pool2d_backward alias arange argmax argmin argsort
-    as_strided avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward batch_norm_backward bernoulli bernoulli_ bincount
-    binary_cross_entropy binary_cross_entropy_backward bucketize cat clone col2im complex constant_pad_nd copy copy_
-    count_nonzero cross cudnn_batch_norm cudnn_batch_norm_backward cummax cummin cumprod cumsum detach diag_embed diagonal
-    diagonal_backward diagonal_scatter dropout elu_backward embedding embedding_dense_backward embedding_renorm_ empty
-    empty_like empty_strided equal exponential_ eye fill fill_ flip fractional_max_pool2d fractional_max_pool2d_backward full
-    full_like gather glu glu_backward glu_jvp grid_sampler_2d grid_sampler_2d_backward grid_sampler_3d
-    grid_sampler_3d_backward histc huber_loss huber_loss_backward im2col index index_add index_add_ index_copy index_fill
-    index_put index_put_ index_select isin item kthvalue l1_loss linspace lift_fresh log_normal_ logcumsumexp logspace
-    masked_fill masked_fill_ masked_scatter masked_select max_pool2d_with_indices max_pool2d_with_indices_backward
-    max_pool3d_with_indices max_pool3d_with_indices_backward max_unpool2d max_unpool3d median miopen_batch_norm mode
-    mse_loss mse_loss_backward multi_margin_loss multilabel_margin_loss_forward multinomial nan_to_num nanmedian narrow_copy
-    native_batch_norm native_batch_norm_backward native_dropout native_dropout_backward native_group_norm
-    native_group_norm_backward native_layer_norm native_layer_norm_backward new_empty new_empty_strided new_full new_ones
-    new_zeros nll_loss2d_backward nll_loss2d_forward nll_loss_backward nll_loss_forward nonzero nonzero_static norm normal
-    normal_ one_hot ones ones_like permute_copy poisson polar rand rand_like randint randint_like randn randn_like random_
-    randperm reflection_pad1d reflection_pad1d_backward reflection_pad2d reflection_pad2d_backward reflection_pad3d
-    reflection_pad3d_backward repeat repeat_interleave replication_pad1d replication_pad1d_backward replication_pad2d
-    replication_pad2d_backward replication_pad3d replication_pad3d_backward resize_ roll rot90 scalar_tensor scatter scatter_
-    scatter_add scatter_add_ scatter_reduce searchsorted segment_reduce select_backward select_scatter set_ slice_backward
-    slice_scatter smooth_l1_loss smooth_l1_loss_backward soft_margin_loss soft_margin_loss_backward sort split_with_sizes_copy
-    stack take topk trace tril triu unfold_backward uniform_ unique_consecutive unique_dim unsafe_chunk unsafe_split
+    _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
+    _batch_norm_no_update _batch_norm_with_update _batch_norm_with_update_functional _conj _embedding_bag
+    _embedding_bag_backward _embedding_bag_dense_backward _embedding_bag_forward_only
+    _embedding_bag_per_sample_weights_backward _fused_rms_norm _fused_rms_norm_backward _linalg_check_errors
+    _local_scalar_dense _log_softmax _log_softmax_backward_data _masked_scale _masked_softmax _native_batch_norm_legit
+    _native_batch_norm_legit_functional _native_batch_norm_legit_no_training _pack_padded_sequence
+    _pack_padded_sequence_backward _prelu_kernel _prelu_kernel_backward _resize_output_ _safe_softmax
+    _segment_reduce_backward _softmax _softmax_backward_data _standard_gamma _thnn_fused_gru_cell
+    _thnn_fused_gru_cell_backward _thnn_fused_lstm_cell _thnn_fused_lstm_cell_backward_impl _to_copy _unique _unique2
+    _unsafe_index _unsafe_index_put _unsafe_masked_index _unsafe_masked_index_put_accumulate _unsafe_view
+    _upsample_bicubic2d_aa _upsample_bicubic2d_aa_backward _upsample_bilinear2d_aa _upsample_bilinear2d_aa_backward
+    _upsample_nearest_exact1d _upsample_nearest_exact1d_backward _upsample_nearest_exact2d
+    _upsample_nearest_exact2d_backward _upsample_nearest_exact3d _upsample_nearest_exact3d_backward _weight_norm_interface
+    _weight_norm_interface_backward abs adaptive_max_pool2d adaptive_max_pool2d_backward adaptive_max_pool3d
+    adaptive_max_pool3d_backward affine_grid_generator alias allclose arange argmax argmin argsort as_strided
+    as_strided_scatter avg_pool2d avg_pool2d_backward avg_pool3d avg_pool3d_backward batch_norm_backward bernoulli
+    bernoulli_ binary_cross_entropy binary_cross_entropy_backward binary_cross_entropy_with_logits bincount binomial
+    block_diag bucketize cat cauchy channel_shuffle clone col2im complex constant_pad_nd copy copy_ count_nonzero cross
+    cudnn_batch_norm cudnn_batch_norm_backward cummax cummin cumprod cumsum detach diag_embed diagonal diagonal_backward
+    diagonal_scatter dist dropout elu_backward embedding embedding_dense_backward embedding_renorm_ empty empty_like
+    empty_permuted empty_strided equal exponential_ eye fill fill_ flip floor_divide fractional_max_pool2d
+    fractional_max_pool2d_backward full full_like gather gelu geometric glu glu_backward glu_jvp grid_sampler_2d
+    grid_sampler_2d_backward grid_sampler_3d grid_sampler_3d_backward hardshrink_backward hardsigmoid_backward hardswish
+    hardswish_backward hardtanh_backward histc histogram huber_loss huber_loss_backward im2col index index_add index_add_
+    index_copy index_fill index_put index_put_ index_reduce index_select is_pinned is_same_size isin item kthvalue l1_loss
+    leaky_relu_backward lift_fresh linspace log_normal_ log_sigmoid_backward log_sigmoid_forward logcumsumexp logspace
+    masked_fill masked_fill_ masked_scatter masked_scatter_backward masked_select max_pool2d_with_indices
+    max_pool2d_with_indices_backward max_pool3d_with_indices max_pool3d_with_indices_backward max_unpool2d max_unpool3d
+    median miopen_batch_norm miopen_batch_norm_backward mish mish_backward mode mse_loss mse_loss_backward multi_margin_loss
+    multi_margin_loss_backward multilabel_margin_loss_backward multilabel_margin_loss_forward multinomial nan_to_num
+    nanmedian narrow_copy native_batch_norm native_batch_norm_backward native_dropout native_dropout_backward
+    native_group_norm native_group_norm_backward native_layer_norm native_layer_norm_backward new_empty new_empty_strided
+    new_full new_ones new_zeros nll_loss2d_backward nll_loss2d_forward nll_loss_backward nll_loss_forward nonzero
+    nonzero_static norm normal normal_ one_hot ones ones_like permute_copy pixel_shuffle pixel_unshuffle poisson polar rand
+    rand_like randint randint_like randn randn_like random_ randperm reflection_pad1d reflection_pad1d_backward
+    reflection_pad2d reflection_pad2d_backward reflection_pad3d reflection_pad3d_backward renorm repeat repeat_interleave
+    replication_pad1d replication_pad1d_backward replication_pad2d replication_pad2d_backward replication_pad3d
+    replication_pad3d_backward resize_ resize_as_ roll rot90 rrelu_with_noise rrelu_with_noise_backward
+    rrelu_with_noise_functional scalar_tensor scatter scatter_ scatter_add scatter_add_ scatter_reduce searchsorted
+    segment_reduce select_backward select_scatter set_ slice_backward slice_scatter smooth_l1_loss smooth_l1_loss_backward
+    soft_margin_loss soft_margin_loss_backward softplus_backward softshrink_backward sort split_with_sizes_copy stack take
+    topk trace tril triu unfold_backward uniform_ unique_consecutive unique_dim unsafe_chunk unsafe_split
     unsafe_split_with_sizes upsample_bicubic2d upsample_bicubic2d_backward upsample_bilinear2d upsample_bilinear2d_backward
     upsample_linear1d upsample_linear1d_backward upsample_nearest1d upsample_nearest1d_backward upsample_nearest2d
     upsample_nearest2d_backward upsample_nearest3d upsample_nearest3d_backward upsample_trilinear3d
-    upsample_trilinear3d_backward value_selecting_reduction_backward view_as_complex view_as_real zero_ zeros zeros_like
+    upsample_trilinear3d_backward value_selecting_reduction_backward view_as_complex view_as_real xlogy zero_ zeros
+    zeros_like
 """.split())
 """Operations whose work is a few steps per element: what the charge per element covers."""
 

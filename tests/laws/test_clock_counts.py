@@ -154,3 +154,46 @@ def test_no_operation_of_aten_is_free_by_mistake() -> None:
     known = {"upsample", "thnn_fused", "linalg_check", "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "powsum", "view"}
 
     assert [] == [name for name in free if not any(word in name for word in known)]
+
+
+def layers() -> list[tuple[type[nn.Module], nn.Module]]:
+    """Return every layer of torch.nn that takes a handful of steps per element, made with the first arguments that it takes."""
+    rooms = ("activation", "batchnorm", "channelshuffle", "dropout", "instancenorm", "loss", "normalization", "padding", "pixelshuffle", "pooling", "upsampling")
+    found: list[tuple[type[nn.Module], nn.Module]] = []
+    for kind in {value for value in vars(nn).values() if isinstance(value, type) and value.__module__.removeprefix("torch.nn.modules.") in rooms}:
+        for arguments in ((), (8,), (2,), (2, 8)):
+            try:
+                found.append((kind, kind(*arguments)))
+            except (TypeError, ValueError, AssertionError):
+                continue
+    return found
+
+
+def seen_in(layer: nn.Module) -> set[str] | None:
+    """Return what forward and backward of *layer* leave uncounted, over features it takes; None where it takes none of ours."""
+    seen: set[str] | None = None
+    for shape in ((4, 8), (4, 8, 6), (4, 8, 6, 6), (4, 8, 4, 4, 4)):
+        for others in ((), (torch.randint(0, 8, (4,)),), (torch.rand(shape),), (torch.rand(shape), torch.ones(4))):
+            x = torch.rand(shape, requires_grad=True)
+            with operations.Watch() as watch:
+                try:
+                    out = layer(x, *others)
+                    (out[0] if isinstance(out, tuple) else out).sum().backward()
+                except (RuntimeError, TypeError, ValueError, IndexError, AttributeError, AssertionError, NotImplementedError):
+                    continue
+            seen = (seen or set()) | watch.uncounted
+    return seen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_plain_layer_of_torch_is_called_uncounted() -> None:
+    """Activations, norms, pools, shuffles and losses are what the charge per element covers: no note of theirs alarms anybody."""
+    tried: dict[str, set[str]] = {}
+    for kind, layer in layers():
+        for mode in (True, False):
+            seen = seen_in(layer.train(mode))
+            if seen is not None:
+                tried.setdefault(kind.__name__, set()).update(seen)
+
+    assert len(tried) > 80, sorted(tried)
+    assert {} == {name: seen for name, seen in tried.items() if seen}
