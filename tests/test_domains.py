@@ -51,13 +51,15 @@ def test_whole_features_reach_a_model_that_takes_them(tokens: dict[str, Any], go
     assert {torch.int64} == domains.SEEN
 
 
-def test_whole_features_are_numbers_for_a_model_that_takes_numbers(tokens: dict[str, Any], go: Any) -> None:
-    """A linear model takes the same archive as float32, with the digest that float32 gives."""
-    whole = go(tokens)
+@pytest.mark.parametrize("standardise", [False, True])
+def test_whole_features_are_numbers_for_a_model_that_takes_numbers(standardise: bool, tokens: dict[str, Any], go: Any) -> None:
+    """A linear model takes the same archive as float32, with the digest that float32 gives; scaled by what was seen too."""
+    scaled = {"model.standardise": standardise}
+    whole = go({**tokens, **scaled})
     draw = np.random.default_rng(1)
     floats = archive(whole.path.parent, draw.integers(0, 12, (60, 5)).astype("float32"), np.arange(60) % 3)
 
-    assert whole.digest == go(floats).digest
+    assert whole.digest == go({**floats, **scaled}).digest
 
 
 @pytest.mark.parametrize("model", ["Log", "Root"])

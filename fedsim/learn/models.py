@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call  # pyright: ignore[reportUnknownVariableType]
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.machine import memory
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import Count, Params, Range
+from fedsim.learn.kept import worn
 from fedsim.learn.standardise import Standardise
 
 models: Registry[Callable[..., nn.Module]] = Registry("model", given=["shape", "outputs"])
@@ -94,6 +94,12 @@ def build(kind: str, settings: dict[str, Any], shape: tuple[int, ...], outputs: 
                 model.eval()(torch.zeros(2, *shape))
     if not isinstance(model, nn.Module):
         raise ScenarioError(f"model.kind = {kind!r}: returned a {type(model).__name__}, not a torch.nn.Module.")
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise ScenarioError(
+                f"model.kind = {kind!r}: {f'its layer {name!r}' if name else 'it'} is a {type(layer).__name__}, whose parameters cannot be"
+                f" exchanged for a client's. Return the module itself, without torch.jit."
+            )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ScenarioError(f"model.kind = {kind!r}: has no trainable parameter.")
     for name, layer in model.named_modules():
@@ -165,27 +171,10 @@ def travelling(model: nn.Module) -> dict[str, Tensor]:
     return {**trainable(model), **buffers(model)}
 
 
-def called(model: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Any:
-    """Return what *model* puts out for *x* with *tensors* (by name) in the place of its own.
-
-    As ``torch.func.functional_call``, but safe for a module that stands under two names: there, torch writes such a
-    tensor twice and puts its own stand-in back (seen on 2.13). A tensor under two names is one tensor here too.
-    """
-    return functional_call(model, _everywhere(model, tensors), (x,), tie_weights=False)
-
-
-def _everywhere(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return *tensors* under one name for each place that holds them: a module's own, however many ways lead to it."""
-    first: dict[int, Tensor] = {}
-    for name, own in (*model.named_parameters(), *model.named_buffers()):
-        if name in tensors:
-            first[id(own)] = tensors[name]
-    return {
-        f"{path}{'.' if path else ''}{name}": first[id(own)]
-        for path, module in model.named_modules()
-        for name, own in (*module._parameters.items(), *module._buffers.items())  # pyright: ignore[reportPrivateUsage]
-        if own is not None and id(own) in first
-    }
+def called(model: nn.Module, tensors: dict[str, Tensor], x: Tensor) -> Any:
+    """Return what *model* puts out for *x* with *tensors* (by name) in the place of its own; see ``kept.worn``."""
+    with worn(model, dict(tensors)):
+        return model(x)
 
 
 def params_of(model: nn.Module) -> Params:

@@ -29,6 +29,7 @@ from fedsim.learn import flops
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.noise import seeded
 from fedsim.learn.engine.templates import many_sizes
+from fedsim.learn.kept import Kept
 from fedsim.learn.models import build as build_model
 from fedsim.learn.models import called, check_types, params_of, travelling
 from fedsim.learn.objectives import Classification, Objective
@@ -152,11 +153,17 @@ def _built(loaded: Loaded) -> Parts:
 
 
 def _takes(model: nn.Module, x: Array) -> bool:
-    """Return whether *model* takes the whole numbers *x* as they are."""
-    with suppress(Exception), torch.no_grad():
-        model.eval()(torch.from_numpy(x))
-        return True
-    return False
+    """Return whether *model* takes the whole numbers *x* as they are, in evaluation and in training: a mean, say, wants floats."""
+    kept = Kept(model)
+    try:
+        with suppress(Exception), torch.no_grad(), seeded(0):
+            for training in (False, True):
+                model.train(training)(torch.from_numpy(x))
+            return True
+        return False
+    finally:
+        kept.back()
+        model.train()
 
 
 def _device(asked: str, workers: int) -> torch.device:
@@ -350,7 +357,9 @@ def _probe(
     except RunError as error:  # Here it is the scenario that is at fault.
         raise ScenarioError(str(error)) from error
     with door("model.kind", f"{name} cannot be counted:"):
-        return flops.count(model, objective, x, y), scores
+        counted = flops.count(model, objective, x, y)
+    engine.as_built()
+    return counted, scores
 
 
 def _check_outputs(about: str, put_out: Any, rows: int, classes: int) -> None:

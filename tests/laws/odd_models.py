@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Base(nn.Module):
@@ -175,10 +176,102 @@ class Lone(nn.Module):
         return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs, bias=False))
 
 
-ODD: list[Callable[..., nn.Module]] = [
+class CountsOn(Base):
+    """A buffer of whole numbers that counts batches, and that outputs depend on."""
+
+    def odd(self, outputs: int) -> None:
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.count += 1
+        return super().forward(x) / (1 + self.count)
+
+
+class CountsUnsaved(CountsOn):
+    """The same, in a buffer that no state_dict holds."""
+
+    def odd(self, outputs: int) -> None:
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+
+
+class CountsInside(CountsOn):
+    """The same, in a plain attribute."""
+
+    def odd(self, outputs: int) -> None:
+        self.count = 0
+
+
+class Remembers(Base):
+    """A list of what was seen, which did not exist when the model was built."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            vars(self).setdefault("seen", []).append(x.detach().mean())
+        return super().forward(x - sum(vars(self).get("seen", [])))
+
+
+class Draws(Base):
+    """Noise from a generator of its own."""
+
+    def odd(self, outputs: int) -> None:
+        self.generator = torch.Generator().manual_seed(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.randn(x.shape, generator=self.generator, dtype=x.dtype) if self.training else x)
+
+
+class Assigned(Base):
+    """A buffer that is not written into but assigned anew."""
+
+    def odd(self, outputs: int) -> None:
+        self.register_buffer("mean", torch.zeros(self.n))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.flatten(1).mean(0)
+        return super().forward(x.flatten(1) - self.mean)
+
+
+class Exchanged(Assigned):
+    """A buffer whose data are exchanged."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.data = 0.9 * self.mean + 0.1 * x.flatten(1).mean(0)
+        return Base.forward(self, x.flatten(1) - self.mean)
+
+
+class Again(Base):
+    """A layer that is computed again in the backward pass."""
+
+    def odd(self, outputs: int) -> None:
+        self.first = nn.Linear(self.n, self.n)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(checkpoint(lambda t: torch.tanh(self.first(t)), x.flatten(1), use_reentrant=False))
+
+
+class Holds(Base):
+    """A function that holds the model, as an attribute."""
+
+    def odd(self, outputs: int) -> None:
+        self.scale = nn.Parameter(torch.ones(outputs))
+        self.n_calls = 0
+        self.scaled = lambda out: out * self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.n_calls += self.training
+        return self.scaled(super().forward(x)) / (1 + self.n_calls)
+
+
+STEADY: list[Callable[..., nn.Module]] = [
     Scalar, ScalarBuffer, Empty, Transposed, Strided, ExpandedBuffer, Tied, TwoNames, SharedNorm, Frozen, Counts, Unsaved, Unused,
-    Listed, Lone,
+    Listed, Lone, Assigned,
 ]  # fmt: skip
+"""Those that give the same whenever they are called alike, and can be traced."""
+
+ODD = [*STEADY, CountsOn, CountsUnsaved, CountsInside, Remembers, Draws, Exchanged, Again, Holds]
 
 
 class Complex(Base):

@@ -483,12 +483,12 @@ def test_layers_are_compiled(name: str) -> None:
 
     assert not step.note
     assert not step.random
-    assert ("any" if name == "dropout" else "one") == step.rows
+    assert (name == "dropout") == (step.rows != "one")  # Whether one row alone gets another kernel is the processor's matter.
 
 
 @pytest.mark.parametrize(
     ("make", "why"),
-    [(Deciding, "cannot be traced"), (Counting, "gives other numbers than torch itself"), (Skipping, "draws from Python's")],
+    [(Deciding, "cannot be traced"), (Counting, "keeps something between calls"), (Skipping, "draws from Python's")],
 )
 def test_what_cannot_be_compiled_is_left_to_torch_and_says_so(make: type[nn.Module], why: str) -> None:
     """A forward() that decides by values, or counts its calls, trains by torch.nn; the engine notes it once."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import tiny_table
-from odd_models import ODD
+from odd_models import STEADY
 from torch import Tensor, nn
 
 from fedsim.learn.engine import templates as module
@@ -78,7 +78,7 @@ def test_a_template_is_the_trace(name: str) -> None:
     assert holds(MODELS[name]())
 
 
-@pytest.mark.parametrize("model", ODD, ids=lambda model: model.__name__)
+@pytest.mark.parametrize("model", STEADY, ids=lambda model: model.__name__)
 def test_a_template_of_an_odd_model_is_the_trace(model: Any) -> None:
     """What is odd in a model is in its template too."""
     assert holds(model((1, 8, 8), OUTPUTS), (2, 16, 100))

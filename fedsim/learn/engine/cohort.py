@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from fedsim.core.errors import RunError
 from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, groups, planned, ranked
+from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer, total
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
+from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Mixed, Objective, scores_of
 from fedsim.learn.online import LOCAL
@@ -72,7 +74,9 @@ class CohortEngine:
         carried = travelling(model)
         self._model, self._objective, self._store = model, objective, store
         self._names, self._trained = list(carried), len(trainable(model))
-        self._scorer = Scorer(model, objective, self._names)
+        self._kept = Kept(model, objective)
+        self._remembers: bool | None = None  # Nobody has tried yet.
+        self._scorer = Scorer(model, objective, self._names, self.as_built)
         self._bytes = sum(p.numel() * p.element_size() for p in carried.values())
         first = next(iter(carried.values()))
         self._device, self._dtype = first.device, first.dtype
@@ -90,6 +94,11 @@ class CohortEngine:
     def site(self) -> tuple[nn.Module, Objective, Store]:
         """Return what another engine needs, the chunk aside, to compute the same bits."""
         return self._model, self._objective, self._store
+
+    def as_built(self) -> None:
+        """Put back whatever the model keeps between calls, where that may make a difference: as a device builds it for each task."""
+        if self._remembers is not False:
+            self._kept.back()
 
     def submit(self, task: Task) -> int:
         """Take *task* and return its ticket; nothing is computed yet."""
@@ -204,6 +213,7 @@ class CohortEngine:
         """Train *tasks* whose batches depend on numbers, one after the other."""
         found: list[Result] = []
         for task in tasks:
+            self.as_built()
             with one_thread():
                 learner = Learner(self._model, self._objective, self._store, task, self._start(task), self._trained)
                 params, state, loss = learner.run()
@@ -239,6 +249,7 @@ class CohortEngine:
         views: dict[tuple[tuple[int, int], int, int], list[Tensor]] = {}
         with torch.no_grad():
             mix = tasks[0].batches.mix if tasks[0].batches else "concat"
+            self.as_built()
             for step, (size, fresh), which, places in chunk.batches():
                 compiled = self._step((size, fresh), plain, mix)
                 for mine, read in groups(compiled, which, places, alone=len(tasks) == 1):
@@ -290,11 +301,15 @@ class CohortEngine:
         if (*kind, plain, mix) not in self._steps:
             x, y = self._store.sample(kind[0])
             objective = self._objective if mix == "concat" else Mixed(self._objective, kind[1], mix)
+            if self._remembers is None:
+                self._remembers = remembers(self._model, self._objective, x, y, self._kept)
+            before = Kept(self._model, self._objective) if self._remembers else self._kept  # A task may be under way.
             self._steps[*kind, plain, mix] = compile_step(
                 self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
                 more=[self._store.sample(kind[0], seed)[0] for seed in range(PROBED_BATCHES)],
-                templates=self._templates if mix == "concat" else None,
+                templates=self._templates if mix == "concat" else None, remembers=self._remembers,
             )
+            before.back()  # Tracing and probing have called it.
         return self._steps[*kind, plain, mix]
 
     def _starts_of(self, tasks: list[Task]) -> list[Tensor]:

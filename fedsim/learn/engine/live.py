@@ -6,7 +6,8 @@ What is replayed, or what the loss compares with, follows from losses, gradients
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from fedsim.data.replay import Drawn
 from fedsim.data.replay.losses import most_interfered
 from fedsim.learn.engine import noise
 from fedsim.learn.engine.scoring import evaluating
+from fedsim.learn.kept import worn
 from fedsim.learn.models import called, travelling
 from fedsim.learn.objectives import Mixed, Objective
 from fedsim.learn.optim import Rows
@@ -75,9 +77,9 @@ class Learner:
         params = self._params()
         leaves = [param.requires_grad_() for param in params[: self._trained]]
         rx, ry = self._examples(replayed)
-        with torch.enable_grad():
+        with torch.enable_grad(), self._worn(params):
             # One forward pass for all: half the dispatch of a pass each.
-            outputs = self._forward(params, torch.cat([x, rx]))
+            outputs = self._model(torch.cat([x, rx]))
             loss, gradients = self._loss_and_gradients(outputs, torch.cat([y, ry]), size, drawn, leaves, x)
         told = outputs.detach()
         if method.method in ("der", "der++"):
@@ -163,8 +165,8 @@ class Learner:
         """Return the *count* candidates that a step on the new examples alone would harm most (MIR)."""
         params = self._params()
         leaves = [param.requires_grad_() for param in params[: self._trained]]
-        with torch.enable_grad():
-            gradients = _gradients(self._objective.loss(self._forward(params, x), y), leaves)
+        with torch.enable_grad(), self._worn(params):
+            gradients = _gradients(self._objective.loss(self._model(x), y), leaves)
         ahead = [p.detach() - self._task.job.lr * g for p, g in zip(leaves, gradients, strict=True)]
         cx, cy = self._examples(drawn.items)
         with torch.no_grad():
@@ -233,6 +235,17 @@ class Learner:
 
     def _params(self) -> list[Tensor]:
         return [param[0].detach() for param in self._rows.params]
+
+    @contextmanager
+    def _worn(self, params: list[Tensor]) -> Generator[None]:
+        """Let the model have *params*, and buffers that it assigns anew be written into them."""
+        tensors = dict(zip(self._names, params, strict=True))
+        with worn(self._model, tensors):
+            yield
+        with torch.no_grad():
+            for name, buffer in list(zip(self._names, params, strict=True))[self._trained :]:
+                if tensors[name].data_ptr() != buffer.data_ptr():
+                    buffer.copy_(tensors[name])
 
     def _forward(self, params: list[Tensor], x: Tensor) -> Tensor:
         return called(self._model, dict(zip(self._names, params, strict=True)), x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -17,10 +17,10 @@ EVALUATION_ROWS = 1024
 
 
 class Scorer:
-    """Scores any parameters of one model; *names* are those of what travels, in order."""
+    """Scores any parameters of one model; *names* are those of what travels, in order. *as_built* puts back what the model keeps."""
 
-    def __init__(self, model: nn.Module, objective: Objective, names: list[str]) -> None:
-        self._model, self._objective, self._names = model, objective, names
+    def __init__(self, model: nn.Module, objective: Objective, names: list[str], as_built: Callable[[], None] = lambda: None) -> None:
+        self._model, self._objective, self._names, self._as_built = model, objective, names, as_built
 
     def scores(self, params: list[Tensor], x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores over the examples (x, y)."""
@@ -31,6 +31,7 @@ class Scorer:
         named = dict(zip(self._names, params, strict=True))
         for first in range(0, len(x), EVALUATION_ROWS):
             batch = slice(first, first + EVALUATION_ROWS)
+            self._as_built()
             with torch.no_grad(), evaluating(self._model):  # Cloned: how examples lie in memory may choose the kernel.
                 outputs = called(self._model, named, x[batch].clone())
                 sums = self._objective.sums(outputs, y[batch])
@@ -41,6 +42,7 @@ class Scorer:
         named = dict(zip(self._names, params, strict=True))
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         for first in range(0, len(positions), EVALUATION_ROWS):
+            self._as_built()
             # A copy: streams are read-only.
             places = torch.tensor(positions[first : first + EVALUATION_ROWS], device=x.device)
             with torch.no_grad(), evaluating(self._model):

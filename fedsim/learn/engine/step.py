@@ -74,7 +74,7 @@ PROBE_BYTES = 2**28
 
 def compile_step(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, plain: bool, whole_targets: bool, untouched: bool = False,
-    more: Sequence[Tensor] = (), templates: Templates | None = None,
+    more: Sequence[Tensor] = (), templates: Templates | None = None, remembers: bool = False,
 ) -> Step:
     """Return the step of *model* for batches shaped like *x* (b, ...) and *y* (b, ...).
 
@@ -83,7 +83,7 @@ def compile_step(
     *plain* says that the update is p <- p - lr g and nothing else, and so may be folded into the graph.
     *whole_targets* promises that no target is cross-entropy's ignore_index. *untouched* runs the graph as traced. *more* are
     further batches of real features, shaped like *x*: a step is tried on these, since a model may take nothing else. With
-    *templates* graphs come from there: the same ones, sooner where there are many sizes.
+    *templates* graphs come from there: the same ones, sooner where there are many sizes. A model that *remembers* is left to torch.
 
     Convolutions on a CPU run one client at a time, whatever the chunk: grouped convolution with one client gives
     other bits there than with two, and is slower. So does any step whose rows turn out to depend on their number or
@@ -92,6 +92,8 @@ def compile_step(
     Raises ScenarioError when the model cannot be trained.
     """
     settings = {"plain": plain, "whole_targets": whole_targets, "untouched": untouched}
+    if remembers:
+        return _left_to_torch(model, objective, x, y, plain, "keeps something between calls that what it puts out depends on")
     try:
         try:
             return _compiled(model, objective, x, y, (x, *more), templates, **settings)

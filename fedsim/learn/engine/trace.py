@@ -25,7 +25,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from fedsim.core.errors import ScenarioError, reason
 from fedsim.learn.engine import noise
 from fedsim.learn.engine.noise import Mask
-from fedsim.learn.models import buffers, called, trainable, travelling
+from fedsim.learn.kept import worn
+from fedsim.learn.models import buffers, trainable, travelling
 from fedsim.learn.objectives import Objective
 
 ROWS = 1_000_003
@@ -122,13 +123,13 @@ def gradient_of(model: nn.Module, objective: Objective) -> Callable[..., list[Te
         # Layers write into buffers as they go: into copies, so that the gradient is a function.
         after = {name: buffer.clone() for name, buffer in zip(kept, before, strict=True)}
         whole = {**dict(zip(names, params, strict=True)), **after, **{name: b.clone() for name, b in others.items()}}
-        with noise.given(model, given):
-            loss = objective.loss(called(model, whole, x), y)
+        with noise.given(model, given), worn(model, whole):
+            loss = objective.loss(model(x), y)
         if loss.dim():
             raise ScenarioError(
                 f"training.objective: the loss has shape {tuple(loss.shape)}; it must be one number, the batch's mean."
             )
-        return loss, (loss, list(after.values()))
+        return loss, (loss, [whole[name] for name in kept])
 
     def step(*flat: Tensor) -> list[Tensor]:
         end = len(names) + len(kept)
