@@ -64,12 +64,16 @@ def _trilinear(a: Shape, b: Shape, c: Shape, at_a: Shape, at_b: Shape, at_c: Sha
     return 3 * math.prod(max(sizes) for sizes in zip(spread(a, at_a), spread(b, at_b), spread(c, at_c), strict=True))
 
 
-def _cdist(left: Shape, right: Shape, *_: Any, **__: Any) -> int:
-    return 3 * math.prod(left) * right[-2]
+def _cdist(left: Shape, _right: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 3 * math.prod(out_shape) * left[-1]  # What is put out has the batch of both.
 
 
-def _cdist_backward(_gradient: Shape, left: Shape, right: Shape, *_: Any, **__: Any) -> int:
-    return _cdist(left, right)
+def _cdist_backward(gradient: Shape, left: Shape, *_: Any, **__: Any) -> int:
+    return 3 * math.prod(gradient) * left[-1]
+
+
+def _euclidean(left: Shape, _right: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return 2 * math.prod(out_shape) * (left[-1] + 2)  # One product of (x, |x|^2, 1) and (-2 y, 1, |y|^2).
 
 
 def _fft(x: Shape, places: Shape, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -79,6 +83,15 @@ def _fft(x: Shape, places: Shape, *_: Any, out_shape: Any = None, **__: Any) -> 
 
 def _fft_real(x: Shape, places: Shape, *_: Any, **__: Any) -> int:
     return _fft(x, places) // 2
+
+
+def _convolution_backward(
+    gradient: Shape, x: Shape, weight: Shape, _bias: Any, _stride: Any, _padding: Any, _dilation: Any, transposed: bool, _more: Any,
+    _groups: Any, wanted: Sequence[bool], *_: Any, **__: Any,
+) -> int:  # fmt: skip
+    # As much as forward for the gradient of the input, and for that of the weight; torch's own takes the latter times the groups.
+    places = math.prod((x if transposed else gradient)[2:])
+    return 2 * x[0] * math.prod(weight) * places * (bool(wanted[0]) + bool(wanted[1]))
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:
@@ -94,11 +107,12 @@ COSTS: dict[Any, Callable[..., int]] = {
     _aten._cudnn_rnn: _cudnn_rnn, _aten._cudnn_rnn_backward: _cudnn_rnn_backward,
     _aten.mv: _mv, _aten.addmv: _addmv, _aten.addr: _addr, _aten.addbmm: _addbmm, _aten.dot: _mv, _aten.vdot: _mv,
     _aten._trilinear: _trilinear, _aten._cdist_forward: _cdist, _aten._cdist_backward: _cdist_backward,
+    _aten._euclidean_dist: _euclidean,
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-    _aten._fft_c2c: _fft, _aten._fft_r2c: _fft_real, _aten._fft_c2r: _fft_real,
+    _aten.convolution_backward: _convolution_backward, _aten._fft_c2c: _fft, _aten._fft_r2c: _fft_real, _aten._fft_c2r: _fft_real,
 }  # fmt: skip
-"""Floating-point operations by shapes: what torch's counter leaves out, as ``FlopCounterMode(custom_mapping=...)`` takes it."""
+"""Floating-point operations by shapes: what torch's counter leaves out, or gets wrong, as ``FlopCounterMode(custom_mapping=...)`` takes it."""
 
 LIGHT = frozenset("""
     transpose_ t_ squeeze_ unsqueeze_ swapaxes_ as_strided_ detach_ unfold

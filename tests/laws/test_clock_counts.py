@@ -69,10 +69,13 @@ COSTS: dict[str, tuple[nn.Module, int]] = {
     ),
     "bilinear": (Around(nn.Bilinear(INPUTS, INPUTS, 4), lambda m, x: m.layer(x, x)), 3 * TIME * INPUTS * INPUTS * 4),
     "transposed convolution": (Around(nn.ConvTranspose1d(TIME, 4, 3)), 2 * TIME * 4 * 3 * INPUTS),
-    "grouped convolution": (Around(nn.Conv1d(TIME, TIME, 3, groups=TIME, padding=1)), 2 * TIME * 3 * INPUTS),
+    "grouped convolution": (Around(nn.Conv1d(TIME, 64 * TIME, 3, groups=TIME, padding=1)), 2 * 64 * TIME * 3 * INPUTS),
+    "grouped transposed convolution": (Around(nn.ConvTranspose1d(TIME, 64 * TIME, 3, groups=TIME)), 2 * 64 * TIME * 3 * INPUTS),
     "einsum": (Around(None, lambda m, x: torch.einsum("bti,io->bto", x, m.p[1]), (1,), (INPUTS, 4)), 2 * TIME * INPUTS * 4),
     "matrix times vector": (Around(None, lambda m, x: x @ m.p[1], (1,), (INPUTS,)), 2 * TIME * INPUTS),
     "distances": (Around(None, lambda m, x: torch.cdist(x, m.p[1]), (1,), (7, INPUTS)), 3 * TIME * 7 * INPUTS),
+    "distances from parameters": (Around(None, lambda m, x: torch.cdist(m.p[1], x, p=1.0), (1,), (700, INPUTS)), 3 * TIME * 700 * INPUTS),
+    "distances by a product": (Around(None, lambda m, x: torch.cdist(m.p[1], x), (1,), (700, INPUTS)), 2 * TIME * 700 * (INPUTS + 2)),
     "dot attention": (
         Around(None, lambda m, x: nn.functional.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None])),
         2 * 2 * TIME * TIME * INPUTS,
@@ -91,6 +94,7 @@ def test_a_layer_costs_what_its_shapes_say(name: str) -> None:
 
     assert expected <= found.forward <= expected + light, (expected, found)
     assert 1.9 * found.forward <= found.training + light
+    assert found.training <= 3.5 * expected + 2 * light  # Twice the forward pass for gradients; attention takes five products for two.
     assert "" == found.note
 
 
