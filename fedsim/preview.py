@@ -3,55 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from fedsim.core.types import IntArray
+from fedsim.data.arriving import Arriving, looked_at
 from fedsim.data.federation import Federation
-from fedsim.rehearsal import Foretold, Watch, rehearse
+from fedsim.rehearsal import LOOKS_SHARE, Foretold, Watch, rehearse
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import Loaded
 
 WALL_S = 10.0
 """Wall time for which rounds are rehearsed, unless told otherwise."""
-LOOKS_SHARE = 0.1
-"""Share of the same for which clients' labels are counted, and again for which their streams are looked at."""
 LABELS_FROM = 2000
 """Clients whose labels are counted at most."""
-STREAMS_FROM = 200
-"""Clients whose streams are looked at, at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arriving:
-    """What streams bring, from *clients* looked at: items in all, who gets none, and the last arrival and label."""
-
-    clients: int
-    items: int
-    without: int
-    last_s: float
-    unlabelled: int
-    drifting: int
-
-    @classmethod
-    def of(cls, federation: Federation, wall_s: float) -> Arriving | None:
-        """Return what the streams of *federation* bring, looking for *wall_s* at most; None where all is there from the start."""
-        streams = federation.streams
-        if streams is None:
-            return None
-        seen = [streams.of(client) for client in _some(federation.count, STREAMS_FROM, wall_s)]
-        return cls(
-            clients=len(seen),
-            items=sum(len(stream) for stream in seen),
-            without=sum(not len(stream) for stream in seen),
-            last_s=max([0.0, *(float(stream.arrived_s[-1]) for stream in seen if len(stream))]),
-            unlabelled=sum(int(np.isinf(stream.labelled_s).sum()) for stream in seen),
-            drifting=sum(bool(len(stream.changes_s)) for stream in seen),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +111,4 @@ def _labels(federation: Federation, wall_s: float) -> list[int]:
     """Return how many labels each of some clients has, as many clients as *wall_s* allows; none where targets are no classes."""
     if not np.issubdtype(federation.test.y.dtype, np.integer):
         return []
-    return [len(np.unique(federation.labels(client))) for client in _some(federation.count, LABELS_FROM, wall_s)]
-
-
-def _some(count: int, most: int, wall_s: float) -> Iterator[int]:
-    """Yield at most *most* of *count* clients, spread over them, for as long as *wall_s* lasts, and three at least."""
-    began = time.monotonic()
-    chosen = np.arange(count)[:: -(-count // most)]
-    for seen, client in enumerate(np.random.default_rng(0).permutation(chosen).tolist()):
-        if seen >= 3 and time.monotonic() - began > wall_s:
-            return
-        yield client
+    return [len(np.unique(federation.labels(client))) for client in looked_at(federation.count, LABELS_FROM, wall_s)]

@@ -14,6 +14,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 
 from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.data.arriving import Arriving
 from fedsim.data.replay.policies import sorts_by_class
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
@@ -28,6 +29,8 @@ Watch = Callable[[int, int], None]
 
 IN_A_ROW = 0.6
 """Share of the wall time that is for rounds one after the other, from the first on; the rest is for samples."""
+LOOKS_SHARE = 0.1
+"""Share of the wall time for which clients' streams are looked at, and again for which their labels are counted."""
 SAMPLES, EACH = 48, 2
 """Moments of virtual time at which rounds are sampled at most, and how many rounds at each."""
 FEWEST = 4
@@ -65,7 +68,8 @@ class Foretold:
     """What all rounds would cost: *rehearsed* of them took place on the virtual clock, *sampled* of these ahead of time.
 
     *low_s* and *high_s* are where the virtual time most likely lies; both are *virtual_s* where every round was rehearsed,
-    and NaN where too few were. *ends*: after the last of *rounds* every stream has ended.
+    and NaN where too few were. *ends*: after the last of *rounds* every stream has ended. *alarms*: what these change in a client's
+    training is not in it, since nothing is trained.
     """
 
     rounds: int
@@ -80,11 +84,12 @@ class Foretold:
     missed: float
     down_bytes: float
     up_bytes: float
+    alarms: bool
 
     @property
     def exact(self) -> bool:
-        """Return whether every round was rehearsed."""
-        return self.rehearsed == self.rounds
+        """Return whether this is what a run comes to: every round was rehearsed, and nothing changes how long tasks take."""
+        return self.rehearsed == self.rounds and not self.alarms
 
 
 @dataclass(slots=True)
@@ -154,7 +159,7 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
     stage, asked, began = _Stage(parts), parts.scenario.server.rounds, time.monotonic()
     within, streams = min(asked, rounds or asked), parts.federation.streams is not None
     share = 1.0 if streams else IN_A_ROW  # Streams cannot be looked at ahead: what comes depends on what has come.
-    row, sampled, span_s = 0, 0, 0.0
+    row, sampled, span_s, coming = 0, 0, 0.0, None
     with compat.log_to(None), compat.virtual_sleep(stage.grid.sleep), compat.cheap_collections():
         while row < within and not stage.grid.exhausted:
             spent_s = time.monotonic() - began
@@ -171,18 +176,29 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
             left_s = wall_s - (time.monotonic() - began)
             affordable = int(left_s / max(1e-9, (time.monotonic() - began) / row))
             sampled = _sample(stage, span_s, min(SAMPLES, affordable // EACH), watch, asked)
+        elif row < asked and not stage.grid.exhausted:
+            coming = Arriving.of(parts.federation, LOOKS_SHARE * wall_s)
     if row == asked or stage.grid.exhausted:
         return _all(stage, row)
-    return _extrapolated(stage, row, sampled, asked, in_a_row_s, span_s)
+    told = _extrapolated(stage, row, sampled, asked, in_a_row_s, span_s)
+    return told if coming is None or told.virtual_s <= coming.done_s else _until(told, coming.done_s, row, in_a_row_s)
 
 
 def _all(stage: _Stage, rounds: int) -> Foretold:
     grid, sent, heard = stage.grid, stage.grid.invariants, stage.heard
-    batches = max(1, heard.batches)
+    grid.finish(broken=True)  # Replies that are on the wire when the run ends have been sent.
+    batches, alarms = max(1, heard.batches), _alarms(stage.parts)
+    low_s = high_s = np.nan if alarms else grid.now
     return Foretold(
-        rounds, rounds, 0, grid.exhausted, grid.now, grid.now, grid.now, float(stage.table[:, 1].max()),
-        heard.asked / batches, heard.missed / batches, sent.down_bytes, sent.up_bytes,
+        rounds, rounds, 0, grid.exhausted, grid.now, low_s, high_s, float(stage.table[:, 1].max()),
+        heard.asked / batches, heard.missed / batches, sent.down_bytes, sent.up_bytes, alarms,
     )  # fmt: skip
+
+
+def _alarms(parts: Parts) -> bool:
+    """Return whether an alarm changes how much a client trains, and so how long that takes."""
+    reaction = None if parts.fleet.online is None else parts.fleet.online.reaction
+    return reaction is not None and (reaction.replay_share is not None or reaction.keep_share < 1.0)
 
 
 def _span_s(parts: Parts, guess_s: Seconds) -> Seconds:
@@ -224,9 +240,27 @@ def _extrapolated(stage: _Stage, row: int, sampled: int, asked: int, now_s: Seco
         less = more = np.nan
     done = table[:row].sum(axis=0)[1:]
     total = done + rest
+    _, called, missed, down_bytes, up_bytes = total
     return Foretold(
         asked, row + sampled, sampled, False, now_s + rest[0], now_s + rest[0] - np.minimum(less, rest[0]), now_s + rest[0] + more,
-        float(table[:, 1].max()), *(total[1:3] / asked), *total[3:],
+        float(table[:, 1].max()), called / asked, missed / asked, down_bytes, up_bytes, _alarms(stage.parts),
+    )  # fmt: skip
+
+
+def _until(told: Foretold, end_s: Seconds, row: int, now_s: Seconds) -> Foretold:
+    """Return *told* for fewer rounds: as many as begin before the last example comes, at *end_s*; a run ends with its streams.
+
+    The last rounds may come a little sooner, since what is left over may hold no trigger, or last a little longer.
+    """
+    share = max(0.0, end_s - now_s) / (told.virtual_s - now_s)
+    left = max(1, round(share * (told.rounds - row)))
+    round_s = (told.virtual_s - now_s) / (told.rounds - row)
+    slack_s = 2.0 * max(round_s, told.slowest_round_s)
+    low_s, high_s = (np.nan, np.nan) if told.low_s != told.low_s else (max(now_s, end_s - slack_s), max(now_s, end_s) + slack_s)
+    part = (row + left) / told.rounds
+    return replace(
+        told, rounds=row + left, ends=True, virtual_s=max(now_s, end_s), low_s=low_s, high_s=high_s, down_bytes=told.down_bytes * part,
+        up_bytes=told.up_bytes * part,
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
 
 if TYPE_CHECKING:
-    from fedsim.preview import Arriving, Preview
+    from fedsim.data.arriving import Arriving
+    from fedsim.preview import Preview
     from fedsim.rehearsal import Foretold
     from fedsim.session import Progress as Where
 
@@ -178,7 +179,7 @@ def preview(foretold: Preview) -> None:
     table.add_row("a round sends", f"{megabytes(figures['bytes_down_per_round'])} down,"
                   f" {megabytes(figures['bytes_up_per_round'])} up")  # fmt: skip
     told = foretold.foretold
-    until = f" ({foretold.rounds}, then every stream has ended)" if told.ends else ""
+    until = f" ({'' if told.rehearsed == told.rounds else 'about '}{foretold.rounds:,}, then every stream has ended)" if told.ends else ""
     until += f"; ends sooner once {scenario.stop.metric} is good enough" if scenario.stop else ""
     table.add_row("all rounds", f"{_foretold(told)},"
                   f" {megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up{until}")  # fmt: skip
@@ -198,8 +199,9 @@ def _foretold(told: Foretold) -> str:
 
 
 def _rehearsed(told: Foretold) -> str:
-    if told.exact:
-        return f"all {told.rounds:,} rounds on the virtual clock, nothing trained"
+    if told.rehearsed == told.rounds:
+        alarms = ": without what alarms change in a client's training" if told.alarms else ""
+        return f"all {told.rounds:,} rounds on the virtual clock, nothing trained{alarms}"
     ahead = f", {told.sampled:,} of them spread over what is to come" if told.sampled else ""
     return f"{told.rehearsed:,} of {told.rounds:,} rounds on the virtual clock{ahead}; nothing trained. --wall-s N takes more time for it"
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fedsim
-from fedsim import preview as previewing
+from fedsim.data.arriving import looked_at
 from fedsim import rehearsal
 from fedsim.data.replay import replays
 from fedsim.data.river import RiverGenerator
@@ -54,6 +54,8 @@ def foretell(tiny: Tiny, overrides: dict[str, Any], **how: Any) -> Foretold:
         DAY | {"server.rounds": 40},
         {"server.rounds": 50, "clients.availability": {"kind": "onoff", "mean_on_s": 30.0, "mean_off_s": 60.0}},
         {"server.rounds": 40, "server.round_timeout_s": 1.2},
+        {"server.rounds": 3, "server.round_timeout_s": 1.0,  # Replies are on the wire when the run ends.
+         "clients.network": {"kind": "constant", "up_mbps": 0.04, "down_mbps": 100.0}},
         {"server.rounds": 30, "evaluate.federated_fraction": 0.5},
     ],
 )
@@ -63,7 +65,8 @@ def test_a_run_takes_what_was_foretold(go: Go, tiny: Tiny, more: dict[str, Any])
     figures = foretold.plain()
 
     assert foretold.foretold.exact
-    assert (run.manifest["virtual_s"], run.manifest["bytes_down"]) == (figures["virtual_s"], figures["bytes_down"])
+    names = ("virtual_s", "bytes_down", "bytes_up")
+    assert [run.manifest[name] for name in names] == [figures[name] for name in names]
     assert [figures["virtual_s"]] * 2 == figures["virtual_s_interval"]
     assert figures["rounds"] == figures["rehearsed_rounds"]
 
@@ -101,6 +104,36 @@ def test_a_walk_through_a_day_by_hand() -> None:
     assert sums == pytest.approx([200.0, 240.0, 0.0, 840.0, 360.0], abs=3.0)
 
 
+@pytest.mark.parametrize("rounds", [5, 7])
+def test_streams_end_a_run_that_is_foretold_from_its_beginning(tiny: Tiny, rounds: int) -> None:
+    """Foretold from a few rounds, a run with streams ends when these do, not after all the rounds that the server would play."""
+    more = STAGGERED | {"server.rounds": 2000}
+    true, found = foretell(tiny, more), foretell(tiny, more, rounds=rounds)
+
+    assert (true.ends, found.ends, found.exact) == (True, True, False)
+    assert found.virtual_s == pytest.approx(true.virtual_s, rel=0.15) and found.low_s <= true.virtual_s <= found.high_s
+    assert found.rounds == pytest.approx(true.rounds, abs=2) and found.up_bytes == pytest.approx(true.up_bytes, rel=0.3)
+
+
+def test_streams_that_go_on_end_nothing(tiny: Tiny) -> None:
+    """Where the server's rounds are over before the streams are, these do not shorten what is foretold."""
+    more = STAGGERED | {"server.rounds": 6}
+    found = foretell(tiny, more, rounds=4)
+
+    assert (6, False) == (found.rounds, found.ends)
+
+
+@pytest.mark.parametrize(
+    ("reaction", "exact"), [({}, True), ({"lr_factor": 2.0}, True), ({"replay_share": 0.5}, False), ({"buffer": "reset"}, False)]
+)
+def test_what_alarms_change_is_not_called_exact(tiny: Tiny, reaction: dict[str, Any], exact: bool) -> None:
+    """A rehearsal has no alarms: where these change how much is trained, it does not claim the run's own times."""
+    memory = {"clients.replay": {"kind": "reservoir", "capacity": 20}, "clients.detector": {"kind": "ddm"}}
+    found = foretell(tiny, STAGGERED | memory | {"clients.reaction": {"kind": "adapt", **reaction}})
+
+    assert (exact, exact) == (found.exact, not math.isnan(found.low_s))
+
+
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wall clock on which every look takes a second."""
@@ -127,7 +160,7 @@ def test_looking_at_clients_is_bounded_too(tiny: Tiny) -> None:
 
     assert 3 <= found["labels_from_clients"] < 20
     assert found["labels_per_client_median"] > 0
-    assert [3] == [len(list(previewing._some(count, 50, 0.0))) for count in (1000,)]
+    assert [3] == [len(list(looked_at(count, 50, 0.0))) for count in (1000,)]
 
 
 def test_check_says_what_it_looked_at(cli: Callable[..., Any], scenario_file: Callable[..., Path]) -> None:
