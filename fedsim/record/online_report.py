@@ -165,7 +165,7 @@ def _weights(run: Run, draw: Drawing) -> str:
     return (
         f"<h3>Who weighs how much</h3><div class=pair><figure>{draw.html(weights_figure(shares, count), 240)}</figure>"
         f"<p class=note>Results of {len(shares):,} of {count:,} clients were merged. A client's share is its part of its round's"
-        " examples, averaged over the rounds; the dotted line is what each of all {count:,} would have if they were equal. The Gini coefficient of all clients' shares is"
+        f" examples, averaged over the rounds; the dotted line is what each of all {count:,} would have if they were equal. The Gini coefficient of all clients' shares is"
         f" {_number(online.gini(shares.share.to_numpy(), count))}: 0 is all alike, 1 is one client alone.</p></div>"
     )
 

@@ -11,11 +11,11 @@ _CLOCKS = ((172_800.0, 86_400.0, "days"), (7_200.0, 3_600.0, "hours"), (300.0, 6
 def megabytes(size: float) -> str:
     """Return bytes as a person reads them, in powers of ten.
 
-    >>> megabytes(8_392_421), megabytes(12)
-    ('8.39 MB', '12 B')
+    >>> megabytes(8_392_421), megabytes(12), megabytes(999_700)
+    ('8.39 MB', '12 B', '1 MB')
     """
     for unit, name in _UNITS:
-        if size >= unit:
+        if float(f"{size / unit:.3g}") >= 1:  # As it will read: 999.7 kB rounds to a whole megabyte.
             return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
     return f"{size:.0f} B"
 
