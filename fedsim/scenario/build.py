@@ -31,11 +31,12 @@ from fedsim.learn.engine.noise import seeded
 from fedsim.learn.engine.templates import many_sizes
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import build as build_model
-from fedsim.learn.models import called, check_types, params_of, travelling
+from fedsim.learn.models import buffers, called, check_types, params_of, travelling
 from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.online import Online
 from fedsim.learn.optim import Sgd
 from fedsim.learn.rehearsal import Rehearsal
+from fedsim.learn.standardise import Standardise
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
 from fedsim.scenario.kinds import Slot, chosen, slots
@@ -125,6 +126,7 @@ def _built(loaded: Loaded) -> Parts:
     federation = _federation(loaded, key, source)
     device = _device(scenario.engine.device, scenario.engine.workers)
     check_types(model, dtype, scenario.model.kind)
+    strategy = _measured(strategy, model)
     model = model.to(device, dtype)
     store = Store(federation, dtype, device)
     if scenario.engine.workers > 1:  # Here already, so that the examples are never kept twice.
@@ -150,6 +152,24 @@ def _built(loaded: Loaded) -> Parts:
     return Parts(
         scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy
     )
+
+
+def _measured(strategy: Built, model: nn.Module) -> Built:
+    """Return *strategy* with a note where its norms are of more than parameters. Raises ScenarioError where they are of a count."""
+    beside = list(buffers(model))
+    if not strategy.measuring or not beside:
+        return strategy
+    if any(isinstance(module, Standardise) for module in model.modules()):
+        raise ScenarioError(
+            f"model.standardise = true: {strategy.measuring} takes the norm of everything that travels, and the number of examples seen"
+            f" so far is part of that, beside which no parameter counts. Leave standardise out, or take a strategy that averages."
+        )
+    few = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
+    note = (
+        f"{strategy.measuring}: takes the norm of everything that travels, and {len(beside)} of the model's arrays are buffers"
+        f" ({few}), which the papers' norms leave out. GroupNorm or LayerNorm have none."
+    )
+    return replace(strategy, notes=(*strategy.notes, note))
 
 
 def _takes(model: nn.Module, x: Array) -> bool:

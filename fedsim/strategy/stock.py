@@ -35,6 +35,9 @@ OUR_PRIVATE = ("AdaptiveClipping", "FixedClipping")
 MEANS = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
 """What our wrappers may wrap, a reader's own apart: they are handed one reply, the private mean."""
 
+MEASURING = ("Krum", "MultiKrum", "Bulyan", "BulyanIterated", "QFedAvg", *PRIVATE, *OUR_PRIVATE)
+"""What takes the norm of an update, or distances between them, over everything that travels: a model's buffers too."""
+
 OURS: dict[str, type[Strategy]] = {
     "AdaptiveClipping": AdaptiveClipping, "BulyanIterated": BulyanIterated, "FixedClipping": FixedClipping,
 }  # fmt: skip
@@ -49,7 +52,7 @@ ELSEWHERE = {
 """Flower arguments that have another place in a scenario, or none."""
 
 RANGES = {
-    "fraction_train": Range(ge=0, le=1), "min_train_nodes": Range(ge=0), "min_available_nodes": Range(ge=0),
+    "fraction_train": Range(gt=0, le=1), "min_train_nodes": Range(ge=0), "min_available_nodes": Range(ge=0),
     "num_malicious_nodes": Range(ge=0), "num_nodes_to_select": Range(ge=0), "beta": Range(ge=0, lt=0.5),
     "proximal_mu": Range(ge=0), "eta": Range(gt=0), "eta_l": Range(gt=0), "tau": Range(gt=0),
     "beta_1": Range(ge=0, lt=1), "beta_2": Range(ge=0, lt=1), "q": Range(ge=0), "client_learning_rate": Range(gt=0),
@@ -71,7 +74,8 @@ _TINY = 1e-9
 class Built:
     """A strategy and what it asks of the rest: client mods, the metrics they add, initial losses, own copies.
 
-    *notes* are what its reader must know; *asked* is how many clients a round asks when all are available.
+    *notes* are what its reader must know; *asked* is how many clients a round asks when all are available. *measuring* is the
+    setting by which it takes norms or distances over all that travels; empty where it takes none.
     """
 
     strategy: Strategy
@@ -83,6 +87,7 @@ class Built:
     writable: bool = True
     notes: tuple[str, ...] = ()
     asked: int = 0
+    measuring: str = ""
 
 
 def names() -> list[str]:
@@ -169,6 +174,7 @@ def build(
         proximal_mu=float(getattr(strategy, "proximal_mu", inner.proximal_mu if inner else 0.0)),
         initial_loss=given.get("train_loss_key") == "initial_loss" or (inner is not None and inner.initial_loss),
         writable=kind not in READS_ONLY, notes=tuple(notes), asked=asked,
+        measuring=f"{at}.kind = {kind!r}" if family in MEASURING else inner.measuring if inner else "",
     )  # fmt: skip
 
 

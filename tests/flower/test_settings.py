@@ -1,5 +1,6 @@
 """Every setting of every stock strategy does something, or its reader is told that it does not."""
 
+import math
 import pickle
 from collections.abc import Iterable
 from typing import Any
@@ -8,9 +9,13 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
+from torch import nn
 
+from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.flower import compat
+from fedsim.scenario.build import build
+from fedsim.scenario.load import load
 from fedsim.strategy import stock
 from fedsim.strategy.remarks import floored
 
@@ -146,3 +151,28 @@ def test_floored_fractions_are_said_once(scenario_file: Any, cli: Any, go: Any) 
     assert 1 == sum("asks 28" in note for note in run.manifest["notes"]) and 28 == run.rounds.asked.iloc[0]
     assert [] == floored("k", 0.3, 100, 2) == floored("k", 0.2, 50, 2) == floored("k", 1.0, 7, 2)
     assert () == stock.build({"kind": "FedAvg", "clients_per_round": 29}, 100, 0.0).notes
+
+
+class Normed(nn.Sequential):
+    """A classifier with BatchNorm, whose running mean and variance travel."""
+
+    def __init__(self, shape: tuple[int, ...], outputs: int) -> None:
+        super().__init__(nn.Flatten(), nn.BatchNorm1d(math.prod(shape)), nn.Linear(math.prod(shape), outputs))
+
+
+@pytest.mark.parametrize("kind", ["Krum", "MultiKrum", "QFedAvg", "FixedClipping", "DifferentialPrivacyClientSideFixedClipping"])
+def test_a_norm_over_buffers_is_refused_or_said(tiny: Any, kind: str) -> None:
+    """Rules that take norms of all that travels refuse a count of examples among it, and say so of other buffers."""
+    private = {"noise_multiplier": 0.0, "clipping_norm": 1.0, "num_sampled_clients": 4, "strategy": {"kind": "FedAvg"}}
+    table = {"kind": kind, **BASE.get(kind, {}), **(private if "Clipping" in kind else {})}
+    if kind == "FixedClipping":
+        table.pop("num_sampled_clients")
+
+    with pytest.raises(ScenarioError, match=rf"model.standardise = true: server.strategy.kind = '{kind}' takes the norm"):
+        build(load(tiny({"server.strategy": table, "model.standardise": True})))
+
+    said = build(load(tiny({"server.strategy": table, "model": {"kind": f"{HERE}:Normed"}}))).notes
+    assert 1 == sum(f"server.strategy.kind = '{kind}': takes the norm" in note and "1.running_mean" in note for note in said)
+    assert not any("takes the norm" in note for note in build(load(tiny({"server.strategy": table}))).notes)
+    mean = build(load(tiny({"server.strategy": {"kind": "FedMedian"}, "model.standardise": True})))
+    assert not any("takes the norm" in note for note in mean.notes)
