@@ -15,7 +15,7 @@ RANK = {
 BESIDE = {("cli", "show"), ("cli", "listing"), ("preview", "rehearsal"), ("strategy", "flower"), ("learn", "data")}
 """Rooms of one rank of which the first may import the second."""
 ONLY_IN = {
-    "torch": {"learn", "scenario/build.py"},
+    "torch": {"learn", "scenario/build.py", "scenario/probe.py"},
     "simpy": {"sim"},
     "flwr": {"flower", "strategy", "sim", "session.py", "rehearsal.py"},
 }

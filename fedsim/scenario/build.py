@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.core import own
-from fedsim.core.errors import RunError, ScenarioError, choices, door, reason
+from fedsim.core.errors import ScenarioError, choices, door
 from fedsim.core.keys import Key
-from fedsim.core.types import Array, IntArray, Params
+from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.checked import check_pool, checked
 from fedsim.data.stream.arrivals import Stamps
@@ -25,23 +24,20 @@ from fedsim.data.source import Pool, as_taken, finder
 from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
-from fedsim.learn import flops
 from fedsim.learn.engine.cohort import CohortEngine
-from fedsim.learn.engine.noise import seeded
 from fedsim.learn.engine.templates import many_sizes
-from fedsim.learn.kept import Kept
 from fedsim.learn.models import build as build_model
-from fedsim.learn.models import buffers, called, check_types, params_of, travelling
+from fedsim.learn.models import check_types, params_of
 from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.online import Online
 from fedsim.learn.optim import Sgd
 from fedsim.learn.rehearsal import Rehearsal
-from fedsim.learn.standardise import Standardise
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
 from fedsim.scenario.kinds import Slot, chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.places import elsewhere
+from fedsim.scenario.probe import measured, probe, takes_whole
 from fedsim.scenario.schema import Clients, Scenario, Table
 from fedsim.sim.world import Fleet
 from fedsim.strategy.stock import Built
@@ -122,11 +118,11 @@ def _built(loaded: Loaded) -> Parts:
     with door(f"model.kind = {scenario.model.kind!r}"):
         model = build_model(scenario.model.kind, settings, shape, source.outputs, key.fold("model"))
     if isinstance(source, Pool):
-        source = as_taken(source, lambda x: _takes(model, x))
+        source = as_taken(source, lambda x: takes_whole(model, x))
     federation = _federation(loaded, key, source)
     device = _device(scenario.engine.device, scenario.engine.workers)
     check_types(model, dtype, scenario.model.kind)
-    strategy = _measured(strategy, model)
+    strategy = measured(strategy, model)
     model = model.to(device, dtype)
     store = Store(federation, dtype, device)
     if scenario.engine.workers > 1:  # Here already, so that the examples are never kept twice.
@@ -134,7 +130,7 @@ def _built(loaded: Loaded) -> Parts:
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
     engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many)
-    counted, scores = _probe(model, objective, engine, store, federation, job)
+    counted, scores = probe(model, objective, engine, store, federation, job)
     if scenario.stop and scenario.stop.metric not in scores:
         raise ScenarioError(
             f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
@@ -152,38 +148,6 @@ def _built(loaded: Loaded) -> Parts:
     return Parts(
         scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy
     )
-
-
-def _measured(strategy: Built, model: nn.Module) -> Built:
-    """Return *strategy* with a note where its norms are of more than parameters. Raises ScenarioError where they are of a count."""
-    beside = list(buffers(model))
-    if not strategy.measuring or not beside:
-        return strategy
-    if any(isinstance(module, Standardise) for module in model.modules()):
-        raise ScenarioError(
-            f"model.standardise = true: {strategy.measuring} takes the norm of everything that travels, and the number of examples seen"
-            f" so far is part of that, beside which no parameter counts. Leave standardise out, or take a strategy that averages."
-        )
-    few = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
-    note = (
-        f"{strategy.measuring}: takes the norm of everything that travels, and {len(beside)} of the model's arrays are buffers"
-        f" ({few}), which the papers' norms leave out. GroupNorm or LayerNorm have none."
-    )
-    return replace(strategy, notes=(*strategy.notes, note))
-
-
-def _takes(model: nn.Module, x: Array) -> bool:
-    """Return whether *model* takes the whole numbers *x* as they are, in evaluation and in training: a mean, say, wants floats."""
-    kept = Kept(model)
-    try:
-        with suppress(Exception), torch.no_grad(), seeded(0):
-            for training in (False, True):
-                model.train(training)(torch.from_numpy(x))
-            return True
-        return False
-    finally:
-        kept.back()
-        model.train()
 
 
 def _device(asked: str, workers: int) -> torch.device:
@@ -355,66 +319,6 @@ def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source,
         schedule = _made("schedule", stream.drift.schedule)
         drift = drift_of(change, schedule, _made("onset", stream.drift.onset, key=about.fold("onset")), about)
     return attach(base, arrivals, order, labelling, drift, stream.items, stream.stored, stream.drifts_s)
-
-
-def _probe(
-    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job
-) -> tuple[flops.Flops, tuple[str, ...]]:
-    """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained."""
-    x, y = store.sample(2)
-    name = type(model).__name__
-    with door("model.kind", f"{name} does not take examples of shape {federation.shape}:"), torch.no_grad():
-        put_out: Any = model.eval()(x)
-    model.train()
-    if isinstance(objective, Classification):
-        _check_outputs(f"model.kind: {name}", put_out, len(y), federation.outputs)
-    _check_batches(model, federation, job, x[:1])
-    with door("model.kind", f"{name} cannot be trained:"):
-        engine.prepare(job)
-    try:
-        with door("model.kind", f"{name} cannot be scored:"):
-            scores = tuple(engine.evaluate(params_of(model), x, y))
-    except RunError as error:  # Here it is the scenario that is at fault.
-        raise ScenarioError(str(error)) from error
-    with door("model.kind", f"{name} cannot be counted:"):
-        counted = flops.count(model, objective, x, y)
-    engine.as_built()
-    return counted, scores
-
-
-def _check_outputs(about: str, put_out: Any, rows: int, classes: int) -> None:
-    """Refuse what is no row of numbers per example, one for each class: torch does, in the middle of a run."""
-    if not isinstance(put_out, Tensor):
-        raise ScenarioError(f"{about} puts out a {type(put_out).__name__}, and 'classification' wants a tensor of shape (batch, {classes}).")
-    if put_out.ndim != 2 or len(put_out) != rows or put_out.shape[1] < classes:
-        raise ScenarioError(
-            f"{about} puts out shape {tuple(put_out.shape)} for {rows} examples, and 'classification' wants ({rows}, {classes}): a"
-            f" number for each of the {classes} classes of the data. A model may take their number as 'outputs'."
-        )
-
-
-def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor) -> None:
-    """Refuse batches of one example, as *x* is, where the model cannot train on these: torch would, in the middle of a run."""
-    streams, held = federation.streams is not None, federation.sizes(np.arange(federation.count))
-    size = np.minimum(held, job.batch_size) if job.batch_size else held
-    short = np.flatnonzero((size == 1) | ((held % np.maximum(size, 1) == 1) & (not job.drop_last)))
-    if (job.drop_last and job.batch_size != 1) if streams else not len(short):
-        return
-    try:
-        with torch.no_grad(), seeded(0):
-            called(model, {name: tensor.detach().clone() for name, tensor in {**travelling(model), **dict(model.named_buffers())}.items()}, x)
-        return
-    except Exception as error:  # Whatever a stranger's forward() may raise; BatchNorm wants more values than one.
-        why = f"{type(model).__name__} cannot train on one example ({reason(error)})"
-    if streams:  # How many examples meet in a mini-batch is a matter of when they come.
-        hint = f"training.drop_last = true{', with a larger batch_size' if job.batch_size == 1 else ''}"
-        raise ScenarioError(f"model.kind: {why}, and on a [stream] a batch may hold one. Try {hint}, or GroupNorm in place of BatchNorm.")
-    client, count = int(short[0]), int(held[short[0]])
-    hint = "a larger size" if job.batch_size == 1 else "training.drop_last = true, another size"
-    raise ScenarioError(
-        f"training.batch_size = {job.batch_size or repr('full')}: gives client {client} ({count} example{'s' * (count > 1)}) a batch of one"
-        f" example, and {why}. Try {hint if count > 1 else 'more examples for each client'}, or GroupNorm in place of BatchNorm."
-    )
 
 
 def _made(noun: str, table: Table, **given: Any) -> Any:

@@ -1,0 +1,120 @@
+"""What a reader's model and objective are tried for before a run: on a few examples, so that a fault shows at the door.
+
+Knows no strategy but by what it measures, and no clock.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedsim.core.errors import RunError, ScenarioError, door, reason
+from fedsim.core.types import Array
+from fedsim.data.federation import Federation
+from fedsim.learn import flops
+from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.engine.noise import seeded
+from fedsim.learn.kept import Kept
+from fedsim.learn.models import buffers, called, params_of, travelling
+from fedsim.learn.objectives import Classification, Objective
+from fedsim.learn.standardise import Standardise
+from fedsim.learn.store import Store
+from fedsim.learn.work import Job
+from fedsim.strategy.stock import Built
+
+
+def probe(
+    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job
+) -> tuple[flops.Flops, tuple[str, ...]]:
+    """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained."""
+    x, y = store.sample(2)
+    name = type(model).__name__
+    with door("model.kind", f"{name} does not take examples of shape {federation.shape}:"), torch.no_grad():
+        put_out: Any = model.eval()(x)
+    model.train()
+    if isinstance(objective, Classification):
+        _check_outputs(f"model.kind: {name}", put_out, len(y), federation.outputs)
+    _check_batches(model, federation, job, x[:1])
+    with door("model.kind", f"{name} cannot be trained:"):
+        engine.prepare(job)
+    try:
+        with door("model.kind", f"{name} cannot be scored:"):
+            scores = tuple(engine.evaluate(params_of(model), x, y))
+    except RunError as error:  # Here it is the scenario that is at fault.
+        raise ScenarioError(str(error)) from error
+    with door("model.kind", f"{name} cannot be counted:"):
+        counted = flops.count(model, objective, x, y)
+    engine.as_built()
+    return counted, scores
+
+
+def _check_outputs(about: str, put_out: Any, rows: int, classes: int) -> None:
+    """Refuse what is no row of numbers per example, one for each class: torch does, in the middle of a run."""
+    if not isinstance(put_out, Tensor):
+        raise ScenarioError(f"{about} puts out a {type(put_out).__name__}, and 'classification' wants a tensor of shape (batch, {classes}).")
+    if put_out.ndim != 2 or len(put_out) != rows or put_out.shape[1] < classes:
+        raise ScenarioError(
+            f"{about} puts out shape {tuple(put_out.shape)} for {rows} examples, and 'classification' wants ({rows}, {classes}): a"
+            f" number for each of the {classes} classes of the data. A model may take their number as 'outputs'."
+        )
+
+
+def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor) -> None:
+    """Refuse batches of one example, as *x* is, where the model cannot train on these: torch would, in the middle of a run."""
+    streams, held = federation.streams is not None, federation.sizes(np.arange(federation.count))
+    size = np.minimum(held, job.batch_size) if job.batch_size else held
+    short = np.flatnonzero((size == 1) | ((held % np.maximum(size, 1) == 1) & (not job.drop_last)))
+    if (job.drop_last and job.batch_size != 1) if streams else not len(short):
+        return
+    try:
+        with torch.no_grad(), seeded(0):
+            called(model, {name: tensor.detach().clone() for name, tensor in {**travelling(model), **dict(model.named_buffers())}.items()}, x)
+        return
+    except Exception as error:  # Whatever a stranger's forward() may raise; BatchNorm wants more values than one.
+        why = f"{type(model).__name__} cannot train on one example ({reason(error)})"
+    if streams:  # How many examples meet in a mini-batch is a matter of when they come.
+        hint = f"training.drop_last = true{', with a larger batch_size' if job.batch_size == 1 else ''}"
+        raise ScenarioError(f"model.kind: {why}, and on a [stream] a batch may hold one. Try {hint}, or GroupNorm in place of BatchNorm.")
+    client, count = int(short[0]), int(held[short[0]])
+    hint = "a larger size" if job.batch_size == 1 else "training.drop_last = true, another size"
+    raise ScenarioError(
+        f"training.batch_size = {job.batch_size or repr('full')}: gives client {client} ({count} example{'s' * (count > 1)}) a batch of one"
+        f" example, and {why}. Try {hint if count > 1 else 'more examples for each client'}, or GroupNorm in place of BatchNorm."
+    )
+
+
+def takes_whole(model: nn.Module, x: Array) -> bool:
+    """Return whether *model* takes the whole numbers *x* as they are, in evaluation and in training: a mean, say, wants floats."""
+    kept = Kept(model)
+    try:
+        with suppress(Exception), torch.no_grad(), seeded(0):
+            for training in (False, True):
+                model.train(training)(torch.from_numpy(x))
+            return True
+        return False
+    finally:
+        kept.back()
+        model.train()
+
+
+def measured(strategy: Built, model: nn.Module) -> Built:
+    """Return *strategy* with a note where its norms are of more than parameters. Raises ScenarioError where they are of a count."""
+    beside = list(buffers(model))
+    if not strategy.measuring or not beside:
+        return strategy
+    if any(isinstance(module, Standardise) for module in model.modules()):
+        raise ScenarioError(
+            f"model.standardise = true: {strategy.measuring} takes the norm of everything that travels, and the number of examples seen"
+            f" so far is part of that, beside which no parameter counts. Leave standardise out, or take a strategy that averages."
+        )
+    few = ", ".join(beside[:3]) + (", ..." if len(beside) > 3 else "")
+    note = (
+        f"{strategy.measuring}: takes the norm of everything that travels, and {len(beside)} of the model's arrays are buffers"
+        f" ({few}), which the papers' norms leave out. GroupNorm or LayerNorm have none."
+    )
+    return replace(strategy, notes=(*strategy.notes, note))
