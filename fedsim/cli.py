@@ -36,6 +36,7 @@ app = typer.Typer(
         "  fedsim list                              what can a scenario name?"
     ),
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )

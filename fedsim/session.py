@@ -241,6 +241,11 @@ class _Session:
         self.scores, self.scored = self.parts.engine.test(self.latest), server_round
         for name, value in self.scores.items():
             if name == "loss" and not math.isfinite(value):  # Any other score may be undefined.
+                if not server_round:
+                    raise RunError(
+                        f"round 0: {name} of the global model is {value} before anything was trained. Look at what the model puts out, at"
+                        f" the objective, and at how large the features are."
+                    )
                 raise RunError(
                     f"round {server_round}: {name} of the global model became {value}. Training diverged; try a"
                     f" smaller training.optimizer.lr (now {self.parts.job.lr:g})."
@@ -287,11 +292,12 @@ class _Session:
             journal.digest.add(digest_of(self.latest))
             if not steps.take(f"{self.folder / JOURNAL}: its last rows could not be written", journal.flush) and status == "done":
                 status, error = "failed", steps.lost[-1]
-        steps.take(
+        saved = steps.take(
             f"{self.folder / MODEL_FILE}: the model could not be written; all else is in the run folder",
             lambda: save_model(self.folder, self.latest),
         )
         about = self._manifest(status, error)
+        about["model"] |= {"content": digest_of(self.latest)} if saved else {}
         last = {**about, "notes": [*about["notes"], *steps.lost]}
         written = steps.take(f"{self.folder / manifest.FILE}: could not be written", lambda: manifest.write(self.folder, last))
         if journal is not None:
@@ -311,6 +317,8 @@ class _Session:
         if status != "done" or self.grid.arrived:
             return []
         deadline_s = self.loaded.scenario.server.round_timeout_s
+        if not self.grid.asked:
+            return ["Not one client was ever asked, so nothing was learned: server.strategy's configure_train returned no messages."]
         return [
             f"Not one reply arrived in time, so nothing was learned: server.round_timeout_s = {deadline_s:g} is too short"
             f" for what clients do, or wait for (fedsim check tells how long a round takes)."

@@ -51,6 +51,18 @@ def test_a_whole_folder_is_read(whole: Path) -> None:
     reads(whole)
 
 
+def test_a_flipped_bit_of_the_model_is_seen(whole: Path, tmp_path: Path) -> None:
+    """Parameters that are not those that the run wrote are refused by name, though the file reads well."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    broken = bytearray((whole / "model.safetensors").read_bytes())
+    broken[-5] ^= 0x40
+    (folder / "model.safetensors").write_bytes(bytes(broken))
+
+    with pytest.raises(FedsimError, match=r"model.safetensors: is not the model that this run wrote"):
+        fedsim.load(folder).model()
+
+
 @pytest.mark.parametrize("file", [manifest.FILE, journal.FILE, "model.safetensors"])
 @pytest.mark.parametrize("reader", READERS)
 def test_a_damaged_file_is_one_line(whole: Path, tmp_path: Path, file: str, reader: str, capsys: pytest.CaptureFixture[str]) -> None:

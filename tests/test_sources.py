@@ -338,6 +338,8 @@ def test_labels_sort_by_value_where_all_are_numbers(words: list[str], classes: l
         ("a,kind\n1,x\n1,x,3\n", ["line 3", "3 cells", "expected 2"]),
         ("a,kind,a\n1,x,3\n", ["two columns 'a'"]),
         ("a,kind\n", ["no rows"]),
+        ("", ["is empty"]),
+        ("\n\n", ["is empty"]),
         ('a,kind\n1,"x\n', ["cannot be read"]),
         (b"a,kind\n1,\xff\n", ["cannot be read", "UTF-8"]),
     ],
@@ -361,7 +363,6 @@ def test_a_missing_column_is_answered_with_the_nearest(tmp_path: Path) -> None:
 
     refuses(sheet(tmp_path, text, "knd"), "data.source.label", "Did you mean 'kind'?")
     refuses(sheet(tmp_path, text, "kind", "usr"), "data.source.client", "Did you mean 'user'?")
-    refuses(sheet(tmp_path, "", "kind"), "data.source.label", "no such column")
     refuses(sheet(tmp_path, text, "kind", "kind"), "data.source.client", "a second time (label is the first)")
     refuses(sheet(tmp_path, "kind,user\nx,u\n", "kind", "user"), "data.source.label", "no feature")
 

@@ -48,6 +48,8 @@ def test_what_is_missing_is_refused_dropped_or_filled(marker: str, tmp_path: Pat
         table(tmp_path, f"a,y\n1,0\n2,{marker}\n", missing="drop")
     with pytest.raises(ScenarioError, match="column 'a': holds nothing|has no row"):
         table(tmp_path, f"a,b,y\n{marker},1,0\n{marker},2,1\n", missing="mean")
+    with pytest.raises(ScenarioError, match=r"line 3, column 'a': 1e\+308 is no finite float32"):  # Not the cell that its mean fills.
+        table(tmp_path, f"a,b,y\n{marker},1,0\n1e308,2,1\n", missing="mean")
 
 
 PLAIN = [[1.5, 2000.0], [2.5, 3000.25]]

@@ -1,5 +1,6 @@
 """The errors a reader of scenario files meets, and how their one line is put together."""
 
+import inspect
 import re
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -71,10 +72,20 @@ def door(at: str, doing: str = "raised", *, wrong: type[FedsimError] = ScenarioE
     """
     try:
         yield
-    except (FedsimError, KeyboardInterrupt, GeneratorExit):
+    except (FedsimError, KeyboardInterrupt):
         raise
     except BaseException as error:
+        if isinstance(error, GeneratorExit) and _closing(error):
+            raise
         raise wrong(f"{at}: {doing} {reason(error).rstrip('.')}.") from error
+
+
+def _closing(error: BaseException) -> bool:
+    """Return whether *error* is the end of a generator, which comes out of its yield, and not something that somebody raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or bool(trace.tb_frame.f_code.co_flags & inspect.CO_GENERATOR)
 
 
 def choices(value: str, options: Iterable[str]) -> str:

@@ -216,7 +216,7 @@ def diurnal(
     amplitude: Share = 0.6,
     period_s: Positive = 86400.0,
     peak_s: NonNegative = 7200.0,
-    slot_s: Positive = 1800.0,
+    slot_s: Annotated[float, Range(ge=0.001, why="seconds, for which who is there stays the same")] = 1800.0,
     phase_spread_s: NonNegative = 0.0,
 ) -> Diurnal:
     """Return clients that are available by the time of day: mean * (1 + amplitude * cos) of them, most at *peak_s*.

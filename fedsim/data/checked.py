@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.errors import ScenarioError, door
-from fedsim.core.types import IntArray
+from fedsim.core.types import Array, IntArray
 from fedsim.data.source import Examples, Generator, Pool, Varied, as_float32
 
 
@@ -31,6 +31,18 @@ def check_pool(pool: Pool, at: str, classes: bool) -> None:
         beside: Any = getattr(pool, name)
         if beside is not None and np.shape(beside) != (len(pool.train),):
             raise ScenarioError(f"{at}: {name} has shape {np.shape(beside)}, expected ({len(pool.train)},), one per training example.")
+    if pool.groups is not None:
+        _check_numbers(np.asarray(pool.groups), f"{at}: groups", "iu", "whole numbers from 0; np.unique(names, return_inverse=True)[1] makes them of names")
+    if pool.times_s is not None:
+        _check_numbers(np.asarray(pool.times_s), f"{at}: times_s", "iuf", "finite seconds")
+
+
+def _check_numbers(beside: Array, at: str, kinds: str, what: str) -> None:
+    if beside.dtype.kind not in kinds:
+        raise ScenarioError(f"{at} is {beside.dtype}, expected {what}.")
+    wrong = np.flatnonzero(~np.isfinite(beside) | ((beside < 0) if kinds == "iu" else False))
+    if len(wrong):
+        raise ScenarioError(f"{at}[{wrong[0]}] = {beside[wrong[0]]}, expected {what}.")
 
 
 def check_examples(given: object, outputs: int, at: str, classes: bool) -> None:

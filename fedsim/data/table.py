@@ -174,6 +174,8 @@ def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form)
     line, skipped = next(all_lines, ""), 0
     while line and not line.strip():
         line, skipped = next(all_lines, ""), skipped + 1
+    if not line.strip():
+        raise wrong(path, "is empty: it has no header, and no rows below it")
     separator = _separator(line, form)
     rows = reader(chain([line], all_lines), delimiter=separator, skipinitialspace=True, strict=True)
     header = [name.strip() for name in next(rows, cast(list[str], []))]
@@ -223,6 +225,8 @@ def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form)
         exact, names = exact[:, 1:], names[1:]  # An index, as pandas writes one: it numbers the rows.
     elif "" in names:
         raise wrong(path, f"column {header.index('') + 1} has no name in the header. Give it one, or name '' in data.source.ignore")
+    if form.missing == "mean":  # Or a mean of what no float32 holds would be blamed on the cell that it fills.
+        _finite(path, exact, names, at_line)
     exact, kept, filled = _filled(path, exact, incomplete, names, form)
     whole = whole and not filled
     words, at_line = [[cells[i] for i in kept] for cells in words], [at_line[i] for i in kept]
@@ -233,11 +237,16 @@ def _table(path: str, text: TextIOWrapper, asked: Mapping[str, str], form: Form)
     given = dict(zip(asked, words, strict=False))
     if whole and np.abs(exact).max() < EXACT:
         return exact.astype(np.int64), given, at_line
+    return _finite(path, exact, names, at_line), given, at_line
+
+
+def _finite(path: str, exact: Array, names: Sequence[str], at_line: Sequence[int]) -> Array:
+    """Return *exact* as float32. Raises ScenarioError with the first number that is too large; what is missing passes."""
     x = as_float32(exact)
-    if not np.isfinite(x).all():
-        row, column = cast(list[int], np.argwhere(~np.isfinite(x))[0].tolist())
+    if np.isinf(x).any():
+        row, column = cast(list[int], np.argwhere(np.isinf(x))[0].tolist())
         raise wrong(path, f"line {at_line[row]}, column {names[column]!r}: {exact[row, column]} is no finite float32")
-    return x, given, at_line
+    return x
 
 
 def _separator(header: str, form: Form) -> str:

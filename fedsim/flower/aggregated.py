@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, Message
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import Strategy
@@ -166,6 +167,8 @@ class Watched:
                     f"{self._at(server_round)}: aggregate_train gave {name!r} with shape {tuple(array.shape)}; the model has"
                     f" {self.params[name].shape}."
                 )
+            if np.dtype(array.dtype).kind not in "biuf":
+                raise RunError(f"{self._at(server_round)}: aggregate_train gave {name!r} as {array.dtype}; the model has {self.params[name].dtype}.")
         kept = [name for name in self.params if name not in arrays]
         if kept and not self._kept:
             some = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,7 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.machine import memory
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
-from fedsim.core.types import Count, Params, Range
+from fedsim.core.types import Array, Count, Params, Range
 from fedsim.learn.kept import worn
 from fedsim.learn.standardise import Standardise
 
@@ -76,8 +77,12 @@ def cnn(shape: tuple[int, ...], outputs: int) -> nn.Module:
     )  # fmt: skip
 
 
-def build(kind: str, settings: dict[str, Any], shape: tuple[int, ...], outputs: int, key: Key) -> nn.Module:
+def build(
+    kind: str, settings: dict[str, Any], shape: tuple[int, ...], outputs: int, key: Key, whole: Array | None = None
+) -> nn.Module:
     """Return the model *kind*, its first parameters drawn from *key* (PyTorch's own initialisation).
+
+    Lazy layers take their sizes from a pass over *whole*, a few examples of whole numbers, where it takes these; else over zeros.
 
     Raises ScenarioError for a model that cannot be trained here: it is not an ``nn.Module``, has nothing to train, or
     normalises by a mean over all batches so far, which no server can average.
@@ -90,8 +95,7 @@ def build(kind: str, settings: dict[str, Any], shape: tuple[int, ...], outputs: 
         torch.manual_seed(key.seed64())
         model: Any = models.call(make, settings, shape=shape, outputs=outputs)
         if isinstance(model, nn.Module) and any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
-            with torch.no_grad():  # Lazy layers take their sizes from the first examples they see.
-                model.eval()(torch.zeros(2, *shape))
+            _settle(model, shape, whole)
     if not isinstance(model, nn.Module):
         raise ScenarioError(f"model.kind = {kind!r}: returned a {type(model).__name__}, not a torch.nn.Module.")
     for name, layer in model.named_modules():
@@ -113,6 +117,18 @@ def build(kind: str, settings: dict[str, Any], shape: tuple[int, ...], outputs: 
             if buffer is not None and 0 in buffer.stride() and buffer.numel() > 1:
                 module._buffers[name] = buffer.clone(memory_format=torch.contiguous_format)  # pyright: ignore[reportPrivateUsage]
     return model.train()
+
+
+def _settle(model: nn.Module, shape: tuple[int, ...], whole: Array | None) -> None:
+    """Let lazy layers take their sizes from the first examples they see."""
+    zeros = torch.zeros(2, *shape)
+    tried = [*([] if whole is None else [torch.from_numpy(whole.astype(np.int64))]), zeros, zeros.long()]
+    with torch.no_grad():
+        for x in tried:
+            with suppress(Exception):  # Of the wrong type, perhaps: the next one is not.
+                model.eval()(x)
+                return
+        model.eval()(zeros)  # For what it raises.
 
 
 COPIES = 3

@@ -6,7 +6,7 @@ Scores come from sums over examples, never from means of batch means.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -49,7 +49,10 @@ def scores_of(objective: Objective, sums: Mapping[str, float], wrong: type[Fedsi
     """
     with np.errstate(all="ignore"), door("training.objective.kind", "its scores() raised", wrong=wrong):
         # numpy's numbers divide by zero as IEEE 754 says; Python's raise.
-        return {name: float(value) for name, value in objective.scores({n: np.float64(v) for n, v in sums.items()}).items()}
+        scores = cast(Mapping[Any, float], objective.scores({n: np.float64(v) for n, v in sums.items()}))
+        if unnamed := [name for name in scores if not isinstance(name, str)]:
+            raise TypeError(f"a score is named {unnamed[0]!r}, expected text")
+        return {name: float(value) for name, value in scores.items()}
 
 
 class Classification:

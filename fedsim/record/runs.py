@@ -216,8 +216,10 @@ class Run:
         return online.gini(self.weights().share.to_numpy(), int(self.manifest["scenario"]["clients"]["count"]))
 
     def params(self) -> Params:
-        """Return the final parameters as numpy arrays."""
+        """Return the final parameters as numpy arrays. Raises RunError where there are none, or others than the run wrote."""
         from safetensors.numpy import load_file
+
+        from fedsim.learn.work import digest_of
 
         path = self.path / MODEL_FILE
         if not path.is_file():
@@ -226,7 +228,11 @@ class Run:
             stored = load_file(path)
         if lacking := [name for name in self.manifest["model"]["arrays"] if name not in stored]:
             raise RunError(f"{path}: is not the model of this run; it lacks {', '.join(lacking[:3])}.")
-        return {name: stored[name] for name in self.manifest["model"]["arrays"]}
+        params = {name: stored[name] for name in self.manifest["model"]["arrays"]}
+        content = self.manifest["model"].get("content")  # Earlier versions did not say, and a run under way does not.
+        if content and digest_of(params) != content:
+            raise RunError(f"{path}: is not the model that this run wrote: its content is not what {manifest.FILE} says.")
+        return params
 
     def model(self, *, trust: bool = False) -> nn.Module:
         """Return the trained model as a torch module, in evaluation mode.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedsim.core import own
 from fedsim.core.errors import ScenarioError, choices, door
 from fedsim.core.keys import Key
+from fedsim.core.machine import memory
 from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.checked import check_pool, checked
@@ -42,6 +43,9 @@ from fedsim.scenario.schema import Clients, Scenario, Table
 from fedsim.sim.world import Fleet
 from fedsim.strategy.stock import Built
 from fedsim.strategy.stock import build as build_strategy
+
+ITEM_BYTES = 40
+"""What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
 
 _GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
     "source": ("a Pool or a Generator", ("sizes", "client", "shape", "outputs")),
@@ -116,9 +120,13 @@ def _built(loaded: Loaded) -> Parts:
     settings = {name: value for name, value in scenario.model.table.items() if name != "kind"}
     shape = source.train.x.shape[1:] if isinstance(source, Pool) else source.shape
     with door(f"model.kind = {scenario.model.kind!r}"):
-        model = build_model(scenario.model.kind, settings, shape, source.outputs, key.fold("model"))
+        few = source.train.x[:2] if isinstance(source, Pool) else np.zeros(0)
+        model = build_model(
+            scenario.model.kind, settings, shape, source.outputs, key.fold("model"), few if few.dtype.kind in "iu" else None
+        )
     if isinstance(source, Pool):
-        source = as_taken(source, lambda x: takes_whole(model, x))
+        with door(f"model.kind = {scenario.model.kind!r}", "its forward raised"):
+            source = as_taken(source, lambda x: takes_whole(model, x))
     federation = _federation(loaded, key, source)
     device = _device(scenario.engine.device, scenario.engine.workers)
     check_types(model, dtype, scenario.model.kind)
@@ -130,7 +138,9 @@ def _built(loaded: Loaded) -> Parts:
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
     engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many)
-    counted, scores = probe(model, objective, engine, store, federation, job)
+    counted, scores = probe(
+        model, objective, engine, store, federation, job, f"training.objective.kind = {scenario.training.objective['kind']!r}"
+    )
     if scenario.stop and scenario.stop.metric not in scores:
         raise ScenarioError(
             f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
@@ -303,6 +313,11 @@ def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source,
     stream = loaded.scenario.stream
     if stream is None:
         return base
+    if stream.items and ITEM_BYTES * stream.items > memory():
+        raise ScenarioError(
+            f"stream.items = {stream.items}: what comes to one client alone takes {ITEM_BYTES * stream.items / 1e9:,.1f} GB, and this machine"
+            f" has {memory() / 1e9:,.1f} GB."
+        )
     stamps: Stamps | None = None
     if isinstance(source, Pool) and kept is not None and stream.arrivals.get("kind") == "stamps":
         stamps = stamps_of(source, kept, base)

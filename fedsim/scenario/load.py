@@ -6,12 +6,12 @@ import copy
 import difflib
 import json
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.scenario.explain import explain, sections
@@ -148,12 +148,26 @@ def _turn(key: str) -> tuple[int, bool]:
     return key.count("."), key.rpartition(".")[2] != "kind"
 
 
+def _default(path: Sequence[str]) -> dict[str, Any]:
+    """Return the table that stands at *path* where a file says nothing, so that one setting of it can be set; else an empty one."""
+    section: Any = Scenario
+    for part in path:
+        field = getattr(section, "model_fields", {}).get(part)
+        if field is None:
+            return {}
+        section = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if section is None:
+            given = field.get_default(call_default_factory=True)
+            return dict(given) if isinstance(given, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType]
+    return {}
+
+
 def _set(table: dict[str, Any], key: str, value: Any, asked: Collection[str] = ()) -> None:
     """Set *key* in *table*; of alternatives the other one goes, unless it is *asked* for too."""
     *path, last = key.split(".")
     at: dict[str, Any] = table
     for depth, part in enumerate(path):
-        below = at.setdefault(part, {})
+        below = at.setdefault(part, _default(path[: depth + 1]))
         if not isinstance(below, dict):
             where = ".".join(path[: depth + 1])
             raise ScenarioError(f"{key}: cannot be set, because {where} = {json.dumps(below)} is not a table.")

@@ -5,6 +5,7 @@ Knows no strategy but by what it measures, and no clock.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -29,9 +30,12 @@ from fedsim.strategy.stock import Built
 
 
 def probe(
-    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job
+    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job, at: str
 ) -> tuple[flops.Flops, tuple[str, ...]]:
-    """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained."""
+    """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained.
+
+    *at* is the reader's word for the objective.
+    """
     x, y = store.sample(2)
     name = type(model).__name__
     with door("model.kind", f"{name} does not take examples of shape {federation.shape}:"), torch.no_grad():
@@ -39,6 +43,8 @@ def probe(
     model.train()
     if isinstance(objective, Classification):
         _check_outputs(f"model.kind: {name}", put_out, len(y), federation.outputs)
+    else:
+        _check_objective(objective, put_out, y, at, each=federation.streams is not None)
     _check_batches(model, federation, job, x[:1])
     with door("model.kind", f"{name} cannot be trained:"):
         engine.prepare(job)
@@ -62,6 +68,37 @@ def _check_outputs(about: str, put_out: Any, rows: int, classes: int) -> None:
             f"{about} puts out shape {tuple(put_out.shape)} for {rows} examples, and 'classification' wants ({rows}, {classes}): a"
             f" number for each of the {classes} classes of the data. A model may take their number as 'outputs'."
         )
+
+
+def _check_objective(objective: Objective, put_out: Any, y: Tensor, at: str, *, each: bool) -> None:
+    """Refuse an objective of a reader's own that does not give what it is asked for, of what the model puts out for a few examples.
+
+    *each* says that the loss of each example is wanted too. How it is differentiated shows when a step is compiled.
+    """
+
+    def tried(name: str, call: Callable[[], Any]) -> Any:
+        with door(at, f"its {name}() raised"), torch.no_grad(), seeded(0):
+            return call()
+
+    def refused(name: str, given: Any, wanted: str) -> ScenarioError:
+        what = f"{str(given.dtype).removeprefix('torch.')} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        return ScenarioError(f"{at}: its {name}() gives {what}, expected {wanted}.")
+
+    loss = tried("loss", lambda: objective.loss(put_out, y))
+    if not isinstance(loss, Tensor) or loss.dim() or not loss.is_floating_point():
+        raise refused("loss", loss, "a floating tensor without dimensions, the batch's mean")
+    sums = tried("sums", lambda: objective.sums(put_out, y))
+    if not isinstance(sums, dict):
+        raise refused("sums", sums, "a dict of tensors without dimensions, by name")
+    for name, value in sums.items():
+        if not isinstance(name, str):
+            raise ScenarioError(f"{at}: its sums() names one {name!r}, expected text.")
+        if not isinstance(value, Tensor | float | int) or (isinstance(value, Tensor) and (value.numel() != 1 or value.is_complex())):
+            raise refused("sums", value, f"a number for {name!r}")
+    if each and hasattr(objective, "each"):
+        losses = tried("each", lambda: objective.each(put_out, y))
+        if not isinstance(losses, Tensor) or losses.shape != (len(y),) or losses.is_complex():
+            raise refused("each", losses, f"real numbers of shape ({len(y)},), the loss of each of {len(y)} examples")
 
 
 def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor) -> None:

@@ -64,6 +64,11 @@ class VirtualGrid(Grid):
 
     # -- Flower's Grid ------------------------------------------------------------------------------------------
 
+    @property
+    def asked(self) -> int:
+        """Return how many messages were sent so far."""
+        return self._messages
+
     def set_run(self, run: object) -> None:
         """Take the run that Flower would set; nothing here depends on it."""
         self._run = run

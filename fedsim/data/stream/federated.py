@@ -109,7 +109,10 @@ class ClientStreams:
         chosen, concepts = self.order.items(client, held, lambda: self._labels(client, held))
         count = len(chosen) if self.items is None else self.items
         stored = min(self.stored, count)
-        arrived_s = np.concatenate([np.zeros(stored), self.arrivals.times(client, count - stored)])
+        with np.errstate(over="ignore"):
+            arrived_s = np.concatenate([np.zeros(stored), self.arrivals.times(client, count - stored)])
+        if not np.isfinite(arrived_s[-1:]).all():
+            raise ScenarioError(f"stream.arrivals: item {count - 1} of client {client} would come at {arrived_s[-1]} s. Let them come sooner.")
         if self.drift is not None and self.drift.selects is not None:
             labels = self._labels(client, held)[chosen]
             whole = self.drift.timing.whole(client, arrived_s)

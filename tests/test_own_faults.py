@@ -1,0 +1,211 @@
+"""What a reader's own model, objective, source or strategy may get wrong: refused at the door, by the word of who is at fault."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedsim
+from fedsim.core.errors import ScenarioError
+from fedsim.scenario.build import build
+from fedsim.scenario.load import load
+
+OWN = '''
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp.strategy import FedAvg
+from torch import nn
+from fedsim.data.source import Examples, Pool
+
+GROUPS = {
+    "text": np.array(["a", "b", "c"] * 20), "list": ["a", "b", "c"] * 20, "gaps": np.full(60, np.nan), "negative": np.arange(60) - 1,
+    "right": np.arange(60) % 3, "": None,
+}
+
+def source(key, groups="", times=""):
+    draw = np.random.default_rng(0)
+    times_s = np.where(np.arange(60) == 7, np.inf, 1.0) if times else None
+    return Pool(Examples(draw.integers(0, 16, (60, 6)), draw.integers(0, 3, 60)), outputs=3, groups=GROUPS[groups], times_s=times_s)
+
+class Lazy(nn.Module):
+    def __init__(self, shape, outputs):
+        super().__init__()
+        self.e, self.o = nn.Embedding(17, 4), nn.LazyLinear(outputs)
+    def forward(self, x):
+        return self.o(self.e(x).flatten(1))
+
+class Raises(nn.Module):
+    def __init__(self, shape, outputs, what, when="forward"):
+        super().__init__()
+        self.o, self.what = nn.Linear(6, outputs), {"ends": GeneratorExit, "exits": SystemExit}[what]
+        if when == "made":
+            raise self.what
+    def forward(self, x):
+        raise self.what
+
+class Nan(nn.Linear):
+    def __init__(self, shape, outputs):
+        super().__init__(6, outputs)
+    def forward(self, x):
+        return super().forward(x.float()) * float("nan")
+
+def scripted(shape, outputs):
+    return torch.jit.script(nn.Linear(6, outputs))
+
+class Objective:
+    def __init__(self, bad=""):
+        self.bad = bad
+    def loss(self, outputs, targets):
+        if self.bad == "loss raises":
+            raise ValueError("no")
+        return {"loss is None": None, "loss is a number": 1.0}.get(self.bad, F.cross_entropy(outputs, targets, reduction="none" if self.bad == "loss has a row" else "mean"))
+    def sums(self, outputs, targets):
+        if self.bad == "sums raise":
+            raise ValueError("no")
+        each = F.cross_entropy(outputs, targets, reduction="none")
+        good = {"loss": each.sum(), "examples": torch.tensor(len(targets))}
+        return {"sums are None": None, "sums have a row": {**good, "loss": each}, "sums have no name": {**good, 3: each.sum()}}.get(self.bad, good)
+    def each(self, outputs, targets):
+        each = F.cross_entropy(outputs, targets, reduction="none")
+        return {"each is longer": each.repeat(3), "each is complex": each.to(torch.complex64), "each is None": None}.get(self.bad, each)
+    def scores(self, sums):
+        return {"loss": sums["loss"] / sums["examples"], **({3: 1.0} if self.bad == "scores have no name" else {})}
+
+class Imaginary(FedAvg):
+    def aggregate_train(self, server_round, replies):
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return ArrayRecord({name: Array(array.numpy() + 1j) for name, array in arrays.items()}), metrics
+
+class Nobody(FedAvg):
+    def configure_train(self, *given):
+        return []
+'''
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return a function of overrides that gives the tiny scenario beside OWN, on integers of a source of its own."""
+    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+
+    def table(overrides: dict[str, Any]) -> dict[str, Any]:
+        return tiny({"data.source": {"kind": "mine:source"}, "clients.count": 3, "server.rounds": 1, **overrides})
+
+    return table
+
+
+def refused(table: dict[str, Any]) -> str:
+    """Return the line with which *table* is refused before anything runs."""
+    with pytest.raises(ScenarioError) as raised:
+        build(load(table))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("loss raises", "its loss() raised ValueError: no"), ("loss is None", "its loss() gives a NoneType"),
+        ("loss is a number", "its loss() gives a float"), ("loss has a row", "its loss() gives float32 of shape (2,)"),
+        ("sums raise", "its sums() raised ValueError: no"), ("sums are None", "its sums() gives a NoneType"),
+        ("sums have a row", "its sums() gives float32 of shape (2,), expected a number for 'loss'"), ("sums have no name", "its sums() names one 3"),
+        ("each is longer", "its each() gives float32 of shape (6,)"), ("each is complex", "its each() gives complex64"),
+        ("each is None", "its each() gives a NoneType"),
+    ],
+)  # fmt: skip
+def test_an_objective_is_at_fault_by_its_own_name(bad: str, said: str, mine: Callable[..., dict[str, Any]]) -> None:
+    """A method that raises, or gives something else, is named with the reader's word; the model is not blamed."""
+    stream = {"stream.arrivals": {"kind": "constant", "per_s": 1.0}} if bad.startswith("each") else {}
+    line = refused(mine({"training.objective": {"kind": "mine:Objective", "bad": bad}, **stream}))
+
+    assert line.startswith("training.objective.kind = 'mine:Objective': ") and said in line
+
+
+def test_a_right_objective_runs(mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """The same objective with nothing wrong about it scores a run; a score without a name is refused."""
+    run = go(mine({"training.objective": {"kind": "mine:Objective"}, "stream.arrivals": {"kind": "constant", "per_s": 1.0}}))
+
+    assert 0 < run.final["loss"] < 100
+    assert "a score is named 3" in refused(mine({"training.objective": {"kind": "mine:Objective", "bad": "scores have no name"}}))
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [("text", "groups is <U1, expected whole numbers"), ("list", "groups is <U1"), ("gaps", "groups is float64"), ("negative", "groups[0] = -1")],
+)
+def test_groups_are_numbers(groups: str, said: str, mine: Callable[..., dict[str, Any]]) -> None:
+    """Whose an example is, and when it came, are numbers that say so."""
+    table = {"data.partition": {"kind": "natural"}, "data.source.groups": groups}
+
+    assert said in refused(mine(table))
+    assert build(load(mine({**table, "data.source.groups": "right"}))).federation.count == 3
+    assert "times_s[7] = inf" in refused(mine({"data.source.times": "late"}))
+
+
+@pytest.mark.parametrize("what", ["ends", "exits"])
+@pytest.mark.parametrize("when", ["made", "forward"])
+def test_what_ends_a_process_is_one_line(what: str, when: str, mine: Callable[..., dict[str, Any]]) -> None:
+    """A GeneratorExit or SystemExit of a model is told of like any other error, wherever it comes from."""
+    line = refused(mine({"model": {"kind": "mine:Raises", "what": what, "when": when}}))
+
+    assert line.startswith("model.kind = 'mine:Raises'") and ("GeneratorExit" if what == "ends" else "SystemExit") in line
+
+
+def test_lazy_layers_settle_on_what_the_data_are(mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """A lazy layer behind an embedding takes its size from whole numbers; the model is read back too."""
+    run = go(mine({"model": {"kind": "mine:Lazy"}}))
+
+    assert (3, 24) == run.model().state_dict()["o.weight"].shape
+
+
+def test_a_scripted_module_is_told_what_to_return(mine: Callable[..., dict[str, Any]]) -> None:
+    """torch.jit's modules cannot take a client's parameters: the line says what can."""
+    assert "Return the module itself, without torch.jit" in refused(mine({"model": {"kind": "mine:scripted"}}))
+
+
+def test_a_loss_that_is_nan_from_the_start_is_no_divergence(mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """Before anything is trained, no learning rate is to blame."""
+    with pytest.raises(fedsim.RunError, match="round 0: loss of the global model is nan before anything was trained"):
+        go(mine({"model": {"kind": "mine:Nan"}}))
+
+
+def test_a_strategy_keeps_the_kind_of_number(mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """Imaginary parts are not dropped without a word; a strategy that asks nobody is said to."""
+    with pytest.raises(fedsim.RunError, match="aggregate_train gave '1.weight' as complex64; the model has float32"):
+        go(mine({"server.strategy": {"kind": "mine:Imaginary"}}))
+    run = go(mine({"server.strategy": {"kind": "mine:Nobody"}}))
+    assert any("Not one client was ever asked" in note for note in run.manifest["notes"])
+    assert "server.strategy.fraction_train = 0.0: must be > 0" in refused(mine({"server.strategy": {"kind": "FedAvg", "fraction_train": 0.0}}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("stream.items", 99_999_999_999, "stream.items = 99999999999: what comes to one client alone takes 4,000.0 GB"),
+        ("clients.availability", {"kind": "diurnal", "slot_s": 1e-320}, "clients.availability.slot_s = 1e-320: must be >= 0.001"),
+    ],
+)
+def test_numbers_that_no_machine_takes_are_refused(key: str, value: Any, said: str, mine: Callable[..., dict[str, Any]]) -> None:
+    """Sizes and times beyond reach are named with their key and value, and nothing is tried."""
+    stream = {"stream.arrivals": {"kind": "constant", "per_s": 1.0}} if "stream" in key else {}
+
+    assert said in refused(mine({**stream, key: value}))
+
+
+@pytest.mark.parametrize("kind", ["constant", "poisson"])
+def test_what_never_comes_is_said(kind: str, mine: Callable[..., dict[str, Any]], recwarn: pytest.WarningsRecorder) -> None:
+    """A rate at which an item would come at infinity is refused, in our words and not in numpy's."""
+    line = refused(mine({"stream.arrivals": {"kind": kind, "per_s": 1e-320}}))
+
+    assert "stream.arrivals: item" in line and "would come at inf s" in line and not list(recwarn)
+
+
+def test_one_setting_of_a_default_can_be_set(tiny: Callable[..., dict[str, Any]]) -> None:
+    """--set reaches into a table that stands where the file says nothing."""
+    table = tiny()
+    del table["clients"]["compute"]
+    made = [load(table, {"clients.compute.overhead_s": 0.25, **more}).scenario.clients.compute for more in ({}, {"clients.compute.kind": "lognormal"})]
+
+    assert [{"kind": "constant", "gflops": 5.0, "overhead_s": 0.25}, {"kind": "lognormal", "overhead_s": 0.25}] == made
