@@ -265,3 +265,5 @@ def test_words_are_about_what_is_there(go: Go) -> None:
     page = page_of(run)
     assert [] == [word for word in ("Federated is", "grey line", "the examples that clients trained on, in hindsight") if word not in page.words]
     assert "server's test examples" not in page.words and "Then every stream had ended." in page.titles
+    assert not re.search(r"\{\w+(:[^{}]*)?\}", page.words) and "fell into no batch" not in page.words
+    assert "With training.drop_last those count too" in page_of(go({"stream": stream, "training.drop_last": True, "server.rounds": 2})).words

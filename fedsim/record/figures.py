@@ -34,7 +34,7 @@ MARKS = {
 SCOPES = {"central": "#1f8fd0", "training": "#e69f00", "federated": "#cc79a7"}
 MEANINGS = {
     "accuracy": "The share of examples classified correctly.",
-    "loss": "The mean loss per example.",
+    "loss": "The mean loss per example; of training, the mean over a client's mini-batches while it trains.",
     "drift": "Alarms of a client's drift detector in one task, as the strategy averages them.",
 }
 

@@ -148,12 +148,16 @@ def _freshness(run: Run) -> str:
          _seconds(row["to_model_s"]), _seconds(row["to_model_p90_s"])]
         for row in rows.to_dict("records")
     ]  # fmt: skip
+    training = run.manifest["scenario"]["training"]
+    which = "training.drop_last" if training.get("drop_last") else "training.steps" if training.get("steps") else ""
+    counted = f" With {which} those count too that came to a task and fell into no batch." if which else ""
     return (
         "<h3>Freshness</h3>"
         f"{table(['', 'mean age', 'age at the end', 'examples merged', 'mean time to a model', '90 % within'], listed)}"
         "<p class=note>The age is that of the newest example which the model serving a client has learned from;"
         " its mean leaves out the time before a client has such a model. <b>Merged</b> are examples that a global model learned"
-        " from, and the <b>time to a model</b> is that from an example's arrival at its client to the first which did.</p>"
+        " from, and the <b>time to a model</b> is that from an example's arrival at its client to the first which did."
+        f"{counted}</p>"
     )
 
 
