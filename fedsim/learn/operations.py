@@ -166,6 +166,9 @@ LIGHT = frozenset("""
 """.split())
 """Operations whose work is a few steps per element: what the charge per element covers."""
 
+COPIES = {_aten.clone, _aten._to_copy, _aten.copy_}
+"""Moves, and no work: a broadcast matrix product makes such by itself."""
+
 _TAGS = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.view_copy}
 
 
@@ -200,7 +203,7 @@ class Watch(TorchDispatchMode):
         if func.namespace == "aten" and not counted(func):
             if not light(func):
                 self.uncounted.add(f"{func.namespace}.{func.overloadpacket.__name__}")
-            elif self.open and torch.Tag.pointwise in func.tags and isinstance(out, torch.Tensor):
+            elif self.open and torch.Tag.pointwise in func.tags and func.overloadpacket not in COPIES and isinstance(out, torch.Tensor):
                 self.elements += out.numel()
         elif func.namespace not in ("aten", "prim", "prims"):
             self.uncounted.add(f"{func.namespace}.{func.overloadpacket.__name__}")

@@ -122,6 +122,14 @@ def test_what_is_computed_between_layers_is_charged() -> None:
     assert busy == pytest.approx(plain + 3 * flops.ELEMENTWISE / 2 * TIME * 64)
 
 
+def test_a_copy_is_no_work() -> None:
+    """A product with a matrix for each row costs its products: not what torch copies to broadcast them."""
+    plain = counted(Around(None, lambda m, x: x @ m.p[1], (1,), (INPUTS, 70))).forward
+    spread = counted(Around(None, lambda m, x: (x.unsqueeze(2) @ m.p[1]).squeeze(2).contiguous().clone(), (1,), (INPUTS, 70))).forward
+
+    assert spread == plain
+
+
 @pytest.mark.parametrize(
     ("name", "call"),
     [("_linalg_svd", lambda m, x: torch.linalg.svd(x)[1]), ("_linalg_solve_ex", lambda m, x: torch.linalg.solve(x[:, :5, :5] + 9 * torch.eye(5), x))],
