@@ -30,6 +30,36 @@ def source(key, groups="", times=""):
     times_s = np.where(np.arange(60) == 7, np.inf, 1.0) if times else None
     return Pool(Examples(draw.integers(0, 16, (60, 6)), draw.integers(0, 3, 60)), outputs=3, groups=GROUPS[groups], times_s=times_s)
 
+class Each:
+    shape, outputs = (6,), 3
+    def __init__(self, how, whole):
+        self.how, self.whole, self.draw = how, whole, np.random.default_rng(0)
+        self.buffer = np.zeros((20, 6), np.float32)
+    def sizes(self, clients):
+        return np.full(len(clients), 20)
+    def client(self, client):
+        draw = self.draw if self.how == "one after the other" else np.random.default_rng(client)
+        x, y = draw.integers(0, 16, (20, 6)).astype("float32"), draw.integers(0, 3, 20)
+        if self.how == "one buffer":
+            self.buffer[:] = x
+            x = self.buffer
+        x, y = {
+            "other end": (x.astype(">f8"), y.astype(">i2")), "small": (x.astype("float16"), y.astype("uint8")), "long": (x.astype("longdouble"), y),
+            "whole": (x.astype("int32"), y), "columns": (np.asfortranarray(x), y[::1]), "truths": (x.astype("float32"), y.astype("int8")),
+            "masked": (np.ma.masked_greater(x, 3), y),
+        }.get(self.how, (x, y))
+        return Examples(x, y)
+
+def each(key, how="", whole=False):
+    return Each(how, whole)
+
+def pool(key, how=""):
+    draw = np.random.default_rng(0)
+    x, y = draw.integers(0, 2, (60, 6)), draw.integers(0, 3, 60)
+    forms = {"truths": x.astype(bool), "other end": x.astype(">f4"), "small": x.astype("float16"), "": x.astype("float32"), "whole": x.astype("uint8")}
+    test = Examples(x[:9].astype("uint8"), y[:9].astype(">i4")) if how else Examples(x[:9].astype("float32"), y[:9])
+    return Pool(Examples(forms[how], y.astype("int16")), outputs=3, test=test)
+
 class Lazy(nn.Module):
     def __init__(self, shape, outputs):
         super().__init__()
@@ -92,7 +122,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., di
     monkeypatch.chdir(tmp_path)
 
     def table(overrides: dict[str, Any]) -> dict[str, Any]:
-        return tiny({"data.source": {"kind": "mine:source"}, "clients.count": 3, "server.rounds": 1, **overrides})
+        return tiny({**({} if "data" in overrides else {"data.source": {"kind": "mine:source"}}), "clients.count": 3, "server.rounds": 1, **overrides})
 
     return table
 
@@ -209,3 +239,29 @@ def test_one_setting_of_a_default_can_be_set(tiny: Callable[..., dict[str, Any]]
     made = [load(table, {"clients.compute.overhead_s": 0.25, **more}).scenario.clients.compute for more in ({}, {"clients.compute.kind": "lognormal"})]
 
     assert [{"kind": "constant", "gflops": 5.0, "overhead_s": 0.25}, {"kind": "lognormal", "overhead_s": 0.25}] == made
+
+
+@pytest.mark.parametrize("how", ["other end", "small", "long", "whole", "columns", "truths", "one buffer"])
+def test_examples_are_numbers_in_whatever_form(how: str, mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """Byte order, width, layout and a buffer that is used again change no bit of what a generator's examples train."""
+    digests = [go(mine({"data": {"source": {"kind": "mine:each", "how": form}, "test_fraction": 0.3}, "engine.chunk": 2})).digest for form in ("", how)]
+
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("how", ["truths", "other end", "small", "whole"])
+def test_a_pool_is_numbers_in_whatever_form(how: str, mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """The same of a pool, whose test part may have another form."""
+    digests = [go(mine({"data.source": {"kind": "mine:pool", "how": form}})).digest for form in ("", how)]
+
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("masked", "x is a masked array"), ("one after the other", "client(0) gives other examples when it is asked again")]
+)
+def test_what_is_no_function_of_the_client_is_refused(how: str, said: str, mine: Callable[..., dict[str, Any]]) -> None:
+    """A mask is not lost without a word, and who is made first makes no difference."""
+    line = refused(mine({"data": {"source": {"kind": "mine:each", "how": how}, "test_fraction": 0.3}}))
+
+    assert line.startswith("data.source.kind = 'mine:each': client(0)") and said in line

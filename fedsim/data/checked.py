@@ -5,7 +5,7 @@ Knows no file and no client but the one that is made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,23 @@ from fedsim.core.types import Array, IntArray
 from fedsim.data.source import Examples, Generator, Pool, Varied, as_float32
 
 
-def check_pool(pool: Pool, at: str, classes: bool) -> None:
-    """Refuse a reader's own *pool* that is not what a Pool says it is; *classes*: targets are classes, below ``outputs``.
+def plain(given: Examples, *, copy: bool = False) -> Examples:
+    """Return *given*, or a *copy*, as the engine takes them: truths are numbers, classes int64, the byte order this machine's.
 
-    Raises ScenarioError that begins with *at* and names part, row and value.
+    >>> plain(Examples(np.array([[True]]), np.array([1], dtype=">i2"))).y.dtype
+    dtype('int64')
+    """
+    x, y = np.asarray(given.x), np.asarray(given.y)
+    wide = x.dtype.kind == "b" or (x.dtype.kind == "f" and x.dtype.itemsize not in (4, 8))  # float16, and more than double.
+    made = np.dtype(np.float32) if wide else x.dtype.newbyteorder("=")
+    kind = np.dtype(np.int64) if y.dtype.kind in "biu" else y.dtype.newbyteorder("=")
+    return Examples(x.astype(made, order="C", copy=copy), y.astype(kind, order="C", copy=copy))
+
+
+def check_pool(pool: Pool, at: str, classes: bool) -> Pool:
+    """Return a reader's own *pool* as the engine takes it (see ``plain``); *classes*: targets are classes, below ``outputs``.
+
+    Raises ScenarioError that begins with *at* and names part, row and value where it is not what a Pool says it is.
     """
     if type(pool.outputs) is not int and not isinstance(pool.outputs, np.integer) or pool.outputs < 1:
         raise ScenarioError(f"{at}: its outputs are {pool.outputs!r}, expected a whole number from 1.")
@@ -35,6 +48,13 @@ def check_pool(pool: Pool, at: str, classes: bool) -> None:
         _check_numbers(np.asarray(pool.groups), f"{at}: groups", "iu", "whole numbers from 0; np.unique(names, return_inverse=True)[1] makes them of names")
     if pool.times_s is not None:
         _check_numbers(np.asarray(pool.times_s), f"{at}: times_s", "iuf", "finite seconds")
+    train, test = plain(pool.train), None if pool.test is None else plain(pool.test)
+    if test is not None and (train.x.dtype.kind == "f") != (test.x.dtype.kind == "f"):  # Numbers, then, in both.
+        train, test = (Examples(as_float32(part.x), part.y) for part in (train, test))
+    return replace(
+        pool, train=train, test=test, groups=None if pool.groups is None else np.array(pool.groups, dtype=np.int64),
+        times_s=None if pool.times_s is None else np.array(pool.times_s, dtype=np.float64),
+    )  # fmt: skip
 
 
 def _check_numbers(beside: Array, at: str, kinds: str, what: str) -> None:
@@ -53,6 +73,8 @@ def check_examples(given: object, outputs: int, at: str, classes: bool) -> None:
         values: object = getattr(given, name)
         if not isinstance(values, np.ndarray):
             raise ScenarioError(f"{at}.{name} is a {type(values).__name__}, expected a numpy array.")
+        if isinstance(values, np.ma.MaskedArray):
+            raise ScenarioError(f"{at}.{name} is a masked array, whose mask would be lost. Fill it (filled()), or leave such rows out.")
         if values.dtype.kind not in kinds or values.ndim < 1:
             raise ScenarioError(f"{at}.{name} is {values.dtype} of shape {values.shape}, expected {what}, a row per example.")
     if len(given.x) != len(given.y) or not len(given.y):
@@ -71,12 +93,13 @@ class Checked:
     """A reader's own generator, whose every client is checked as it is made. *at* is the reader's word for it.
 
     Raises ScenarioError that begins with *at* where a client is not what ``sizes``, ``shape`` and ``outputs`` say, or
-    cannot be made. *classes*: targets are classes, below ``outputs``.
+    cannot be made. *classes*: targets are classes, below ``outputs``. *whole* features stay whole, else they become float32.
     """
 
     made: Generator
     at: str
     classes: bool
+    whole: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -107,7 +130,10 @@ class Checked:
         expected = int(self.sizes(np.array([client]))[0]), *self.shape
         if examples.x.shape != expected:
             raise ScenarioError(f"{at} has x of shape {examples.x.shape}, expected {expected} as sizes and shape say.")
-        return examples
+        own = plain(examples, copy=True)  # It may fill one buffer again and again.
+        if own.x.dtype.kind == "f":
+            return own
+        return Examples(own.x.astype(np.int64) if self.whole else as_float32(own.x), own.y)
 
 
 class CheckedVaried(Checked):
@@ -133,5 +159,15 @@ class CheckedVaried(Checked):
 
 
 def checked(made: Generator, at: str, classes: bool) -> Generator:
-    """Return a reader's own *made*, checked from now on. See ``Checked``."""
-    return (CheckedVaried if isinstance(made, Varied) else Checked)(made, at, classes)
+    """Return a reader's own *made*, checked from now on. See ``Checked``.
+
+    Raises ScenarioError where a client that is made twice is not the same: who is made when, and in which process, would matter.
+    """
+    found = (CheckedVaried if isinstance(made, Varied) else Checked)(made, at, classes)
+    one, two = found.client(0), found.client(0)
+    if not (np.array_equal(one.x, two.x) and np.array_equal(one.y, two.y)):
+        raise ScenarioError(
+            f"{at}: client(0) gives other examples when it is asked again. Each client's must follow from (key, client) alone: draw from"
+            f" key.fold(client).numpy(), made anew in client()."
+        )
+    return found

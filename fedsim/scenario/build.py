@@ -16,7 +16,7 @@ from fedsim.core.keys import Key
 from fedsim.core.machine import memory
 from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
-from fedsim.data.checked import check_pool, checked
+from fedsim.data.checked import Checked, check_pool, checked
 from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
 from fedsim.data.source import Generator as Source
@@ -112,7 +112,7 @@ def _built(loaded: Loaded) -> Parts:
         kind, classes = f"data.source.kind = {scenario.data.source['kind']!r}", isinstance(objective, Classification)
         with door(kind):
             if isinstance(source, Pool):
-                check_pool(source, kind, classes)
+                source = check_pool(source, kind, classes)
             else:
                 source = checked(source, kind, classes)
     dtype = getattr(torch, scenario.engine.dtype)
@@ -124,9 +124,11 @@ def _built(loaded: Loaded) -> Parts:
         model = build_model(
             scenario.model.kind, settings, shape, source.outputs, key.fold("model"), few if few.dtype.kind in "iu" else None
         )
-    if isinstance(source, Pool):
-        with door(f"model.kind = {scenario.model.kind!r}", "its forward raised"):
+    with door(f"model.kind = {scenario.model.kind!r}", "its forward raised"):
+        if isinstance(source, Pool):
             source = as_taken(source, lambda x: takes_whole(model, x))
+        elif isinstance(source, Checked) and (x := source.client(0).x).dtype.kind in "iu":
+            source = replace(source, whole=takes_whole(model, x[:2]))
     federation = _federation(loaded, key, source)
     device = _device(scenario.engine.device, scenario.engine.workers)
     check_types(model, dtype, scenario.model.kind)
