@@ -35,6 +35,7 @@ from fedsim.learn.optim import Sgd
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
+from fedsim.scenario.guards import guarded, unwritable
 from fedsim.scenario.kinds import Slot, chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.places import elsewhere
@@ -343,8 +344,8 @@ def _made(noun: str, table: Table, **given: Any) -> Any:
     slot: Slot = slots()[noun]
     function, settings = chosen(slot, table)
     with door(f"{slot.key}.kind = {table['kind']!r}"):
-        made = slot.registry.call(function, settings, **given)
+        made = slot.registry.call(function, settings, **{name: unwritable(each) for name, each in given.items()})
     what, names = _GIVES[noun]
     if not isinstance(made, Pool) and not all(hasattr(made, name) for name in names):
         raise ScenarioError(f"{slot.key}.kind = {table['kind']!r}: returned a {type(made).__name__}, not {what}.")
-    return made
+    return guarded(made, noun, f"{slot.key}.kind = {table['kind']!r}", given) if ":" in table["kind"] else made
