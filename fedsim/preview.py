@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.core.machine import ALONE
 from fedsim.core.types import IntArray
 from fedsim.data.arriving import Arriving, looked_at
 from fedsim.data.federation import Federation
@@ -95,8 +96,9 @@ def preview(
     come out a little different the next time.
     Raises ScenarioError, and RunError when the strategy waits for clients that never come.
     """
-    parts = build(loaded)
-    foretold = rehearse(parts, wall_s=wall_s, rounds=rounds, watch=watch)
+    with ALONE:
+        parts = build(loaded)
+        foretold = rehearse(parts, wall_s=wall_s, rounds=rounds, watch=watch)
     federation = parts.federation
     return Preview(
         parts=parts,

@@ -18,6 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
 from fedsim.core import own
 from fedsim.core.errors import FedsimError, RunError, reason
+from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.source import changed
@@ -84,7 +85,7 @@ def run(
     """Run *scenario* (a file, a table, or a Scenario) and return the run, read from its folder.
 
     *overrides* sets keys by dotted name (``{"server.rounds": 3}``; a table given for a table replaces it whole); *out* is the run's folder (new or empty; ``runs/NAME-SEED`` otherwise).
-    Raises ScenarioError before anything is computed, RunError when the run breaks; its folder then says how far it
+    Threads of one process run one after the other. Raises ScenarioError before anything is computed, RunError when the run breaks; its folder then says how far it
     came, as it does after Ctrl-C.
 
     >>> import fedsim
@@ -98,7 +99,7 @@ def run(
 def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None) -> Run:
     """Run a loaded scenario; see ``run``."""
     check_place(loaded.scenario.name, loaded.scenario.seed, out)
-    with hired(loaded.scenario.engine.workers) as crew:  # First: workers start while we build.
+    with ALONE, hired(loaded.scenario.engine.workers) as crew:  # First: workers start while we build.
         parts = build(loaded)
         if crew:
             crew.serve(parts.engine)
@@ -292,6 +293,9 @@ class _Session:
             journal.digest.add(digest_of(self.latest))
             if not steps.take(f"{self.folder / JOURNAL}: its last rows could not be written", journal.flush) and status == "done":
                 status, error = "failed", steps.lost[-1]
+        if journal is not None and status == "done" and not (self.folder / JOURNAL).is_file():
+            status, error = "failed", f"{self.folder / JOURNAL}: is gone: the run folder was moved or emptied while the run went."
+            steps.lost.append(error)
         saved = steps.take(
             f"{self.folder / MODEL_FILE}: the model could not be written; all else is in the run folder",
             lambda: save_model(self.folder, self.latest),

@@ -60,6 +60,20 @@ def pool(key, how=""):
     test = Examples(x[:9].astype("uint8"), y[:9].astype(">i4")) if how else Examples(x[:9].astype("float32"), y[:9])
     return Pool(Examples(forms[how], y.astype("int16")), outputs=3, test=test)
 
+def fields(key, which):
+    draw = np.random.default_rng(0)
+    words = {"classes": tuple(range(3)), "files": None, "outputs": np.int64(3), "text": "3", "times_s": np.arange(60) - 9.0}
+    about = {"outputs": 3, ("outputs" if which == "text" else which): words[which]}
+    return Pool(Examples(draw.normal(size=(60, 6)), draw.integers(0, 3, 60)), **about)
+
+def sgd(lr=None, momentum=0.0, weight_decay=0.0, nesterov=False):
+    from fedsim.learn.optim import Sgd
+    return Sgd(np.float32(0.1) if lr is None else lr, momentum, weight_decay, nesterov)
+
+def rehearsal(ratio=0.5, mix="concat"):
+    from fedsim.learn.rehearsal import Rehearsal
+    return Rehearsal("er", ratio, mix)
+
 class Lazy(nn.Module):
     def __init__(self, shape, outputs):
         super().__init__()
@@ -265,3 +279,26 @@ def test_what_is_no_function_of_the_client_is_refused(how: str, said: str, mine:
     line = refused(mine({"data": {"source": {"kind": "mine:each", "how": how}, "test_fraction": 0.3}}))
 
     assert line.startswith("data.source.kind = 'mine:each': client(0)") and said in line
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("classes", "classes is (0, 1, 2), expected a tuple of names"), ("files", "files is None"), ("times_s", "times_s[0] = -9.0"), ("text", "its outputs are '3'")],
+)
+def test_fields_of_a_pool_are_what_they_are(name: str, said: str, mine: Callable[..., dict[str, Any]]) -> None:
+    """What a run could not be read back with is refused; numpy's whole number of outputs is one."""
+    assert said in refused(mine({"data.source": {"kind": "mine:fields", "which": name}}))
+    assert 3 == build(load(mine({"data.source": {"kind": "mine:fields", "which": "outputs"}}))).federation.outputs
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"lr": -1.0}, "its lr is -1.0"), ({"momentum": 2.0}, "its momentum is 2.0"), ({"weight_decay": -0.1}, "its weight_decay"), ({"nesterov": True}, "its nesterov")],
+)
+def test_settings_of_an_own_optimizer_are_in_range(given: dict[str, Any], said: str, mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """What sgd refuses, a kind of the reader's own may not choose either; a float32 is a number."""
+    assert said in refused(mine({"training.optimizer": {"kind": "mine:sgd", **given}}))
+    assert "done" == go(mine({"training.optimizer": {"kind": "mine:sgd"}})).status
+    stream = {"stream.arrivals": {"kind": "constant", "per_s": 1.0}}
+    assert "its ratio is 1.0" in refused(mine({**stream, "training.rehearsal": {"kind": "mine:rehearsal", "ratio": 1.0}}))
+    assert "its mix is 'foo'" in refused(mine({**stream, "training.rehearsal": {"kind": "mine:rehearsal", "mix": "foo"}}))

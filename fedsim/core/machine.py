@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
+
+
+ALONE = threading.RLock()
+"""Held by whoever builds, runs or rehearses: torch's tracer and the global generators are one for all threads of a process."""
 
 
 def memory() -> int:

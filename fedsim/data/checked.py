@@ -33,8 +33,8 @@ def check_pool(pool: Pool, at: str, classes: bool) -> Pool:
 
     Raises ScenarioError that begins with *at* and names part, row and value where it is not what a Pool says it is.
     """
-    if type(pool.outputs) is not int and not isinstance(pool.outputs, np.integer) or pool.outputs < 1:
-        raise ScenarioError(f"{at}: its outputs are {pool.outputs!r}, expected a whole number from 1.")
+    outputs = _outputs(pool.outputs, at)
+    _check_names(pool, at)
     for part, examples in (("train", pool.train), ("test", pool.test)):
         if examples is not None or part == "train":
             check_examples(examples, pool.outputs, f"{at}: {part}", classes)
@@ -47,20 +47,36 @@ def check_pool(pool: Pool, at: str, classes: bool) -> Pool:
     if pool.groups is not None:
         _check_numbers(np.asarray(pool.groups), f"{at}: groups", "iu", "whole numbers from 0; np.unique(names, return_inverse=True)[1] makes them of names")
     if pool.times_s is not None:
-        _check_numbers(np.asarray(pool.times_s), f"{at}: times_s", "iuf", "finite seconds")
+        _check_numbers(np.asarray(pool.times_s), f"{at}: times_s", "iuf", "finite seconds from the first of all, 0")
     train, test = plain(pool.train), None if pool.test is None else plain(pool.test)
     if test is not None and (train.x.dtype.kind == "f") != (test.x.dtype.kind == "f"):  # Numbers, then, in both.
         train, test = (Examples(as_float32(part.x), part.y) for part in (train, test))
     return replace(
-        pool, train=train, test=test, groups=None if pool.groups is None else np.array(pool.groups, dtype=np.int64),
+        pool, outputs=outputs, train=train, test=test, groups=None if pool.groups is None else np.array(pool.groups, dtype=np.int64),
         times_s=None if pool.times_s is None else np.array(pool.times_s, dtype=np.float64),
     )  # fmt: skip
+
+
+def _outputs(given: Any, at: str) -> int:
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
+        raise ScenarioError(f"{at}: its outputs are {given!r}, expected a whole number from 1.")
+    return int(given)
+
+
+def _check_names(pool: Pool, at: str) -> None:
+    files: Any = pool.files
+    if not isinstance(files, dict) or not all(isinstance(word, str) for item in files.items() for word in item):  # pyright: ignore[reportUnnecessaryIsInstance, reportUnknownVariableType]
+        raise ScenarioError(f"{at}: files is {files!r:.80}, expected a dict of paths to their SHA-256.")
+    for name in ("classes", "clients"):
+        words: Any = getattr(pool, name)
+        if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):  # pyright: ignore[reportUnknownVariableType]
+            raise ScenarioError(f"{at}: {name} is {words!r:.80}, expected a tuple of names.")
 
 
 def _check_numbers(beside: Array, at: str, kinds: str, what: str) -> None:
     if beside.dtype.kind not in kinds:
         raise ScenarioError(f"{at} is {beside.dtype}, expected {what}.")
-    wrong = np.flatnonzero(~np.isfinite(beside) | ((beside < 0) if kinds == "iu" else False))
+    wrong = np.flatnonzero(~np.isfinite(beside) | (beside < 0))
     if len(wrong):
         raise ScenarioError(f"{at}[{wrong[0]}] = {beside[wrong[0]]}, expected {what}.")
 
@@ -104,12 +120,15 @@ class Checked:
     @property
     def shape(self) -> tuple[int, ...]:
         """Return the shape of one example's features."""
-        return tuple(self.made.shape)
+        given: Any = self.made.shape
+        if not isinstance(given, tuple | list) or not all(isinstance(size, int | np.integer) and size > 0 for size in given):  # pyright: ignore[reportUnknownVariableType]
+            raise ScenarioError(f"{self.at}: its shape is {given!r:.80}, expected whole numbers from 1, such as (28, 28).")
+        return tuple(int(size) for size in given)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
 
     @property
     def outputs(self) -> int:
         """Return the number of classes."""
-        return self.made.outputs
+        return _outputs(self.made.outputs, self.at)
 
     def sizes(self, clients: IntArray) -> IntArray:
         """Return how many examples each of *clients* holds. Shapes: (n,) -> (n,)."""

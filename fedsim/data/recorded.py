@@ -6,6 +6,7 @@ Keeps the order of the file. Knows no virtual time: time stamps are handed on as
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
@@ -16,7 +17,7 @@ from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import Array, Count, FloatArray, IntArray, Positive
 from fedsim.data.files import load_archive
 from fedsim.data.source import Examples, Find, Pool, fingerprint, sources, wrong
-from fedsim.data.table import Form, Missing, Table, plain_number, read_table
+from fedsim.data.table import EXACT, Form, Missing, Table, plain_number, read_table
 
 
 @sources.register("csv_stream")
@@ -50,6 +51,9 @@ def csv_stream(
     return Pool(Examples(table.x, y), len(classes), None, groups, table.files, times_s, tuple(classes), table.clients())
 
 
+_WHOLE = re.compile(r"\s*[+-]?[0-9]{1,30}\s*")
+
+
 def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s: float) -> FloatArray:
     """Return the seconds from the earliest time stamp, checked to go up within each group. Dates know their unit."""
     times = np.empty(len(table.lines))
@@ -61,11 +65,16 @@ def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s
             f"line {table.lines[0]}, column {column!r}: {table.words['time'][0]!r} reads as a date, not as a number of seconds."
             f" Write dates in ISO 8601 with dashes, such as 2024-01-31",
         )
+    words = table.words["time"]
+    if all(map(_WHOLE.fullmatch, words)) and max(map(abs, exact := [int(word) for word in words])) >= EXACT:
+        plain = [float(value - exact[0]) for value in exact]  # Nanoseconds, say: floats hold their differences only.
     if any(dated) and not all(dated):
         row = dated.index(not dated[0])
         raise wrong(path, f"line {table.lines[row]}, column {column!r}: {table.words['time'][row]!r} follows {table.words['time'][0]!r}, expected numbers alone or dates alone")
     for row, word in enumerate(table.words["time"]):
         times[row] = _time(word) if dated[row] else plain[row] * unit_s
+        if not dated[row] and not math.isfinite(times[row]):
+            raise ScenarioError(f"data.source.time_unit_s = {unit_s:g}: line {table.lines[row]} of {path!r} would come at {times[row]} s.")
         if not math.isfinite(times[row]):
             raise wrong(path, f"line {table.lines[row]}, column {column!r}: {word!r} is no number and no ISO 8601 date")
     owner = np.zeros(len(times), dtype=np.int64) if groups is None else groups

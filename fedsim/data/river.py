@@ -186,8 +186,8 @@ def hyperplane(
         raise ScenarioError(f"data.source.drift_features = {drift_features}: must be from 0 to features = {features}.")
 
     settings = {
-        "n_features": features, "n_drift_features": drift_features, "mag_change": change, "noise_percentage": noise,
-        "sigma": turn,
+        "n_features": features, "n_drift_features": drift_features, "mag_change": change, "noise_percentage": _drawn(noise),
+        "sigma": _drawn(turn),
     }  # fmt: skip
     return RiverGenerator("Hyperplane", settings, (features,), 2, examples_per_client, key, luck="_rng")
 
@@ -227,11 +227,16 @@ def led(key: Key, variant: int = 0, noise: Share = 0.1, examples_per_client: Cou
     Reference: Breiman et al. 1984, 'Classification and regression trees'; river's LEDDrift.
     """
 
-    settings = {"noise_percentage": noise, "irrelevant_features": True}
+    settings = {"noise_percentage": _drawn(noise), "irrelevant_features": True}
     return RiverGenerator(
         "LEDDrift", settings, (24,), 10, examples_per_client, key, luck="_rng",
         chooses="n_drift_features", variant=_variant(variant, 8), variants=8,
     )  # fmt: skip
+
+
+def _drawn(chance: float) -> float:
+    """Return what river is to be told for something to happen with *chance*, up to 0.99: it asks whether 0.01 + a uniform number is below."""
+    return min(1.0, chance + 0.01) if chance else 0.0
 
 
 def _variant(variant: int, variants: int) -> int:

@@ -17,6 +17,8 @@ LONGEST = 255
 
 def check_place(name: str, seed: int, out: str | Path | None) -> None:
     """Refuse a folder that cannot be written, before anything costly is done. Raises ScenarioError."""
+    if out is not None and (not isinstance(out, str | os.PathLike) or not str(out) or "\0" in str(out)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ScenarioError(f"--out {out!r}: names no folder.")
     folder = Path("runs") / f"{name}-{seed}" if out is None else Path(out)
     what = "name" if out is None else "--out"
     if out is not None and folder.exists() and (not folder.is_dir() or _filled(folder, out)):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import RunError, door
+from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
 from fedsim.record import journal, manifest
 from fedsim.record.continual import RECOVERY_EPS, RECOVERY_WINDOW
@@ -254,7 +255,8 @@ class Run:
             folder = manifest.check_trust(self.manifest, self.path, trust=trust)
         with door(f"{self.path}: its model", "cannot be built:", wrong=RunError):
             with own.beside(folder):
-                module = build(kind, table, tuple(about["shape"]), about["outputs"], key)
+                with ALONE:  # It borrows torch's global generator.
+                    module = build(kind, table, tuple(about["shape"]), about["outputs"], key)
             if self.manifest["scenario"].get("engine", {}).get("dtype") == "float64":
                 module = module.double()
             return load_params(module, self.params()).eval()

@@ -10,13 +10,15 @@ import inspect
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 
 from fedsim.core.errors import ScenarioError, door
-from fedsim.core.types import Array
+from fedsim.core.types import Array, Range
 from fedsim.data.source import Examples
+from fedsim.learn.work import Mix
 
 Check = Callable[..., Any]
 """Takes an answer and the arguments it was given for, and returns it in the type that we use. Raises ValueError in words."""
@@ -240,4 +242,52 @@ def guarded(made: Any, noun: str, at: str, given: dict[str, Any]) -> Any:
         except ValueError as error:
             raise ScenarioError(f"{at}: gives {error}.") from error
         return made
+    for name, check in VALUES.get(noun, {}).items():
+        value = getattr(made, name)
+        try:
+            found = check(value)
+        except ValueError as error:
+            raise ScenarioError(f"{at}: its {name} is {error}.") from error
+        if found is not value:
+            made = replace(made, **{name: found})
+    if noun == "optimizer" and made.nesterov and not made.momentum:
+        raise ScenarioError(f"{at}: its nesterov is true, and wants momentum > 0; 0.9 is usual.")
     return Guarded(made, noun, at) if noun in CHECKS else made
+
+
+def _within(**bounds: Any) -> Check:
+    inside = Range(**bounds)
+
+    def check(given: Any) -> float:
+        value = _one(given)
+        if not inside.holds(value):
+            raise ValueError(f"{value}, expected a number {inside}")
+        return given if type(given) in (int, float) else value
+
+    return check
+
+
+def _maybe(check: Check) -> Check:
+    return lambda given: None if given is None else check(given)
+
+
+def _among(*words: str) -> Check:
+    def check(given: Any) -> Any:
+        if given not in words:
+            raise ValueError(f"{given!r}, expected one of {', '.join(words)}")
+        return given
+
+    return check
+
+
+VALUES: dict[str, dict[str, Check]] = {
+    "optimizer": {"lr": _within(gt=0), "momentum": _within(ge=0, lt=1), "weight_decay": _within(ge=0), "nesterov": _truth},
+    "rehearsal": {
+        "ratio": _within(ge=0, lt=1), "mix": _among(*get_args(Mix)), "alpha": _within(ge=0), "beta": _within(ge=0), "temperature": _within(gt=0),
+    },
+    "reaction": {
+        "keep_share": _within(ge=0, le=1), "lr_factor": _within(gt=0), "lr_steps": _count(0), "replay_share": _maybe(_within(ge=0, lt=1)),
+        "tell": _truth,
+    },
+}  # fmt: skip
+"""What the fields of values are, by noun."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +46,8 @@ def load(
             raise ScenarioError("the scenario is nested without end.") from None
     else:
         table, folder = _read(Path(source)), Path(source).resolve().parent
-    asked = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
+    table = plain(table)
+    asked = {_word(key): plain(value, _word(key)) for key, value in {**(overrides or {}), **({} if seed is None else {"seed": seed})}.items()}
     for key in sorted(asked, key=_turn):  # Not in the order of saying: kinds first, and tables before what is in them.
         _set(table, key, asked[key], asked)
     _check_sizes(table)
@@ -52,6 +55,32 @@ def load(
         return Loaded(Scenario.model_validate(table), folder)
     except ValidationError as error:
         raise ScenarioError(explain(error, "", sections(Scenario))) from None
+
+
+def _word(key: object) -> str:
+    if not isinstance(key, str):
+        raise ScenarioError(f"{key!r:.60}: is no key; keys are text, like 'training.optimizer.lr'.")
+    return key
+
+
+def plain(value: Any, key: str = "", depth: int = 0) -> Any:
+    """Return *value*, the reader's for *key*, as TOML would have it: numpy's and torch's numbers are numbers, paths are text.
+
+    Raises ScenarioError for what no file can say.
+    """
+    if depth > 2 * DEEPEST:
+        raise ScenarioError(f"{key[:60]}...: is nested without end.")
+    if isinstance(value, Mapping):
+        return {str(name): plain(each, f"{key}{'.' if key else ''}{name}", depth + 1) for name, each in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, list | tuple):
+        return [plain(each, key, depth + 1) for each in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if hasattr(value, "tolist"):  # An array or a number of numpy's or torch's.
+        return plain(value.tolist(), key, depth + 1)
+    if value is None or isinstance(value, str | int | float | datetime.date | datetime.time):
+        return value
+    raise ScenarioError(f"{key} = {value!r:.80}: is a {type(value).__name__}, which no scenario file can say.")
 
 
 DEEPEST = 50
