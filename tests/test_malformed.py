@@ -154,7 +154,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "too many liars for Bulyan": (strategy("Bulyan", num_malicious_nodes=1), "server.strategy.num_malicious_nodes = 1:", ["at least 7"]),
     "more chosen than asked": (strategy("MultiKrum", num_nodes_to_select=9), "server.strategy.num_nodes_to_select = 9:", ["6 clients"]),
     "nobody trains": (strategy("FedAvg", fraction_train=0.0, min_train_nodes=0), "server.strategy.fraction_train = 0.0:", ["no client"]),
-    "fraction_train 1.5": (strategy("FedAvg", fraction_train=1.5), "server.strategy.fraction_train = 1.5: must be >= 0 and <= 1", []),
+    "fraction_train 1.5": (strategy("FedAvg", fraction_train=1.5), "server.strategy.fraction_train = 1.5: must be > 0 and <= 1", []),
     "clients_per_round and fraction": (strategy("FedAvg", clients_per_round=3, fraction_train=0.5), "server.strategy.clients_per_round = 3:", ["fraction_train"]),
     "clients_per_round 0": (strategy("FedAvg", clients_per_round=0), "server.strategy.clients_per_round = 0: must be a whole number >= 1", []),
     "clients_per_round too many": (strategy("FedAvg", clients_per_round=7), "server.strategy.clients_per_round = 7: needs more clients than there are", ["clients.count = 6"]),

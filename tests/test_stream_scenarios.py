@@ -64,7 +64,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "groups of words": (drift(change={"kind": "classes", "groups": [["a"]]}), "stream.drift.change.groups", ["whole number"]),
     "a cycle of no concepts": (drift(schedule={"kind": "recurring", "period_s": 9.0, "concepts": -3}), "stream.drift.schedule.concepts = -3: must be >= 1", []),
     "negative mix": (drift(change={"kind": "classes", "mixes": [[-1.0] * 10]}), "stream.drift.change.mixes.0.0 = -1.0: must be >= 0", []),
-    "a plug-in that is no change": (drift(change={"kind": "plugins_of_streams:odd"}), "stream.drift.change.kind: returned a Odd", ["pick", "alter"]),
+    "a plug-in that is no change": (drift(change={"kind": "plugins_of_streams:odd"}), "stream.drift.change.kind = 'plugins_of_streams:odd': returned a Odd", ["pick", "alter"]),
     "a plug-in that breaks": (drift(onset={"kind": "plugins_of_streams:breaks"}), "stream.drift.onset.kind = 'plugins_of_streams:breaks': raised KeyError", []),
     "a plug-in that is no process": (with_stream(arrivals={"kind": "plugins_of_streams:odd"}), "stream.arrivals.kind = 'plugins_of_streams:odd': returned a Odd", ["Arrivals"]),
     "hindsight without a stream": ({"data.test_fraction": 0}, "data.test_fraction = 0: must be > 0", ["[stream]"]),

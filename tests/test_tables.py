@@ -302,7 +302,8 @@ def test_every_client_that_ones_own_source_makes_is_what_it_says(change: str, sa
 
     import fedsim
 
-    for wrong, workers in ((7, 1), (119, 1), (119, 2)):
+    late = [(119, 2)] if change.startswith(("x[3", "raise")) else []  # Workers answer all alike: two kinds will do.
+    for wrong, workers in ((7, 1), (119, 1), *late):
         folder = tmp_path / f"{wrong}-{workers}"
         folder.mkdir()
         (folder / "mine.py").write_text(MADE.replace("CHANGE", change).replace("WRONG", str(wrong)))

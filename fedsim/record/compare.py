@@ -27,7 +27,7 @@ def difference(old: Run, new: Run) -> str | None:
                     return f"{table} row {i + 1} ({_row_name(a)}): {column} was {left!r}, is now {right!r}"
         if len(before) != len(after):
             return f"{table}: {len(before)} rows before, {len(after)} now"
-    if digest_of(old.params()) != digest_of(new.params()):
+    if digest_of(old.stored()) != digest_of(new.stored()):
         return "the parameters in model.safetensors"
     return _figures(old.manifest, new.manifest)
 

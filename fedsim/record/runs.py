@@ -218,9 +218,17 @@ class Run:
 
     def params(self) -> Params:
         """Return the final parameters as numpy arrays. Raises RunError where there are none, or others than the run wrote."""
-        from safetensors.numpy import load_file
-
         from fedsim.learn.work import digest_of
+
+        params = self.stored()
+        content = self.manifest["model"].get("content")  # Earlier versions did not say, and a run under way does not.
+        if content and digest_of(params) != content:
+            raise RunError(f"{self.path / MODEL_FILE}: is not the model that this run wrote: its content is not what {manifest.FILE} says.")
+        return params
+
+    def stored(self) -> Params:
+        """Return the parameters that the folder holds, whoever wrote them. Raises RunError where there are none to be read."""
+        from safetensors.numpy import load_file
 
         path = self.path / MODEL_FILE
         if not path.is_file():
@@ -229,11 +237,7 @@ class Run:
             stored = load_file(path)
         if lacking := [name for name in self.manifest["model"]["arrays"] if name not in stored]:
             raise RunError(f"{path}: is not the model of this run; it lacks {', '.join(lacking[:3])}.")
-        params = {name: stored[name] for name in self.manifest["model"]["arrays"]}
-        content = self.manifest["model"].get("content")  # Earlier versions did not say, and a run under way does not.
-        if content and digest_of(params) != content:
-            raise RunError(f"{path}: is not the model that this run wrote: its content is not what {manifest.FILE} says.")
-        return params
+        return {name: stored[name] for name in self.manifest["model"]["arrays"]}
 
     def model(self, *, trust: bool = False) -> nn.Module:
         """Return the trained model as a torch module, in evaluation mode.

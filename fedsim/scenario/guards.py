@@ -242,6 +242,8 @@ def guarded(made: Any, noun: str, at: str, given: dict[str, Any]) -> Any:
         except ValueError as error:
             raise ScenarioError(f"{at}: gives {error}.") from error
         return made
+    if noun == "change" and not hasattr(made, "pick") and not (hasattr(made, "alter") and hasattr(made, "whole")):
+        raise ScenarioError(f"{at}: returned a {type(made).__name__}, which has neither pick nor alter and whole.")
     for name, check in VALUES.get(noun, {}).items():
         value = getattr(made, name)
         try:

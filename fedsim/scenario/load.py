@@ -68,8 +68,8 @@ def plain(value: Any, key: str = "", depth: int = 0) -> Any:
 
     Raises ScenarioError for what no file can say.
     """
-    if depth > 2 * DEEPEST:
-        raise ScenarioError(f"{key[:60]}...: is nested without end.")
+    if depth > DEEPEST:
+        raise ScenarioError(f"{key[:60]}...: is nested deeper than {DEEPEST} tables.")
     if isinstance(value, Mapping):
         return {str(name): plain(each, f"{key}{'.' if key else ''}{name}", depth + 1) for name, each in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, list | tuple):

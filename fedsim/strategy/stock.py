@@ -52,7 +52,7 @@ ELSEWHERE = {
 """Flower arguments that have another place in a scenario, or none."""
 
 RANGES = {
-    "fraction_train": Range(gt=0, le=1), "min_train_nodes": Range(ge=0), "min_available_nodes": Range(ge=0),
+    "fraction_train": Range(gt=0, le=1, why="0 asks no client"), "min_train_nodes": Range(ge=0), "min_available_nodes": Range(ge=0),
     "num_malicious_nodes": Range(ge=0), "num_nodes_to_select": Range(ge=0), "beta": Range(ge=0, lt=0.5),
     "proximal_mu": Range(ge=0), "eta": Range(gt=0), "eta_l": Range(gt=0), "tau": Range(gt=0),
     "beta_1": Range(ge=0, lt=1), "beta_2": Range(ge=0, lt=1), "q": Range(ge=0), "client_learning_rate": Range(gt=0),
@@ -239,7 +239,8 @@ def _check_type(at: str, value: Any, parameter: inspect.Parameter | None) -> Non
 
 def _check_value(at: str, name: str, value: Any) -> None:
     if name in RANGES and not RANGES[name].holds(value):
-        raise ScenarioError(f"{at} = {value}: must be {RANGES[name]}.")
+        why = f" ({RANGES[name].why})" if RANGES[name].why else ""
+        raise ScenarioError(f"{at} = {value}: must be {RANGES[name]}{why}.")
     if name in REPORTED and value not in REPORTED[name]:
         raise ScenarioError(f"{at} = {value!r}: our client reports no such metric. {choices(value, REPORTED[name])}")
 
