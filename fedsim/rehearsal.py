@@ -252,9 +252,10 @@ def _until(told: Foretold, end_s: Seconds, row: int, now_s: Seconds) -> Foretold
 
     The last rounds may come a little sooner, since what is left over may hold no trigger, or last a little longer.
     """
-    share = max(0.0, end_s - now_s) / (told.virtual_s - now_s)
-    left = max(1, round(share * (told.rounds - row)))
     round_s = (told.virtual_s - now_s) / (told.rounds - row)
+    if round_s <= 0.0:  # Rounds that take no virtual time: nothing tells how many there will be.
+        return told
+    left = max(1, min(told.rounds - row, round(max(0.0, end_s - now_s) / round_s)))
     slack_s = 2.0 * max(round_s, told.slowest_round_s)
     low_s, high_s = (np.nan, np.nan) if told.low_s != told.low_s else (max(now_s, end_s - slack_s), max(now_s, end_s) + slack_s)
     part = (row + left) / told.rounds

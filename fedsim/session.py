@@ -85,8 +85,8 @@ def run(
     """Run *scenario* (a file, a table, or a Scenario) and return the run, read from its folder.
 
     *overrides* sets keys by dotted name (``{"server.rounds": 3}``; a table given for a table replaces it whole); *out* is the run's folder (new or empty; ``runs/NAME-SEED`` otherwise).
-    Threads of one process run one after the other. Raises ScenarioError before anything is computed, RunError when the run breaks; its folder then says how far it
-    came, as it does after Ctrl-C.
+    Threads of one process run one after the other. Raises ScenarioError before anything is computed, RunError when the run
+    breaks; its folder then says how far it came, as it does after Ctrl-C.
 
     >>> import fedsim
     >>> run = fedsim.run("scenarios/quickstart.toml", overrides={"server.rounds": 2}, out=tmp / "run")

@@ -35,17 +35,17 @@ def test_threads_run_one_after_the_other(tiny: Tiny, tmp_path: Path) -> None:
     assert {fedsim.run(tiny(), out=tmp_path / "alone").digest} == together(tiny, tmp_path)
 
 
-def test_threads_that_do_not_wait_are_seen(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the lock another thread holds it all the same: nothing else keeps runs apart."""
-    held = threading.Event()
+def test_a_run_waits_for_whoever_is_at_it(tiny: Tiny, tmp_path: Path) -> None:
+    """While another thread builds, runs or rehearses, a run does not begin; it does when that is done."""
+    done = threading.Event()
     with machine.ALONE:
-        thread = threading.Thread(target=lambda: (fedsim.run(tiny(), out=tmp_path / "late"), held.set()))
+        thread = threading.Thread(target=lambda: (fedsim.run(tiny(), out=tmp_path / "late"), done.set()))
         thread.start()
         thread.join(2.0)
-        assert not held.is_set()
+        assert not (tmp_path / "late").exists() and not done.is_set()
     thread.join()
 
-    assert held.is_set()
+    assert done.is_set()
 
 
 def test_numbers_of_numpy_are_numbers(tiny: Tiny, go: Any, tmp_path: Path) -> None:

@@ -44,9 +44,9 @@ def run(out: Path, *flags: str, workers: int = 1, **environment: str) -> tuple[s
 
 
 def test_optimised_python_gives_the_same_bits(tmp_path: Path) -> None:
-    """Under ``python -O``, with PYTORCH_JIT=0 and in two workers, the digest is that of plain Python, without a note."""
+    """Under ``python -O``, and with PYTORCH_JIT=0 in two workers, the digest is that of plain Python, without a note."""
     plain = fedsim.run(tiny_table({"model": {"kind": "mlp", "hidden": [8]}, "server.rounds": 1}), out=tmp_path / "plain")
-    others = [run(tmp_path / "one", "-O", workers=2, PYTORCH_JIT="0")]
+    others = [run(tmp_path / "one", "-O"), run(tmp_path / "jit", workers=2, PYTORCH_JIT="0")]
 
     assert [] == plain.manifest["notes"] and "-O" not in plain.manifest["interpreter"]["flags"]
     assert {(plain.digest, 0)} == {(digest, len(notes)) for digest, notes, _ in others}

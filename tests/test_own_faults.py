@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 from fedsim.data.source import Examples, Pool
+from fedsim.learn.objectives import Classification
 
 GROUPS = {
     "text": np.array(["a", "b", "c"] * 20), "list": ["a", "b", "c"] * 20, "gaps": np.full(60, np.nan), "negative": np.arange(60) - 1,
@@ -118,6 +119,10 @@ class Objective:
     def scores(self, sums):
         return {"loss": sums["loss"] / sums["examples"], **({3: 1.0} if self.bad == "scores have no name" else {})}
 
+class Subclass(Classification):
+    def each(self, outputs, targets):
+        return super().each(outputs, targets).repeat(2)
+
 class Imaginary(FedAvg):
     def aggregate_train(self, server_round, replies):
         arrays, metrics = super().aggregate_train(server_round, replies)
@@ -165,6 +170,13 @@ def test_an_objective_is_at_fault_by_its_own_name(bad: str, said: str, mine: Cal
     line = refused(mine({"training.objective": {"kind": "mine:Objective", "bad": bad}, **stream}))
 
     assert line.startswith("training.objective.kind = 'mine:Objective': ") and said in line
+
+
+def test_a_subclass_of_ours_is_tried_as_well(mine: Callable[..., dict[str, Any]]) -> None:
+    """What a reader changes of our own objective is the reader's."""
+    line = refused(mine({"training.objective": {"kind": "mine:Subclass"}, "stream.arrivals": {"kind": "constant", "per_s": 1.0}}))
+
+    assert line.startswith("training.objective.kind = 'mine:Subclass': its each() gives float32 of shape (4,)")
 
 
 def test_a_right_objective_runs(mine: Callable[..., dict[str, Any]], go: Any) -> None:

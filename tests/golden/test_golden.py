@@ -6,6 +6,7 @@ They are played in a process that is held to arithmetic which every x86-64 machi
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import pytest
 from play import SCENARIOS, played
@@ -13,6 +14,8 @@ from play import SCENARIOS, played
 from fedsim.record.manifest import machine, versions
 
 GOLDEN = Path(__file__).with_name("golden.json")
+NATIVE = json.loads(Path(__file__).with_name("native.json").read_text())
+"""Of one machine type, by whatever kernels it has: until golden.json has been seen on another than where it was recorded."""
 
 
 def here() -> dict[str, str]:
@@ -34,3 +37,13 @@ def test_golden_digests_stay() -> None:
         pytest.skip(f"seen on {golden['seen_on']} only: here {moved} differ. Run tests/golden/record.py, and look into why")
 
     assert [] == moved
+
+
+@pytest.mark.parametrize("name", NATIVE["digests"])
+def test_a_native_digest_stays(name: str, go: Any) -> None:
+    """The digest is the one that was recorded for this machine type, its own kernels and all."""
+    if NATIVE["machine"] != {**machine(), **here()}:
+        pytest.skip(f"recorded on another machine type: {NATIVE['machine']}")
+    run = go(SCENARIOS[name])
+
+    assert NATIVE["digests"][name] == [run.digest, run.metrics_digest]
