@@ -1,4 +1,4 @@
-"""The compiled step against the untouched graph against plain torch.nn and torch.optim, on shipped and odd models."""
+"""The compiled step against plain torch.nn and torch.optim, on shipped and odd models."""
 
 import random
 from collections.abc import Callable
@@ -26,9 +26,9 @@ from fedsim.learn.store import Store
 from fedsim.learn.work import Job, Result, Start, Task
 
 SHAPE, OUTPUTS = (1, 8, 8), 5
-COUNTS = (23, 4, 10, 31, 1, 12, 12)
-"""Examples per client: short last batches, a single example, equal ones side by side."""
-COUPLED = (23, 4, 10, 32, 2, 12, 12)
+COUNTS = (24, 4, 10, 31, 1, 14, 14)
+"""Examples per client: short last batches, a single example, equal ones side by side; few sizes, since each is compiled."""
+COUPLED = (24, 4, 10, 32, 2, 14, 14)
 """The same for BatchNorm, which cannot train on one example."""
 
 
@@ -262,10 +262,19 @@ def by_torch(model: nn.Module, task: Task, fed: Federation, dtype: torch.dtype) 
 
 
 def gap(result: Result, other: Any) -> float:
-    return max(float(np.abs(result.params[n] - np.asarray(other[n])).max()) for n in result.params)
+    """Return how far parameters lie apart at most: from those beyond one, of which a variance may be many, as a share."""
+    theirs = {n: np.asarray(other[n]) for n in result.params}
+    return max(float((np.abs(result.params[n] - b) / np.maximum(1.0, np.abs(b))).max()) for n, b in theirs.items())
 
 
-EVERY = [(name, job) for name in NETS for job in JOBS if job in ("plain", "heavy") or name in ("mlp", "batch norm", "deciding")]
+HEAVY = ("mlp", "cnn", "tied", "low rank", "crossed", "dropout", "batch norm", "deciding")
+"""An update rule sees parameters, not layers: these try one with everything in it, each another shape of graph around it."""
+EVERY = [
+    (name, job)
+    for name in NETS
+    for job in JOBS
+    if job == "plain" or (job == "heavy" and name in HEAVY) or name in ("mlp", "batch norm", "deciding")
+]
 """How examples are laid out in batches is no matter of the model: three of these try all jobs, one compiled, one not, one coupled."""
 
 
@@ -301,26 +310,12 @@ def test_clients_with_different_learning_rates_train_together() -> None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_chunks_give_the_same_bits(name: str) -> None:
-    """In float32 a client's bits are the same alone, in threes, and in one cohort, for plain and for heavy jobs."""
+    """In float32 a client's bits are the same alone, in threes, and in one cohort, for plain jobs and heavy ones."""
     model, steps = net(name, torch.float32), dict[Any, Any]()
-    for job in ("plain", "heavy"):
+    for job in ("plain", "heavy")[: 1 + (name in HEAVY)]:
         alone, threes, together = (trained(model, JOBS[job], torch.float32, chunk, 2, steps) for chunk in (1, 3, 7))
 
         assert [r.digest for r in alone] == [r.digest for r in threes] == [r.digest for r in together]
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_passes_move_no_more_than_rounding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled step and the graph as it was traced agree to 1e-12 in float64."""
-    model = net(name, torch.float64)
-    ours = trained(model, JOBS["plain"], torch.float64, 7)
-    compile_step = steps.compile_step
-    monkeypatch.setattr(
-        "fedsim.learn.engine.cohort.compile_step", lambda *a, **k: compile_step(*a, **{**k, "untouched": True})
-    )
-    untouched = trained(model, JOBS["plain"], torch.float64, 7)
-
-    assert max(gap(a, b.params) for a, b in zip(ours, untouched, strict=True)) < 1e-12
 
 
 def test_a_wrong_pass_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from fedsim.core.errors import FedsimError, ScenarioError, reason
 from fedsim.learn.engine import noise, passes
@@ -73,7 +74,7 @@ PROBE_BYTES = 2**28
 
 
 def compile_step(
-    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, plain: bool, whole_targets: bool, untouched: bool = False,
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, plain: bool, whole_targets: bool,
     more: Sequence[Tensor] = (), templates: Templates | None = None, remembers: bool = False,
 ) -> Step:
     """Return the step of *model* for batches shaped like *x* (b, ...) and *y* (b, ...).
@@ -81,9 +82,9 @@ def compile_step(
     What comes out depends on them too, a little (see ``_same_bits``): give every engine the same.
 
     *plain* says that the update is p <- p - lr g and nothing else, and so may be folded into the graph.
-    *whole_targets* promises that no target is cross-entropy's ignore_index. *untouched* runs the graph as traced. *more* are
-    further batches of real features, shaped like *x*: a step is tried on these, since a model may take nothing else. With
-    *templates* graphs come from there: the same ones, sooner where there are many sizes. A model that *remembers* is left to torch.
+    *whole_targets* promises that no target is cross-entropy's ignore_index. *more* are further batches of real features, shaped
+    like *x*: a step is tried on these, since a model may take nothing else. With *templates* graphs come from there: the same
+    ones, sooner where there are many sizes. A model that *remembers* is left to torch.
 
     Convolutions on a CPU run one client at a time, whatever the chunk: grouped convolution with one client gives
     other bits there than with two, and is slower. So does any step whose rows turn out to depend on their number or
@@ -91,7 +92,7 @@ def compile_step(
     A model that cannot be traced, or whose graph gives other numbers than torch itself, is left to torch.
     Raises ScenarioError when the model cannot be trained.
     """
-    settings = {"plain": plain, "whole_targets": whole_targets, "untouched": untouched}
+    settings = {"plain": plain, "whole_targets": whole_targets}
     if remembers:
         return _left_to_torch(model, objective, x, y, plain, "keeps something between calls that what it puts out depends on")
     try:
@@ -116,30 +117,38 @@ class _Unfit(Exception):
 
 def _compiled(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, real: Sequence[Tensor], templates: Templates | None, *,
-    plain: bool, whole_targets: bool, untouched: bool,
+    plain: bool, whole_targets: bool,
 ) -> Step:  # fmt: skip
     """Return the compiled step of ``compile_step``, tried on the batches *real*. Raises _Unfit where there is none."""
-    settings = {"plain": plain, "whole_targets": whole_targets, "untouched": untouched}
-    try:
-        masks = tuple(masks_of(model, x))
-        traced = partial(trace, model, objective) if templates is None else templates.trace
-        single = traced(x, y, masks, rows=None)
-    except Untraceable as error:
-        raise _Unfit(f"cannot be traced ({error})") from error
-    random = draws_random_numbers(single)
-    step: Step | None = None
-    note = ""
-    if not random and not (x.device.type == "cpu" and has_convolution(single)):
+    settings = {"plain": plain, "whole_targets": whole_targets}
+    masks = tuple(masks_of(model, x))
+    traced = partial(trace, model, objective) if templates is None else templates.trace
+    note, many = "", None
+    if not _convolves(model, x):  # Those that do so in words of their own are told by the graph.
         try:
-            parts = _parts(traced(x, y, masks, rows=ROWS), model, **settings)
-            step = _placed(dataclasses.replace(_stacked(parts), masks=masks), model, real, y, plain)
+            many = traced(x, y, masks, rows=ROWS)
         except Untraceable as error:
             note = f"model {type(model).__name__} cannot be stacked ({error}): its clients train one at a time, which is slower."
+    step: Step | None = None
+    random = many is not None and draws_random_numbers(many)
+    if many is not None and not random and not (x.device.type == "cpu" and has_convolution(many)):
+        step = _placed(dataclasses.replace(_stacked(_parts(many, model, **settings)), masks=masks), model, real, y, plain)
     if step is None:
-        step = dataclasses.replace(_single(_parts(single, model, stacked=False, **settings)), masks=masks, random=random, note=note)
+        try:
+            one = traced(x, y, masks, rows=None)
+        except Untraceable as error:
+            raise _Unfit(f"cannot be traced ({error})") from error
+        random = draws_random_numbers(one)
+        note = "" if random or (x.device.type == "cpu" and has_convolution(one)) else note
+        step = dataclasses.replace(_single(_parts(one, model, stacked=False, **settings)), masks=masks, random=random, note=note)
     if not random and not _agrees(step, model, objective, real, y, plain):
         raise _Unfit("gives other numbers than torch itself when its step is compiled")
     return step
+
+
+def _convolves(model: nn.Module, x: Tensor) -> bool:
+    """Return whether *model* has layers because of which it trains one at a time on a CPU."""
+    return x.device.type == "cpu" and any(isinstance(layer, _ConvNd) for layer in model.modules())
 
 
 def _placed(step: Step, model: nn.Module, real: Sequence[Tensor], y: Tensor, plain: bool) -> Step | None:
@@ -277,19 +286,16 @@ def _after(
 _Parts = tuple[GraphModule, GraphModule, GraphModule]
 
 
-def _parts(
-    module: GraphModule, model: nn.Module, *, plain: bool, whole_targets: bool, untouched: bool, stacked: bool = True
-) -> _Parts:
+def _parts(module: GraphModule, model: nn.Module, *, plain: bool, whole_targets: bool, stacked: bool = True) -> _Parts:
     """Return a traced gradient as opening, body and closing, with the passes and the update in it."""
     count, carried, graph = len(trainable(model)), len(travelling(model)), module.graph
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     with graph.inserting_after(inputs[-1]):
         rate = graph.placeholder("rate")
-    if not untouched:
-        passes.clean(graph, inputs[carried + 1], whole_targets=whole_targets)
+    passes.clean(graph, inputs[carried + 1], whole_targets=whole_targets)
     passes.write_buffers(graph, count, inputs[count:carried])
     if plain:
-        passes.update_in_place(graph, inputs[:count], rate, fuse=not untouched)
+        passes.update_in_place(graph, inputs[:count], rate)
     opening = passes.before_loop(graph, inputs[:carried])
     closing = passes.after_loop(graph) if stacked else []
     parts = _split(module, inputs[:carried], opening, closing)
