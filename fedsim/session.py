@@ -247,6 +247,8 @@ class _Session:
                         f"round 0: {name} of the global model is {value} before anything was trained. Look at what the model puts out, at"
                         f" the objective, and at how large the features are."
                     )
+                if self.watched.made_nan:
+                    raise RunError(f"round {server_round}: {name} of the global model became {value}: {self.watched.made_nan}.")
                 raise RunError(
                     f"round {server_round}: {name} of the global model became {value}. Training diverged; try a"
                     f" smaller training.optimizer.lr (now {self.parts.job.lr:g})."
@@ -318,7 +320,13 @@ class _Session:
 
     def _warnings(self, status: str) -> list[str]:
         """Return what went so wrong that a reader must hear of it, though nothing broke."""
-        if status != "done" or self.grid.arrived:
+        if status != "done":
+            return []
+        if strangers := self.grid.strangers:
+            many, nodes = len(strangers) > 1, f"{records.node_of(0)} to {records.node_of(self.parts.fleet.federation.count - 1)}"
+            went = f"{len(strangers)} messages went to nodes that are not there, first to" if many else "A message went to a node that is not there,"
+            return [f"{went} {strangers[0]}: nodes are {nodes} (grid.get_node_ids())."]
+        if self.grid.arrived:
             return []
         deadline_s = self.loaded.scenario.server.round_timeout_s
         if not self.grid.asked:

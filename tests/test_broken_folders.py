@@ -15,6 +15,7 @@ import fedsim
 from fedsim import show
 from fedsim.core.errors import FedsimError, RunError
 from fedsim.record import journal, manifest
+from fedsim.record.compare import difference
 from fedsim.record.report import write_report
 from fedsim.session import verify
 
@@ -28,6 +29,14 @@ TABLE = {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a small run on streams."""
     return fedsim.run(tiny_table(TABLE), out=tmp_path_factory.mktemp("whole") / "run").path
+
+
+@pytest.fixture(scope="module")
+def again(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that ``verify`` compares with."""
+    folder = tmp_path_factory.mktemp("again") / "run"
+    assert verify(whole, folder) is None
+    return folder
 
 
 def reads(folder: Path) -> None:
@@ -127,22 +136,23 @@ def test_a_key_of_another_version_is_said_and_kept(whole: Path, tmp_path: Path, 
 EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "final.accuracy": lambda about: about["final"].update(accuracy=0.99), "virtual_s": lambda about: about.update(virtual_s=1.0),
     "bytes_up": lambda about: about.update(bytes_up=1), "digest": lambda about: about.update(digest="0" * 64),
-    "final.f1": lambda about: about["final"].update(f1=1.0),
+    "final.f1": lambda about: about["final"].update(f1=1.0), "seed": lambda about: about.update(seed=99),
+    "model.parameters": lambda about: about["model"].update(parameters=9), "privacy.noise_std": lambda about: about.update(privacy={"noise_std": 2.0}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_verify_checks_what_show_prints(whole: Path, tmp_path: Path, edit: str) -> None:
-    """An edited score, time, byte count or digest of the manifest is named, with what comes out."""
+def test_verify_checks_what_show_prints(whole: Path, again: Path, tmp_path: Path, edit: str) -> None:
+    """An edited score, time, byte count, size or digest of the manifest is named, with what comes out."""
     shutil.copytree(whole, folder := tmp_path / "run")
-    found = verify(edited(folder, EDITS[edit]), tmp_path / "again")
+    found = difference(fedsim.load(edited(folder, EDITS[edit])), fedsim.load(again))
 
     assert found is not None and found.startswith(f"{edit} in manifest.json was")
 
 
-def test_a_sound_folder_verifies(whole: Path, tmp_path: Path) -> None:
+def test_a_sound_folder_verifies(whole: Path, again: Path) -> None:
     """All figures of a run that nobody touched come out again."""
-    assert verify(whole, tmp_path / "again") is None
+    assert difference(fedsim.load(whole), fedsim.load(again)) is None
 
 
 def test_a_journal_of_another_version_is_said(whole: Path, tmp_path: Path) -> None:

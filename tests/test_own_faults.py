@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import fedsim
 from fedsim.core.errors import ScenarioError
@@ -96,6 +98,51 @@ class Nan(nn.Linear):
         super().__init__(6, outputs)
     def forward(self, x):
         return super().forward(x.float()) * float("nan")
+
+class Unlike(nn.Linear):
+    def __init__(self, shape, outputs, how):
+        super().__init__(6, outputs, device="meta" if how == "meta" else None)
+        if how == "unseeded":
+            self.weight.data = torch.from_numpy(np.random.default_rng().normal(size=(outputs, 6)).astype("float32"))
+        if how == "numpy":
+            self.bias.data = torch.from_numpy(np.random.normal(size=outputs).astype("float32"))
+        if how == "after":
+            self.weight.register_post_accumulate_grad_hook(print)
+        if how == "default":
+            torch.set_default_dtype(torch.float64)
+        self.how = how
+    def forward(self, x):
+        if self.how == "grows" and not hasattr(self, "late"):
+            self.late = nn.Parameter(torch.zeros(1))
+        x = x.float()
+        return super().forward(x + torch.rand(1) + np.random.rand() if self.how == "draws" else x)
+
+class FromNan(Classification):
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets) * float("nan")
+
+class Counts(Classification):
+    def scores(self, sums):
+        return {**super().scores(sums), "rounds": 3.0}
+
+class Asks(FedAvg):
+    def __init__(self, what, **kwargs):
+        super().__init__(**kwargs)
+        self.what = what
+    def configure_train(self, *given):
+        asked = list(super().configure_train(*given))
+        if self.what == "nobody":
+            asked[0].metadata.dst_node_id = 7
+        return ["me"] if self.what == "text" else asked
+    def aggregate_train(self, server_round, replies):
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        return (ArrayRecord({n: Array(a.numpy() * np.nan) for n, a in arrays.items()}) if self.what == "makes nan" else arrays), metrics
+
+class Polls:
+    def available(self, clients, now):
+        return np.zeros(len(clients), bool)
+    def next_change(self, clients, now):
+        return now + 60.0
 
 def scripted(shape, outputs):
     return torch.jit.script(nn.Linear(6, outputs))
@@ -219,6 +266,54 @@ def test_lazy_layers_settle_on_what_the_data_are(mine: Callable[..., dict[str, A
 def test_a_scripted_module_is_told_what_to_return(mine: Callable[..., dict[str, Any]]) -> None:
     """torch.jit's modules cannot take a client's parameters: the line says what can."""
     assert "Return the module itself, without torch.jit" in refused(mine({"model": {"kind": "mine:scripted"}}))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("unseeded", "'weight' comes out otherwise when it is built again"), ("meta", "parameter 'weight' lies on torch's 'meta' device"),
+        ("after", "parameter 'weight' has a hook after its gradient's accumulation"), ("grows", "makes the parameter 'late' in its forward()"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_the_same_for_all_is_refused(how: str, said: str, mine: Callable[..., dict[str, Any]]) -> None:
+    """What cannot be repeated, sent or called is named before anything runs."""
+    assert said in refused(mine({"model": {"kind": "mine:Unlike", "how": how}}))
+
+
+@pytest.mark.parametrize("how", ["numpy", "default", "draws"])
+def test_what_draws_from_global_generators_repeats(how: str, mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """First parameters, and draws while a model is evaluated, come again; torch's default precision is left alone."""
+    np.random.seed()
+    torch.seed()
+    one, two = (go(mine({"model": {"kind": "mine:Unlike", "how": how}})) for _ in range(2))
+
+    assert (one.digest, one.final) == (two.digest, two.final)
+    assert torch.float32 == torch.get_default_dtype()
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ({"training.objective": {"kind": "mine:FromNan"}}, "its loss() gives nan for finite outputs"),
+        ({"training.objective": {"kind": "mine:Counts"}}, "a score is named 'rounds'"),
+        ({"server.strategy": {"kind": "mine:Asks", "what": "text"}}, "configure_train gave a str among its messages"),
+        ({"server.strategy": {"kind": "mine:Asks", "what": "makes nan"}}, "aggregate_train of 'mine:Asks' gave 'weight' with numbers that are"),
+        ({"clients.availability": {"kind": "mine:Polls"}}, "next_change has promised another answer 10,000 times"),
+    ],
+)  # fmt: skip
+def test_who_is_to_blame_is_named(table: dict[str, Any], said: str, mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """No learning rate, no deadline and no client is, where an objective, a strategy or an availability is at fault."""
+    with pytest.raises(fedsim.FedsimError) as raised:
+        go(mine({"model": {"kind": "mine:Unlike", "how": ""}, **table}))
+
+    assert said in str(raised.value)
+
+
+def test_messages_to_nobody_are_noted(mine: Callable[..., dict[str, Any]], go: Any) -> None:
+    """A node that is not there is answered for as Flower does, and the run says which are."""
+    run = go(mine({"model": {"kind": "mine:Unlike", "how": ""}, "server.strategy": {"kind": "mine:Asks", "what": "nobody"}}))
+
+    assert "A message went to a node that is not there, 7: nodes are 1000 to 1002" in run.manifest["notes"][0]
 
 
 def test_a_loss_that_is_nan_from_the_start_is_no_divergence(mine: Callable[..., dict[str, Any]], go: Any) -> None:

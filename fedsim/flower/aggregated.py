@@ -39,12 +39,14 @@ class Enough(BaseException):
 class Watched:
     """Stands around the steps of a strategy, known to its reader as *kind*; *params* are the model's arrays.
 
-    *said* grows by a sentence when something is seen for the first time; ``notes`` tells all of it at any time.
+    *said* grows by a sentence when something is seen for the first time; ``notes`` tells all of it at any time. *made_nan* says how
+    the strategy made numbers of the latest round that are not finite; empty where it made none.
     """
 
     kind: str
     params: Params
     said: list[str] = field(default_factory=list[str])
+    made_nan: str = ""
     _nothing: list[int] = field(default_factory=list[int])
     _why: str = ""
     _kept: str = ""
@@ -115,7 +117,11 @@ class Watched:
         def call(server_round: int, *args: Any, **kwargs: Any) -> Any:
             if name.startswith("configure"):
                 with self._door(name, server_round):
-                    return list(step(server_round, *args, **kwargs))  # A generator would raise elsewhere.
+                    asked: list[Any] = list(step(server_round, *args, **kwargs))  # A generator would raise elsewhere.
+                for message in asked:
+                    if not isinstance(message, Message):
+                        raise RunError(f"{self._at(server_round)}: {name} gave a {type(message).__name__} among its messages; each must be a flwr Message.")
+                return asked
             replies = list(args[0]) if args else list(kwargs.pop("replies"))
             came = sum(not reply.has_error() for reply in replies)  # Now: a strategy may change what it was given.
             with self._door(name, server_round):
@@ -150,6 +156,7 @@ class Watched:
                 self._none(server_round, why(strategy, replies, came))
             return None, metrics  # pyright: ignore[reportUnknownVariableType]
         self._check(server_round, arrays)
+        self._look_for_nan(arrays, replies)
         rule = _inner(strategy)
         if isinstance(rule, flower.MultiKrum) and rule.num_malicious_nodes and came < 2 * rule.num_malicious_nodes + 3:
             self._few.append(came)
@@ -174,6 +181,16 @@ class Watched:
             some = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")
             self._kept = f"The strategy hands back {len(arrays)} of the model's {len(self.params)} arrays; the rest stays as it was: {some}."
             self.said.append(self._kept)
+
+    def _look_for_nan(self, arrays: ArrayRecord, replies: list[Message]) -> None:
+        """Keep in mind where the strategy itself, and no client, made what is not finite: training is not to blame for that."""
+        self.made_nan = ""
+        broken = next((name for name, array in arrays.items() if not np.isfinite(array.numpy()).all()), None)
+        if broken is not None and all(
+            np.isfinite(array.numpy()).all()
+            for reply in replies if not reply.has_error() for record in reply.content.array_records.values() for array in record.values()
+        ):  # fmt: skip
+            self.made_nan = f"aggregate_train of {self.kind!r} gave {broken!r} with numbers that are not finite, of replies that all are"
 
     def _none(self, server_round: int, reason: str) -> None:
         if not self._nothing:

@@ -88,7 +88,7 @@ def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops
         )
     rows = len(x)
     return Flops(
-        (forward.get_total_flops() + extra / 2) / rows, (training.get_total_flops() + extra) / rows, parameters,
+        (forward.get_total_flops() + extra / 2) / rows, (training.get_total_flops() + watch.outer + extra) / rows, parameters,
         _left_out(model, watch.uncounted),
     )  # fmt: skip
 

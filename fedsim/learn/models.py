@@ -17,6 +17,7 @@ from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import Array, Count, Params, Range
 from fedsim.learn.kept import worn
+from fedsim.learn.seeded import seeded
 from fedsim.learn.standardise import Standardise
 
 models: Registry[Callable[..., nn.Module]] = Registry("model", given=["shape", "outputs"])
@@ -87,13 +88,17 @@ def build(
     Raises ScenarioError for a model that cannot be trained here: it is not an ``nn.Module``, has nothing to train, or
     normalises by a mean over all batches so far, which no server can average.
     """
-    with torch.random.fork_rng(devices=[]):  # Layers draw from torch's global generator: borrow it, give it back.
+    with seeded(key.seed64()):  # Layers draw from torch's global generator: borrow it, give it back.
         make = models.get(kind, at="model.kind")
         if ":" not in kind:
             with suppress(NotImplementedError), torch.device("meta"):  # Counted before memory is asked for.
                 _check_memory(kind, models.call(make, settings, shape=shape, outputs=outputs))
-        torch.manual_seed(key.seed64())
-        model: Any = models.call(make, settings, shape=shape, outputs=outputs)
+        torch.manual_seed(key.seed64())  # Again: what was counted may have drawn.
+        default = torch.get_default_dtype()
+        try:
+            model: Any = models.call(make, settings, shape=shape, outputs=outputs)
+        finally:
+            torch.set_default_dtype(default)  # It is the next model's too.
         if isinstance(model, nn.Module) and any(map(nn.parameter.is_lazy, (*model.parameters(), *model.buffers()))):
             _settle(model, shape, whole)
     if not isinstance(model, nn.Module):
@@ -106,6 +111,12 @@ def build(
             )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ScenarioError(f"model.kind = {kind!r}: has no trainable parameter.")
+    for name, parameter in model.named_parameters():
+        if getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise ScenarioError(
+                f"model.kind = {kind!r}: parameter {name!r} has a hook after its gradient's accumulation, and gradients are not accumulated"
+                f" here. Use register_hook, which is given the gradient."
+            )
     for name, layer in model.named_modules():
         if getattr(layer, "track_running_stats", False) and getattr(layer, "momentum", 0.1) is None:
             raise ScenarioError(
@@ -154,6 +165,11 @@ def check_types(model: nn.Module, dtype: torch.dtype, kind: str) -> None:
     said = str(dtype).removeprefix("torch.")
     for what, tensors in (("parameter", model.named_parameters()), ("buffer", model.named_buffers())):
         for name, tensor in tensors:
+            if tensor.is_meta:
+                raise ScenarioError(
+                    f"model.kind = {kind!r}: {what} {name!r} lies on torch's 'meta' device, which holds no numbers. Build it without a"
+                    f" device; engine.device says where it trains."
+                )
             # float32 is what torch makes where nothing is said; widening it loses nothing.
             if tensor.dtype in (dtype, torch.float32) or not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
@@ -168,9 +184,45 @@ def check_types(model: nn.Module, dtype: torch.dtype, kind: str) -> None:
             )
 
 
+def check_repeats(model: nn.Module, again: Callable[[], nn.Module], kind: str) -> None:
+    """Refuse a *model* that comes out otherwise when it is built *again*: no run of it comes out twice, and none is verified."""
+    second = again().state_dict()
+    for name, tensor in model.state_dict().items():
+        other = second.get(name)
+        if not isinstance(tensor, Tensor):  # What get_extra_state gives.
+            continue
+        if other is None or other.shape != tensor.shape or not torch.equal(tensor.nan_to_num(), other.nan_to_num()):
+            raise ScenarioError(
+                f"model.kind = {kind!r}: {name!r} comes out otherwise when it is built again, so that no run of it comes out twice. Draw from"
+                f" the global generators of torch, numpy or Python, which are seeded while it is built."
+            )
+
+
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that are trained; frozen ones stay as the model was built."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+Hooks: TypeAlias = list[list[Callable[[Tensor], Tensor | None]]]
+
+
+def hooks(model: nn.Module) -> Hooks:
+    """Return what ``Tensor.register_hook`` has put on each trained parameter: a mask of what is pruned, say. Empty where nothing is.
+
+    Ask while the model has its own parameters: what stands in for these has none.
+    """
+    found = [list((parameter._backward_hooks or {}).values()) for parameter in trainable(model).values()]  # pyright: ignore
+    return found if any(found) else []
+
+
+def hooked(hooks: Hooks, gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Return the *gradients* of the trained parameters after their *hooks*, as ``backward()`` on the parameters leaves them."""
+    passed = list(gradients)
+    for i, own in enumerate(hooks):
+        for hook in own:
+            given = hook(passed[i])
+            passed[i] = passed[i] if given is None else given
+    return passed
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -41,6 +41,10 @@ class Objective(Protocol):
 objectives: Registry[Callable[..., Objective]] = Registry("objective")
 
 
+TAKEN = ("rounds", "scored_round")
+"""What a run's final figures are called beside its scores."""
+
+
 def scores_of(objective: Objective, sums: Mapping[str, float], wrong: type[FedsimError] = RunError) -> dict[str, float]:
     """Return the scores that *sums* amount to, NaN where one is undefined: a share of no example at all.
 
@@ -52,6 +56,8 @@ def scores_of(objective: Objective, sums: Mapping[str, float], wrong: type[Fedsi
         scores = cast(Mapping[Any, float], objective.scores({n: np.float64(v) for n, v in sums.items()}))
         if unnamed := [name for name in scores if not isinstance(name, str)]:
             raise TypeError(f"a score is named {unnamed[0]!r}, expected text")
+        if taken := [name for name in scores if name in TAKEN or not name.isprintable()]:
+            raise ValueError(f"a score is named {taken[0]!r}, expected printable text other than {' and '.join(map(repr, TAKEN))}")
         return {name: float(value) for name, value in scores.items()}
 
 

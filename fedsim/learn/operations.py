@@ -114,6 +114,9 @@ COSTS: dict[Any, Callable[..., int]] = {
 }  # fmt: skip
 """Floating-point operations by shapes: what torch's counter leaves out, or gets wrong, as ``FlopCounterMode(custom_mapping=...)`` takes it."""
 
+OUTER: dict[Any, tuple[int, ...]] = {_aten.mv: (0,), _aten.addmv: (1,), _aten.dot: (0, 1), _aten.vdot: (0, 1)}
+"""Of which arguments the gradient is an outer product, a multiplication and an addition for each number: no operation shows it."""
+
 LIGHT = frozenset("""
     transpose_ t_ squeeze_ unsqueeze_ swapaxes_ as_strided_ detach_ unfold
     _adaptive_avg_pool2d _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool3d_backward
@@ -189,17 +192,23 @@ def light(operation: Any) -> bool:
 
 
 class Watch(TorchDispatchMode):
-    """Sees every operation that runs inside: *uncounted* by name, and the *elements* that light ones put out while *open*."""
+    """Sees every operation that runs inside: *uncounted* by name, and the *elements* that light ones put out while *open*.
+
+    *outer* is what the gradients of OUTER take, where some are going to be computed.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.uncounted: set[str] = set()
         self.open = False
         self.elements = 0
+        self.outer = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run *func*, and note what it was."""
         out = func(*args, **(kwargs or {}))
+        if torch.is_grad_enabled():
+            self.outer += sum(2 * args[i].numel() for i in OUTER.get(func.overloadpacket, ()) if args[i].requires_grad)
         if func.namespace == "aten" and not counted(func):
             if not light(func):
                 self.uncounted.add(f"{func.namespace}.{func.overloadpacket.__name__}")

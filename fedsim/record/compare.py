@@ -10,8 +10,10 @@ from fedsim.learn.work import digest_of
 from fedsim.record import manifest
 from fedsim.record.runs import Run
 
-FIGURES = ("virtual_s", "bytes_down", "bytes_up", "bytes_wasted", "digest", "metrics_digest")
+FIGURES = ("virtual_s", "bytes_down", "bytes_up", "bytes_wasted", "digest", "metrics_digest", "scenario_digest", "seed")
 """What a manifest says that follows from the scenario alone, beside its final scores."""
+SECTIONS = ("final", "model", "privacy")
+"""Those of its sections that do."""
 
 
 def difference(old: Run, new: Run) -> str | None:
@@ -34,7 +36,7 @@ def difference(old: Run, new: Run) -> str | None:
 
 def _figures(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """Return the first figure that differs between two manifests: what ``show`` prints is what was computed."""
-    one, two = ({**{f"final.{k}": v for k, v in about["final"].items()}, **{k: about[k] for k in FIGURES}} for about in (old, new))
+    one, two = ({**{f"{part}.{k}": v for part in SECTIONS for k, v in about.get(part, {}).items()}, **{k: about[k] for k in FIGURES}} for about in (old, new))
     for name in [*one, *(name for name in two if name not in one)]:
         left, right = one.get(name), two.get(name)
         if left != right and not _both_nan(left, right):

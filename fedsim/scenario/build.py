@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from fedsim.flower import records
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.templates import many_sizes
 from fedsim.learn.models import build as build_model
-from fedsim.learn.models import check_types, params_of
+from fedsim.learn.models import check_repeats, check_types, params_of
 from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.online import Online
 from fedsim.learn.optim import Sgd
@@ -122,9 +123,13 @@ def _built(loaded: Loaded) -> Parts:
     shape = source.train.x.shape[1:] if isinstance(source, Pool) else source.shape
     with door(f"model.kind = {scenario.model.kind!r}"):
         few = source.train.x[:2] if isinstance(source, Pool) else np.zeros(0)
-        model = build_model(
-            scenario.model.kind, settings, shape, source.outputs, key.fold("model"), few if few.dtype.kind in "iu" else None
+        made = partial(
+            build_model, scenario.model.kind, settings, shape, source.outputs, key.fold("model"), few if few.dtype.kind in "iu" else None
         )
+        model = made()
+        check_types(model, dtype, scenario.model.kind)
+        if ":" in scenario.model.kind:
+            check_repeats(model, made, scenario.model.kind)
     with door(f"model.kind = {scenario.model.kind!r}", "its forward raised"):
         if isinstance(source, Pool):
             source = as_taken(source, lambda x: takes_whole(model, x))
@@ -132,7 +137,6 @@ def _built(loaded: Loaded) -> Parts:
             source = replace(source, whole=takes_whole(model, x[:2]))
     federation = _federation(loaded, key, source)
     device = _device(scenario.engine.device, scenario.engine.workers)
-    check_types(model, dtype, scenario.model.kind)
     strategy = measured(strategy, model)
     model = model.to(device, dtype)
     store = Store(federation, dtype, device)

@@ -19,10 +19,10 @@ from fedsim.core.types import Array
 from fedsim.data.federation import Federation
 from fedsim.learn import flops
 from fedsim.learn.engine.cohort import CohortEngine
-from fedsim.learn.engine.noise import seeded
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import buffers, called, params_of, travelling
 from fedsim.learn.objectives import Classification, Objective
+from fedsim.learn.seeded import seeded
 from fedsim.learn.standardise import Standardise
 from fedsim.learn.store import Store
 from fedsim.learn.work import Job
@@ -38,9 +38,15 @@ def probe(
     """
     x, y = store.sample(2)
     name = type(model).__name__
+    had = [own for own, _ in model.named_parameters()]
     with door("model.kind", f"{name} does not take examples of shape {federation.shape}:"), torch.no_grad():
         put_out: Any = model.eval()(x)
     model.train()
+    if grown := [own for own, _ in model.named_parameters() if own not in had]:
+        raise ScenarioError(
+            f"model.kind: {name} makes the parameter {grown[0]!r} in its forward(), too late to be sent to anybody. Make it in __init__, or"
+            f" use torch's lazy layers, which are tried on an example when a model is built."
+        )
     if isinstance(objective, Classification):
         _check_outputs(f"model.kind: {name}", put_out, len(y), federation.outputs)
     if type(objective) is not Classification:  # A subclass too is a reader's own.
@@ -87,6 +93,8 @@ def _check_objective(objective: Objective, put_out: Any, y: Tensor, at: str, *, 
     loss = tried("loss", lambda: objective.loss(put_out, y))
     if not isinstance(loss, Tensor) or loss.dim() or not loss.is_floating_point():
         raise refused("loss", loss, "a floating tensor without dimensions, the batch's mean")
+    if isinstance(put_out, Tensor) and put_out.isfinite().all() and not loss.isfinite():
+        raise ScenarioError(f"{at}: its loss() gives {loss.item()} for finite outputs, before anything was trained.")
     sums = tried("sums", lambda: objective.sums(put_out, y))
     if not isinstance(sums, dict):
         raise refused("sums", sums, "a dict of tensors without dimensions, by name")

@@ -30,6 +30,10 @@ from fedsim.sim.world import Delivery, Fleet, Parcel, World
 CLIENT_RAISED, NODE_UNAVAILABLE = 2, 5
 """Flower's ErrorCode of the same names."""
 
+SAME_ANSWERS = 10_000
+"""Changes of availability in a row that may bring nothing new: a slot's end need not, and who waits for ever must be told."""
+
+
 class VirtualGrid(Grid):
     """A federation of ``fleet.federation.count`` virtual clients behind Flower's Grid interface.
 
@@ -52,11 +56,15 @@ class VirtualGrid(Grid):
         self._waiters: dict[str, _Waiter] = {}
         self._nodes: tuple[Seconds, list[int]] | None = None
         self._available = np.ones(0, dtype=np.bool_)
+        self._waited_for: list[int] = []
+        self._unchanged = 0  # How often in a row a strategy waited for others, and found the same.
         self._starts = records.StartCache()
         self._contexts: dict[int, Context] = {}
         self._told_until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
         self.arrived = 0
         """Replies that a strategy was given."""
+        self.strangers: list[int] = []
+        """Nodes that were sent messages, and that there are not."""
         self.exhausted = False
         """Whether every client has come to the end of its stream."""
         self._ended = 0  # Clients below this number have.
@@ -137,6 +145,13 @@ class VirtualGrid(Grid):
     def sleep(self, duration_s: Seconds) -> None:
         """Wait at least *duration_s*, and until who is available changes; raise RunError when it never will."""
         change = self._fleet.availability.next_change(self._clients, self.now)
+        before, self._waited_for = self._waited_for, self._nodes_now()
+        self._unchanged = self._unchanged + 1 if before == self._waited_for else 0
+        if self._unchanged > SAME_ANSWERS:
+            raise RunError(
+                f"clients.availability: a strategy waits for more clients than the {len(self._waited_for)} that are available at"
+                f" {self.now:,.0f} s, and its next_change has promised another answer {SAME_ANSWERS:,} times, and none came."
+            )
         if math.isinf(change):
             raise RunError(
                 f"server.strategy: waits for more clients than the {len(list(self.get_node_ids()))} that are available"
@@ -233,6 +248,7 @@ class VirtualGrid(Grid):
 
     def _reachable(self, client: int) -> bool:
         if not 0 <= client < len(self._clients):
+            self.strangers.append(records.node_of(client))
             return False
         self._nodes_now()
         return bool(self._available[client])

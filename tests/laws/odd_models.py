@@ -265,13 +265,21 @@ class Holds(Base):
         return self.scaled(super().forward(x)) / (1 + self.n_calls)
 
 
+class Pruned(Base):
+    """A gradient that a hook masks: half of the weights are never moved."""
+
+    def odd(self, outputs: int) -> None:
+        mask = (torch.arange(outputs * self.n) % 2).reshape(outputs, self.n)
+        self.l.weight.register_hook(lambda gradient: gradient * mask)
+
+
 STEADY: list[Callable[..., nn.Module]] = [
     Scalar, ScalarBuffer, Empty, Transposed, Strided, ExpandedBuffer, Tied, TwoNames, SharedNorm, Frozen, Counts, Unsaved, Unused,
     Listed, Lone, Assigned,
 ]  # fmt: skip
 """Those that give the same whenever they are called alike, and can be traced."""
 
-ODD = [*STEADY, CountsOn, CountsUnsaved, CountsInside, Remembers, Draws, Exchanged, Again, Holds]
+ODD = [*STEADY, CountsOn, CountsUnsaved, CountsInside, Remembers, Draws, Exchanged, Again, Holds, Pruned]
 
 
 class Complex(Base):

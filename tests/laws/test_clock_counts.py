@@ -130,6 +130,19 @@ def test_a_copy_is_no_work() -> None:
     assert spread == plain
 
 
+@pytest.mark.parametrize("way", ["mv", "addmv", "dot"])
+def test_a_product_costs_the_same_however_it_is_written(way: str) -> None:
+    """Row by row or in one: the gradient of a matrix that meets vectors is an outer product, which no operation shows."""
+    ways: dict[str, Any] = {
+        "mv": lambda w, r: w @ r, "addmv": lambda w, r: torch.addmv(torch.zeros(len(w)), w, r),
+        "dot": lambda w, r: torch.stack([torch.dot(row, r) for row in w]),
+    }  # fmt: skip
+    whole = counted(Around(None, lambda m, x: x[:, 0] @ m.p[1].T, (1,), (20, INPUTS)))
+    rows = counted(Around(None, lambda m, x: torch.stack([ways[way](m.p[1], r) for r in x[:, 0]]), (1,), (20, INPUTS)))
+
+    assert (rows.forward, rows.training) == (whole.forward, whole.training)
+
+
 @pytest.mark.parametrize(
     ("name", "call"),
     [("_linalg_svd", lambda m, x: torch.linalg.svd(x)[1]), ("_linalg_solve_ex", lambda m, x: torch.linalg.solve(x[:, :5, :5] + 9 * torch.eye(5), x))],

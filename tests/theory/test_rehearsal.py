@@ -15,6 +15,7 @@ from fedsim.client import Memory, Order
 from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.data.replay import Arrivals
+from fedsim.learn.engine import live
 from fedsim.learn.online import AGAIN
 from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build
@@ -240,3 +241,23 @@ def test_the_engine_does_what_the_paper_says(name: str, tiny: Any) -> None:
 
     assert gap(parts, rehearsal) < 1e-9
     assert gap(parts, rehearsal, wrong) > 1e-6
+
+
+def test_gradients_of_each_example_are_had_without_vmap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that vmap has no rule for gets the same gradients, one example after the other."""
+    draw = torch.Generator().manual_seed(0)
+    params, x, y = [torch.randn(3, 5, generator=draw).double()], torch.randn(7, 5, generator=draw).double(), torch.arange(7) % 3
+
+    def loss(some: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy((some[0] @ x).unsqueeze(0), y.unsqueeze(0))
+
+    together = live._of_each(loss, params, x, y)[0]  # pyright: ignore[reportPrivateUsage]
+
+    def refuses(*_: object, **__: object) -> None:
+        raise RuntimeError("no rule")
+
+    monkeypatch.setattr(live, "vmap", refuses)
+    alone = live._of_each(loss, params, x, y)[0]  # pyright: ignore[reportPrivateUsage]
+
+    assert (7, 3, 5) == tuple(alone.shape)
+    assert float((together - alone).abs().max()) < 1e-15

@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.core.errors import ScenarioError
-from fedsim.learn.engine import noise
 from fedsim.learn.kept import Kept, worn
-from fedsim.learn.models import trainable, travelling
+from fedsim.learn.models import hooked, hooks, trainable, travelling
 from fedsim.learn.objectives import Objective
+from fedsim.learn.seeded import seeded
 
 Run = Callable[[list[Tensor], Tensor, Tensor, Sequence[Tensor], float], tuple[Tensor, list[Tensor]]]
 
 
 def eager_run(model: nn.Module, objective: Objective, plain: bool) -> Run:
     """Return the ``run`` of a Step for exactly one row. Dropout draws from torch's generator here: seed it."""
-    names, count = list(travelling(model)), len(trainable(model))
+    names, count, own = list(travelling(model)), len(trainable(model)), hooks(model)
 
     def run(views: list[Tensor], x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float) -> tuple[Tensor, list[Tensor]]:
         leaves = [view[0].detach().requires_grad_() for view in views[:count]]
@@ -30,7 +30,7 @@ def eager_run(model: nn.Module, objective: Objective, plain: bool) -> Run:
                 raise ScenarioError(
                     f"training.objective: the loss has shape {tuple(loss.shape)}; it must be one number, the batch's mean."
                 )
-            gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+            gradients = hooked(own, torch.autograd.grad(loss, leaves, materialize_grads=True))
         for view, name in zip(views[count:], names[count:], strict=True):
             if tensors[name].data_ptr() != view.data_ptr():  # Assigned anew, not written into.
                 view[0].copy_(tensors[name].detach())
@@ -57,7 +57,7 @@ def remembers(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, kept
 
     def once() -> list[Tensor]:
         carried = [tensor.detach().clone().unsqueeze(0) for tensor in travelling(model).values()]
-        with noise.seeded(0):
+        with seeded(0):
             loss, gradients = run(carried, x.unsqueeze(0), y.unsqueeze(0), (), 0.0)
         return [loss, *gradients, *carried[len(gradients) :]]
 

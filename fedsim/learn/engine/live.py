@@ -6,7 +6,7 @@ What is replayed, or what the loss compares with, follows from losses, gradients
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -19,10 +19,10 @@ from fedsim.core.errors import RunError, must
 from fedsim.core.types import Array, IntArray, Params
 from fedsim.data.replay import Drawn
 from fedsim.data.replay.losses import most_interfered
-from fedsim.learn.engine import noise
 from fedsim.learn.engine.scoring import evaluating
 from fedsim.learn.kept import worn
-from fedsim.learn.models import called, travelling
+from fedsim.learn.models import called, hooked, hooks, travelling
+from fedsim.learn.seeded import seeded
 from fedsim.learn.objectives import Mixed, Objective
 from fedsim.learn.optim import Rows
 from fedsim.learn.rehearsal import Live
@@ -41,7 +41,7 @@ class Learner:
     ) -> None:
         assert isinstance(task.rehearsing, Live)
         self._model, self._objective, self._task, self._live = model, objective, task, task.rehearsing
-        self._names, self._trained = list(travelling(model)), trained
+        self._names, self._trained, self._hooks = list(travelling(model)), trained, hooks(model)
         self._rows = Rows(task.job, [param.unsqueeze(0) for param in start], trained)
         self._start = start
         self._x, self._y, _ = store.pool([task])
@@ -56,7 +56,7 @@ class Learner:
         live, losses = self._live, list[float]()
         luck = self._task.key.fold("random").numpy()
         for step in range(len(live.fresh)):
-            with noise.seeded(int(luck.integers(2**63))):  # Dropout and its like.
+            with seeded(int(luck.integers(2**63))):  # Dropout and its like.
                 losses.append(self._step(step))
         rest = int(live.inserted.sum())
         params = [param[0] for param in self._rows.params]
@@ -102,9 +102,9 @@ class Learner:
         if method.method == "a_gem":
             loss = base.loss(outputs[:size], y[:size])
             if not replays:
-                return loss.detach(), _gradients(loss, leaves)
-            gradients = _gradients(loss, leaves, again=True)
-            reference = _gradients(base.loss(outputs[size:], y[size:]), leaves)
+                return loss.detach(), self._gradients(loss, leaves)
+            gradients = self._gradients(loss, leaves, again=True)
+            reference = self._gradients(base.loss(outputs[size:], y[size:]), leaves)
             return loss.detach(), _projected(gradients, reference)
         match method.method:
             case "er" | "er_ace":
@@ -125,7 +125,7 @@ class Learner:
                 loss = base.loss(outputs, y) + method.alpha * t * t * away
             case _:
                 loss = base.loss(outputs, y) + self._pull(leaves)
-        return loss.detach(), _gradients(loss, leaves)
+        return loss.detach(), self._gradients(loss, leaves)
 
     def _weighed(self, outputs: Tensor, y: Tensor, size: int, drawn: list[Drawn]) -> Tensor:
         """Return the loss of experience replay, each replayed example weighed as its policy says."""
@@ -166,7 +166,7 @@ class Learner:
         params = self._params()
         leaves = [param.requires_grad_() for param in params[: self._trained]]
         with torch.enable_grad(), self._worn(params):
-            gradients = _gradients(self._objective.loss(self._model(x), y), leaves)
+            gradients = self._gradients(self._objective.loss(self._model(x), y), leaves)
         ahead = [p.detach() - self._task.job.lr * g for p, g in zip(leaves, gradients, strict=True)]
         cx, cy = self._examples(drawn.items)
         with torch.no_grad():
@@ -216,7 +216,7 @@ class Learner:
                 whole[i] = param
             return self._objective.loss(self._forward(whole, x.unsqueeze(0)), y.unsqueeze(0))
 
-        found = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")([params[i] for i in chosen], *self._examples(items))
+        found = _of_each(loss, [params[i] for i in chosen], *self._examples(items))
         return torch.cat([gradient.flatten(1) for gradient in found], dim=1)
 
     def _features(self, items: IntArray) -> Tensor:
@@ -232,6 +232,11 @@ class Learner:
         return (seen[-1] if seen else outputs).flatten(1)
 
     # -- small things --------------------------------------------------------------------------------------------------
+
+    def _gradients(self, loss: Tensor, leaves: list[Tensor], *, again: bool = False) -> list[Tensor]:
+        if not math.isfinite(float(loss.detach())):
+            raise RunError(f"the loss became {float(loss.detach())} while a client rehearsed; try a smaller training.optimizer.lr.")
+        return hooked(self._hooks, torch.autograd.grad(loss, leaves, retain_graph=again, materialize_grads=True))
 
     def _params(self) -> list[Tensor]:
         return [param[0].detach() for param in self._rows.params]
@@ -287,7 +292,7 @@ class Learner:
         total = [torch.zeros_like(param) for param in params[: self._trained]]
         for first in range(0, len(items), 64):
             x, y = self._examples(items[first : first + 64])
-            each = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(params[: self._trained], x, y)
+            each = _of_each(loss, params[: self._trained], x, y)
             for sums, gradient in zip(total, each, strict=True):
                 sums += (gradient * gradient).sum(0)
         state: Params = {}
@@ -298,10 +303,17 @@ class Learner:
         return state
 
 
-def _gradients(loss: Tensor, leaves: list[Tensor], *, again: bool = False) -> list[Tensor]:
-    if not math.isfinite(float(loss.detach())):
-        raise RunError(f"the loss became {float(loss.detach())} while a client rehearsed; try a smaller training.optimizer.lr.")
-    return list(torch.autograd.grad(loss, leaves, retain_graph=again, materialize_grads=True))
+def _of_each(loss: Callable[[list[Tensor], Tensor, Tensor], Tensor], params: list[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+    """Return the gradient of *loss* for each example by itself. Shapes: (k, ...), (k, ...) -> (k, *parameter) each."""
+    try:
+        return list(vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(params, x, y))
+    except RuntimeError:  # What vmap has no rule for, as a GRU: one after the other, whatever the number of examples.
+        each: list[Sequence[Tensor]] = []
+        for i in range(len(x)):
+            leaves = [param.detach().requires_grad_() for param in params]
+            with torch.enable_grad():
+                each.append(torch.autograd.grad(loss(leaves, x[i], y[i]), leaves, materialize_grads=True))
+        return [torch.stack(gradients) for gradients in zip(*each, strict=True)]
 
 
 def _projected(gradients: list[Tensor], reference: list[Tensor]) -> list[Tensor]:

@@ -6,7 +6,6 @@ else draws random numbers is left as it is, and its clients train one at a time 
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fedsim.core.types import Array, IntArray
+from fedsim.learn.seeded import seeded
 from fedsim.learn.work import Task
 
 _WHOLE_CHANNELS = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+_ALWAYS_DRAWING = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,32 +99,11 @@ def _mask(uniform: Array, keep: float) -> Tensor:
     return torch.from_numpy((uniform < keep) * np.float32(1.0 / keep if keep else 0.0))
 
 
-@contextmanager
-def seeded(seed: int) -> Generator[None]:
-    """Run with the global generators of torch, numpy and Python at *seed*, and give the caller's states back."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _borrowed():
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        yield
-
-
-@contextmanager
-def watched() -> Generator[Callable[[], bool]]:
-    """Yield a function that tells whether numpy's or Python's global generator has been drawn from since; give them back."""
-    python, numpy = random.getstate(), np.random.get_state(legacy=False)
-    with _borrowed():
-        yield lambda: random.getstate() != python or repr(np.random.get_state(legacy=False)) != repr(numpy)
-
-
-@contextmanager
-def _borrowed() -> Generator[None]:
-    python, numpy = random.getstate(), np.random.get_state(legacy=False)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
+def steady(model: nn.Module, objective: object) -> bool:
+    """Return whether nothing here can draw random numbers while it is evaluated: all of it is torch's and ours."""
+    parts = (*model.modules(), objective)
+    ours = all(type(part).__module__.partition(".")[0] in ("torch", "fedsim") for part in parts)
+    return ours and not any(isinstance(part, _ALWAYS_DRAWING) for part in parts)
 
 
 def _layers(model: nn.Module) -> Iterator[nn.Module]:

@@ -20,15 +20,16 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from fedsim.core.errors import FedsimError, ScenarioError, reason
-from fedsim.learn.engine import noise, passes
+from fedsim.learn.engine import passes
 from fedsim.learn.engine.eager import eager_run
 from fedsim.learn.engine.noise import Mask, masks_of
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.engine.trace import (
     ROWS, Untraceable, draws_random_numbers, free_rows, gradient_of, has_convolution, trace,
 )  # fmt: skip
-from fedsim.learn.models import buffers, trainable, travelling
+from fedsim.learn.models import buffers, hooks, trainable, travelling
 from fedsim.learn.objectives import Objective
+from fedsim.learn.seeded import seeded
 
 Views = list[Tensor]
 
@@ -93,6 +94,8 @@ def compile_step(
     Raises ScenarioError when the model cannot be trained.
     """
     settings = {"plain": plain, "whole_targets": whole_targets}
+    if hooks(model):
+        return _left_to_torch(model, objective, x, y, plain, "has hooks on the gradients of its parameters")
     if remembers:
         return _left_to_torch(model, objective, x, y, plain, "keeps something between calls that what it puts out depends on")
     try:
@@ -172,7 +175,7 @@ def _left_to_torch(model: nn.Module, objective: Objective, x: Tensor, y: Tensor,
     note = f"model {type(model).__name__} {why}: its clients train one at a time, by torch.nn, which is slower."
     one = [t.detach().clone().unsqueeze(0) for t in travelling(model).values()]
     try:
-        with noise.seeded(0):
+        with seeded(0):
             step.run(step.open(one), x.unsqueeze(0), y.unsqueeze(0), (), 0.0)
     except ScenarioError:
         raise

@@ -28,6 +28,7 @@ from fedsim.learn.engine.noise import Mask
 from fedsim.learn.kept import worn
 from fedsim.learn.models import buffers, trainable, travelling
 from fedsim.learn.objectives import Objective
+from fedsim.learn.seeded import watched
 
 ROWS = 1_000_003
 """The stand-in for "number of rows" while tracing: prime, and larger than any real size in a graph."""
@@ -61,7 +62,7 @@ def trace(
     lead = () if rows is None else (rows,)
     shapes = [*travelling(model).values(), x, y, *given]
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), _no_loops(), noise.watched() as drawn:
+        with FakeTensorMode(allow_non_fake_inputs=True), _no_loops(), watched() as drawn:
             flat = [torch.empty((*lead, *t.shape), dtype=t.dtype, device=t.device) for t in shapes]
             graph = make_fx(vmap(step, randomness="different") if rows else step)(*flat)
             if drawn():  # The trace would repeat what was drawn this once for ever.

@@ -31,6 +31,7 @@ from fedsim.learn.engine import shared
 from fedsim.learn.engine.chunks import ranked
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Site, Train, Unit
+from fedsim.learn.models import hooks
 from fedsim.learn.store import CACHED_BYTES
 from fedsim.learn.work import Result, Start, Task
 
@@ -106,6 +107,8 @@ class Workers:
     def serve(self, engine: CohortEngine) -> None:
         """Compute for *engine* from now on. Raises ScenarioError when what it is made of cannot be sent."""
         model, objective, store = engine.site
+        if hooks(model):
+            raise self._not_sent("model.kind", "hooks on gradients do not travel", "Build the model without, or leave")
         block, layout = store.share()
         federation = replace(
             store.federation, pooled=None, partition=None, streams=None, files={}, test=Examples(np.zeros(0), np.zeros(0)), _holdings={}, _targets={}
@@ -256,11 +259,12 @@ class Workers:
         try:
             return pickle.dumps(part, protocol=pickle.HIGHEST_PROTOCOL)
         except Exception as error:  # pickle raises what it likes, and so does a stranger's __reduce__.
-            raise ScenarioError(
-                f"engine.workers = {len(self._workers)}: what {key} names cannot be sent to another process"
-                f" ({reason(error)}). Make it of functions and classes at the top level of a module, or leave"
-                f" engine.workers at 1."
-            ) from error
+            raise self._not_sent(key, reason(error), "Make it of functions and classes at the top level of a module, or leave") from error
+
+    def _not_sent(self, key: str, why: str, hint: str) -> ScenarioError:
+        return ScenarioError(
+            f"engine.workers = {len(self._workers)}: what {key} names cannot be sent to another process ({why}). {hint} engine.workers at 1."
+        )
 
 
 def deal(tasks: Sequence[Task], chunk: int, hands: int) -> list[list[int]]:
