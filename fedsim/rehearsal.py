@@ -158,6 +158,7 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
     """
     stage, asked, began = _Stage(parts), parts.scenario.server.rounds, time.monotonic()
     within, streams = min(asked, rounds or asked), parts.federation.streams is not None
+    stage.grid.patience.ends_wall_s = began + 2.0 * wall_s  # One round may well take longer than what is left for all.
     share = 1.0 if streams else IN_A_ROW  # Streams cannot be looked at ahead: what comes depends on what has come.
     row, sampled, span_s, coming = 0, 0, 0.0, None
     with compat.log_to(None), compat.virtual_sleep(stage.grid.sleep), compat.cheap_collections():

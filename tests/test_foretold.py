@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fedsim
+from fedsim.core.errors import RunError
 from fedsim.data.arriving import looked_at
 from fedsim import rehearsal
 from fedsim.data.replay import replays
@@ -210,3 +211,17 @@ def test_a_memory_that_ignores_labels_is_foretold_without_them(tiny: Tiny, kind:
 
     monkeypatch.setattr(rehearsal, "sorts_by_class", lambda replay: False)  # The wrong one: whoever sorts, sorts zeros.
     assert (rehearse(parts, wall_s=1000.0) == whole) == (kind != "ring")
+
+
+def test_a_wait_for_what_never_is_comes_to_an_end(tiny: Any, go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check whose time is over, and a run after very many looks, say how many clients there were at most; who gets enough goes on."""
+    rare = {"kind": "onoff", "mean_on_s": 1.0, "mean_off_s": 9.0}
+    table = {"clients.availability": rare, "server.strategy": {"kind": "FedAvg", "clients_per_round": 6, "min_available_nodes": 6}}
+    with pytest.raises(RunError, match=r"server.strategy: waits for more clients .* at most [1-5] of 6 in 1,\d\d\d looks"):
+        preview(load(tiny(table)), wall_s=0.001)
+    monkeypatch.setattr("fedsim.sim.patience.LOOKS", 50)
+    monkeypatch.setattr("fedsim.sim.patience.LOOKS_EACH", 1)
+    with pytest.raises(RunError, match=r"at most [0-5] of 6 in 51 looks"):
+        go(table)
+
+    assert "done" == go({**table, "server.strategy": {"kind": "FedAvg", "clients_per_round": 1, "min_available_nodes": 1}}).status

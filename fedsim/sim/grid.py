@@ -24,14 +24,12 @@ from fedsim.learn.engine import Engine
 from fedsim.learn.online import News
 from fedsim.learn.work import Result
 from fedsim.sim.invariants import Invariants
+from fedsim.sim.patience import Patience
 from fedsim.sim.rows import STREAM_ENDED, Observer, Outcome, RoundRow, PredictionRow
 from fedsim.sim.world import Delivery, Fleet, Parcel, World
 
 CLIENT_RAISED, NODE_UNAVAILABLE = 2, 5
 """Flower's ErrorCode of the same names."""
-
-SAME_ANSWERS = 10_000
-"""Changes of availability in a row that may bring nothing new: a slot's end need not, and who waits for ever must be told."""
 
 
 class VirtualGrid(Grid):
@@ -56,8 +54,7 @@ class VirtualGrid(Grid):
         self._waiters: dict[str, _Waiter] = {}
         self._nodes: tuple[Seconds, list[int]] | None = None
         self._available = np.ones(0, dtype=np.bool_)
-        self._waited_for: list[int] = []
-        self._unchanged = 0  # How often in a row a strategy waited for others, and found the same.
+        self.patience = Patience(len(self._clients))
         self._starts = records.StartCache()
         self._contexts: dict[int, Context] = {}
         self._told_until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
@@ -145,13 +142,7 @@ class VirtualGrid(Grid):
     def sleep(self, duration_s: Seconds) -> None:
         """Wait at least *duration_s*, and until who is available changes; raise RunError when it never will."""
         change = self._fleet.availability.next_change(self._clients, self.now)
-        before, self._waited_for = self._waited_for, self._nodes_now()
-        self._unchanged = self._unchanged + 1 if before == self._waited_for else 0
-        if self._unchanged > SAME_ANSWERS:
-            raise RunError(
-                f"clients.availability: a strategy waits for more clients than the {len(self._waited_for)} that are available at"
-                f" {self.now:,.0f} s, and its next_change has promised another answer {SAME_ANSWERS:,} times, and none came."
-            )
+        self.patience.looked(self.now, self._nodes_now())
         if math.isinf(change):
             raise RunError(
                 f"server.strategy: waits for more clients than the {len(list(self.get_node_ids()))} that are available"
@@ -204,6 +195,7 @@ class VirtualGrid(Grid):
 
     def _push(self, message: Message, parcels: dict[tuple[int, str], tuple[RecordDict, Parcel]]) -> str:
         self._messages += 1
+        self.patience.asked()
         message_id = f"m{self._messages:09d}"
         if message.metadata.message_id:  # Pushed before: its replies must not come under this one's name.
             message = compat.with_metadata(message.content, copy.copy(message.metadata))
