@@ -15,13 +15,15 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from typing import Any
 import pytest
 
 import fedsim
+from fedsim.learn.engine.workers import Workers, hired
 from fedsim.scenario.load import _set
 
 
@@ -74,6 +77,20 @@ def go(tmp_path: Path) -> Callable[..., fedsim.Run]:
         return fedsim.run(tiny_table(), overrides=overrides, **settings)
 
     return run
+
+
+
+@pytest.fixture(scope="session")
+def crews() -> Iterator[Callable[[int], Workers | None]]:
+    """Return ``crews(n)``: n workers that serve many runs, None for one; to start them takes seconds."""
+    with ExitStack() as stack:
+        yield functools.cache(lambda n: stack.enter_context(hired(n)))
+
+
+@pytest.fixture
+def hands(crews: Callable[[int], Workers | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs of this test have their workers from ``crews``."""
+    monkeypatch.setattr("fedsim.session.hired", lambda n: nullcontext(crews(n)))  # pyright: ignore
 
 
 

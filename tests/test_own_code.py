@@ -158,7 +158,7 @@ def test_a_package_with_relative_imports(tmp_path: Path) -> None:
     assert {"late.py", "nets/__init__.py", "nets/base.py", "nets/small.py"} == set(run.manifest["code"])
 
 
-def test_workers_train_own_code(tmp_path: Path) -> None:
+def test_workers_train_own_code(tmp_path: Path, hands: None) -> None:
     """Two workers load the same own code, helpers included, and give the digest of one; what earlier runs loaded may have changed."""
     path = scenario(tmp_path / "a", 0.75)
     fedsim.run(path, out=tmp_path / "earlier")

@@ -295,7 +295,7 @@ def made():
         ("return 1", r"client\({}\) is a int, expected Examples"),
     ],
 )
-def test_every_client_that_ones_own_source_makes_is_what_it_says(change: str, said: str, tmp_path: Path) -> None:
+def test_every_client_that_ones_own_source_makes_is_what_it_says(change: str, said: str, tmp_path: Path, hands: None) -> None:
     """While the world is built, and as late as a worker makes it: one line, and never a run on other examples than were said."""
     import tomli_w
     from conftest import tiny_table

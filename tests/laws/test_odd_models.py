@@ -73,7 +73,7 @@ def test_executors_agree_on_an_odd_model(model: Any, go: Any) -> None:
 
 
 @pytest.mark.parametrize("model", [Scalar, SharedNorm, Remembers, Draws], ids=lambda model: model.__name__)
-def test_workers_agree_on_an_odd_model(model: Any, go: Any) -> None:
+def test_workers_agree_on_an_odd_model(model: Any, go: Any, hands: None) -> None:
     """The digest is the same with one worker and with two."""
     digests = {go({"model": kind(model), "engine.workers": workers, "server.rounds": 1}).digest for workers in (1, 2)}
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from fedsim.data.replay import losses, policies, vectors  # noqa: F401  # Import
 from fedsim.data.replay import replays
 from fedsim.data.stream import Stream
 from fedsim.learn.engine.cohort import CohortEngine
-from fedsim.learn.engine.workers import Workers, hired
 from fedsim.learn.work import Start, Task
 from fedsim.preview import preview
 from fedsim.scenario.build import Parts, build
@@ -67,12 +65,9 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"replay {kind}": remembering(kind) for kind in replays},
     "der and ring": {**rehearsing("der"), **remembering("ring")},
     "der and herding": {**rehearsing("der"), **remembering("herding")},
-    "covariate drift": {"stream.drift": ROTATE},
     "covariate drift, der": {"stream.drift": ROTATE, **rehearsing("der")},
     "real drift, mir": {"stream.drift": SWAP, **remembering("mir")},
-    "labels late": {"stream.labels": {"kind": "exponential", "delay_s": 9.0, "missing": 0.3}},
     "labels late, detector": {"stream.labels": {"kind": "exponential", "delay_s": 9.0, "missing": 0.3}, "clients.detector": HINKLEY},
-    "late tasks": LATE,
     "late tasks, der": {**LATE, **rehearsing("der")},
     "late tasks, detector": {**LATE, "clients.detector": DDM},
     "local": {"stream.predict": "local"},
@@ -81,28 +76,16 @@ CASES: dict[str, dict[str, Any]] = {
         "clients.reaction": {"kind": "adapt", "buffer": "shrink", "lr_factor": 3.0, "lr_steps": 4, "replay_share": 0.7},
     },
     "reset of losses": {"clients.detector": DDM, "clients.reaction": {"kind": "adapt", "buffer": "reset"}, **remembering("prioritised")},
-    "steps, der": {**rehearsing("der"), "training.epochs": None, "training.steps": 2},
     "steps, dropout, der": {**rehearsing("der"), "training.epochs": None, "training.steps": 2, **DROPPED},
-    "dropout, lwf": {**rehearsing("lwf"), **DROPPED},
     "dropout, ewc": {**rehearsing("ewc"), **DROPPED},
     "dropout, mir": {**remembering("mir"), **DROPPED},
-    "dropout, gss": {**remembering("gss"), **DROPPED},
     "dropout, er": DROPPED,
     "full batches": {"training.batch_size": "full", "training.epochs": 2},
     "momentum": {"training.optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}, **rehearsing("der")},
     "proximal": {"server.strategy": {"kind": "FedProx", "proximal_mu": 0.5}, **rehearsing("a_gem")},
     "initial loss": {"server.strategy": {"kind": "QFedAvg", "client_learning_rate": 0.1}, **rehearsing("der")},
     "weight held": {"stream.weight": "held", **remembering("herding")},
-    "weight seen": {"stream.weight": "seen"},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def crew() -> Iterator[Workers]:
-    """Return two workers that serve many runs: to start them takes seconds."""
-    with hired(2) as two:
-        assert two
-        yield two
 
 
 @pytest.fixture(autouse=True)
@@ -114,9 +97,8 @@ def _plugin(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def quick(go: Go, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Go:
-    """Return ``go`` on the streams of ONLINE, its workers those of ``crew``."""
-    monkeypatch.setattr("fedsim.session.hired", lambda n: nullcontext(request.getfixturevalue("crew") if n > 1 else None))  # pyright: ignore
+def quick(go: Go, hands: None) -> Go:
+    """Return ``go`` on the streams of ONLINE, its workers those that serve all tests."""
     return lambda overrides=None, **settings: go({**ONLINE, **(overrides or {})}, **settings)
 
 
@@ -136,7 +118,7 @@ def test_chunks_and_workers_move_no_bit(name: str, quick: Go) -> None:
     assert len(runs[0].tested) > 60
 
 
-@pytest.mark.parametrize("name", ["er", "er sum", "er_ace", "union", "labels late", "late tasks"])
+@pytest.mark.parametrize("name", ["er", "er_ace", "late tasks, detector"])
 def test_whole_cohorts_move_no_bit(name: str, quick: Go) -> None:
     """Ragged clients on streams, one by one or all eight together, give the same digests."""
     ragged = {"clients.count": 8, "data.test_fraction": 0.8, "data.partition": {"kind": "quantity", "sigma": 1.0}}
@@ -335,7 +317,7 @@ def test_every_pass_through_the_model_takes_its_time(name: str, tiny: Any) -> No
     assert math.isclose(plain + extra, flops.of(task))
 
 
-@pytest.mark.parametrize("name", ["er", "der", "replay mir", "replay herding", "late tasks, der", "labels late"])
+@pytest.mark.parametrize("name", ["er", "der", "replay mir", "replay herding", "late tasks, der", "labels late, detector"])
 def test_a_preview_foretells_the_time_of_a_run(name: str, quick: Go, tiny: Any) -> None:
     """Driving the events without training takes the virtual time and the bytes of the run, to the last bit."""
     run = quick(CASES[name])

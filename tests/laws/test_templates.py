@@ -108,9 +108,9 @@ def test_what_no_template_says_is_traced() -> None:
     assert "" == steps[1].note and all(map(torch.equal, *after))
 
 
-def test_digests_do_not_know_templates(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digests_do_not_know_templates(go: Any, hands: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with many sizes has one digest with templates, without, and in two workers."""
-    many = {"data.partition": {"kind": "quantity", "sizes": "lognormal", "sigma": 1.0}, "clients.count": 30, "data.test_fraction": 0.5, "training.batch_size": "full", "server.rounds": 1}
+    many = {"data.partition": {"kind": "quantity", "sizes": "lognormal", "sigma": 1.0}, "clients.count": 14, "data.test_fraction": 0.8, "training.batch_size": "full", "server.rounds": 1}
     shared, workers = go(many), go({**many, "engine.workers": 2})
     engines: list[bool] = []
     plain = CohortEngine.__init__

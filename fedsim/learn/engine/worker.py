@@ -85,6 +85,7 @@ class _Worker:
         return None
 
     def _settle(self, site: Site, block: int) -> None:
+        self._refusal = None
         try:
             self._engine = engine_at(site, block)
         except BaseException as error:  # Said when there is work: until then nobody listens.
