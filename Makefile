@@ -14,11 +14,12 @@ setup: $(VENV)/.done  ## virtual environment with pinned packages
 
 $(VENV)/.done: pyproject.toml constraints.txt
 	@echo "Making $(VENV), once; two minutes or so."
+	@# Not compiled: most of it is never imported, and the rest is compiled by who does first.
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing torch ..."
-	@$(BIN)/pip install --quiet --quiet --constraint constraints.txt torch
+	@$(BIN)/pip install --quiet --quiet --no-compile --constraint constraints.txt torch
 	@echo "Installing fedsim and what it needs ..."
-	$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/pip install --quiet --quiet --no-compile --constraint constraints.txt --editable '.[test]'
 	touch $@
 
 demo: setup  ## run the quickstart scenario

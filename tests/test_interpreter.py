@@ -27,14 +27,14 @@ import json, sys
 sys.path[:0] = [{tests!r}]
 import fedsim
 from conftest import tiny_table
-run = fedsim.run(tiny_table({{"model": {{"kind": "mlp", "hidden": [8]}}, "server.rounds": 1}}), overrides={{"engine.workers": {workers}}}, out={out!r})
+run = fedsim.run(tiny_table({{"model": {{"kind": "mlp", "hidden": [8]}}, "server.rounds": 1}}), out={out!r})
 print(json.dumps([run.digest, run.manifest["notes"], run.manifest["interpreter"]]))
 """
 
 
-def run(out: Path, *flags: str, workers: int = 1, **environment: str) -> tuple[str, list[str], dict[str, object]]:
+def run(out: Path, *flags: str, **environment: str) -> tuple[str, list[str], dict[str, object]]:
     """Return digest, notes and interpreter of a small run by a Python that is started so."""
-    command = RUN.format(tests=str(Path(__file__).parent), workers=workers, out=str(out))
+    command = RUN.format(tests=str(Path(__file__).parent), out=str(out))
     said = subprocess.run(
         [sys.executable, *flags, "-c", command], env={**os.environ, "PYTHONPATH": str(HOUSE.parent), **environment},
         capture_output=True, text=True, check=True,
@@ -44,9 +44,9 @@ def run(out: Path, *flags: str, workers: int = 1, **environment: str) -> tuple[s
 
 
 def test_optimised_python_gives_the_same_bits(tmp_path: Path) -> None:
-    """Under ``python -O``, and with PYTORCH_JIT=0 in two workers, the digest is that of plain Python, without a note."""
+    """Under ``python -O``, and with PYTORCH_JIT=0, the digest is that of plain Python, without a note."""
     plain = fedsim.run(tiny_table({"model": {"kind": "mlp", "hidden": [8]}, "server.rounds": 1}), out=tmp_path / "plain")
-    others = [run(tmp_path / "one", "-O"), run(tmp_path / "jit", workers=2, PYTORCH_JIT="0")]
+    others = [run(tmp_path / "one", "-O"), run(tmp_path / "jit", PYTORCH_JIT="0")]
 
     assert [] == plain.manifest["notes"] and "-O" not in plain.manifest["interpreter"]["flags"]
     assert {(plain.digest, 0)} == {(digest, len(notes)) for digest, notes, _ in others}

@@ -498,12 +498,13 @@ def test_what_cannot_be_compiled_is_left_to_torch_and_says_so(make: type[nn.Modu
 def test_dropout_of_a_client_depends_on_its_task_alone() -> None:
     """Another task number draws other masks; the same task draws the same, and leaves torch's generator where it was."""
     for model in (net("dropout", torch.float32), Noisy(), Skipping()):
-        before, python = torch.random.get_rng_state(), random.getstate()
-        once, twice = (trained(model, JOBS["plain"], torch.float32, chunk) for chunk in (7, 1))
+        before, python, shared = torch.random.get_rng_state(), random.getstate(), dict[Any, Any]()
+        once, twice = (trained(model, JOBS["plain"], torch.float32, chunk, steps=shared) for chunk in (7, 1))
         fed = federation()
         engine = CohortEngine(model, Classification(), Store(fed, torch.float32, torch.device("cpu")))
-        asked = [replace(t, key=Key(5).fold("client", t.client, "again")) for t in tasks(model, JOBS["full"], fed)]
-        first = engine.collect([engine.submit(task) for task in tasks(model, JOBS["full"], fed)])
+        engine._steps = shared  # pyright: ignore[reportPrivateUsage]
+        asked = [replace(t, key=Key(5).fold("client", t.client, "again")) for t in tasks(model, JOBS["plain"], fed)]
+        first = engine.collect([engine.submit(task) for task in tasks(model, JOBS["plain"], fed)])
         other = engine.collect([engine.submit(task) for task in asked])
 
         assert torch.equal(before, torch.random.get_rng_state())
