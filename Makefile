@@ -8,7 +8,7 @@ export MKL_NUM_THREADS := 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: setup demo test reproduce bench types clean
+.PHONY: setup demo test reproduce bench types lint clean
 
 setup: $(VENV)/.done  ## virtual environment with pinned packages
 
@@ -30,6 +30,9 @@ test: setup  ## all tests but the slow ones, on two cores
 
 reproduce: setup  ## published results, minutes to an hour; wants FEDSIM_DATA
 	$(BIN)/python -m pytest -m slow tests
+
+lint: setup  ## ruff, by the rules of pyproject.toml
+	$(BIN)/ruff check fedsim tests analysis clients conftest.py
 
 types: setup  ## pyright, strict
 	$(BIN)/pyright

@@ -85,7 +85,9 @@ def run(
         try:
             write_report(done)
         except OSError as error:
-            raise RunError(f"{error.filename or done.path}: the report cannot be written ({error.strerror}); the run is done, and safe in {done.path}.") from None
+            raise RunError(
+                f"{error.filename or done.path}: the report cannot be written ({error.strerror}); the run is done, and safe in {done.path}."
+            ) from None
         if as_json:
             print(_json(show.summary_line(done)))
         else:

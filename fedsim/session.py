@@ -84,7 +84,8 @@ def run(
 ) -> Run:
     """Run *scenario* (a file, a table, or a Scenario) and return the run, read from its folder.
 
-    *overrides* sets keys by dotted name (``{"server.rounds": 3}``; a table given for a table replaces it whole); *out* is the run's folder (new or empty; ``runs/NAME-SEED`` otherwise).
+    *overrides* sets keys by dotted name (``{"server.rounds": 3}``; a table given for a table replaces it whole); *out* is the run's
+    folder (new or empty; ``runs/NAME-SEED`` otherwise).
     Threads of one process run one after the other. Raises ScenarioError before anything is computed, RunError when the run
     breaks; its folder then says how far it came, as it does after Ctrl-C.
 
@@ -324,7 +325,11 @@ class _Session:
             return []
         if strangers := self.grid.strangers:
             many, nodes = len(strangers) > 1, f"{records.node_of(0)} to {records.node_of(self.parts.fleet.federation.count - 1)}"
-            went = f"{len(strangers)} messages went to nodes that are not there, first to" if many else "A message went to a node that is not there,"
+            went = (
+                f"{len(strangers)} messages went to nodes that are not there, first to"
+                if many
+                else "A message went to a node that is not there,"
+            )
             return [f"{went} {strangers[0]}: nodes are {nodes} (grid.get_node_ids())."]
         if self.grid.arrived:
             return []
@@ -369,7 +374,10 @@ class _Session:
                 "workers": scenario.engine.workers,
             },
             "promise": PROMISES[parts.engine.device == "cpu"],
-            "notes": [*parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()), *self._warnings(status), *self.heard.lines("while it ran", parts.warned)],
+            "notes": [
+                *parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()),
+                *self._warnings(status), *self.heard.lines("while it ran", parts.warned),
+            ],
             **({"privacy": self.privacy.section()} if self.privacy else {}),
             "hindsight": parts.federation.hindsight,
             **({"classes": list(parts.federation.classes)} if parts.federation.classes else {}),

@@ -34,7 +34,6 @@ import fedsim
 from fedsim.learn.engine.workers import Workers, hired
 from fedsim.scenario.load import _set
 
-
 Table = dict[str, Any]
 
 

@@ -31,7 +31,8 @@ def recorded(tmp_path: Path) -> dict[str, Any]:
         "data.source": {"kind": "csv", "path": str(tmp_path / "two.csv"), "label": "y", "client": "who"},
         "data.partition": {"kind": "natural"}, "data.test_fraction": 0.0, "clients.count": 2,
         "stream.arrivals": {"kind": "constant", "per_s": 1.0}, "stream.trigger": {"kind": "count", "examples": 5},
-        "clients.detector": {"kind": "ddm", "warm_start": 10, "drift_threshold": 1.5}, "clients.compute": {"kind": "constant", "gflops": 1e9, "overhead_s": 0.0},
+        "clients.detector": {"kind": "ddm", "warm_start": 10, "drift_threshold": 1.5},
+        "clients.compute": {"kind": "constant", "gflops": 1e9, "overhead_s": 0.0},
         "clients.network": {"kind": "ideal"}, "training.epochs": 3, "server.rounds": 40, "training.optimizer.lr": 0.5,
     }  # fmt: skip
 
@@ -43,7 +44,10 @@ def test_undeclared_drifts_are_unknown(go: Go, cli: Callable[..., Any], recorded
     many = f"{len(run.alarms)} alarms, true drifts unknown"
 
     assert len(run.alarms) > 1
-    assert (len(run.alarms), True) == (found.alarms.iloc[-1], bool(found[["drifts", "noticed", "missed", "false_alarms"]].isna().all(axis=None)))
+    assert (len(run.alarms), True) == (
+        found.alarms.iloc[-1],
+        bool(found[["drifts", "noticed", "missed", "false_alarms"]].isna().all(axis=None)),
+    )
     assert many in shown and "false" not in shown
     assert many in page and "false alarms" not in page and "stream.drifts_s" in page
 
@@ -71,7 +75,9 @@ def test_declared_by_client(go: Go, cli: Callable[..., Any], recorded: dict[str,
     assert ([1], [1.0, 1.0]) == (one.drifts.client.tolist(), found.drifts[[1, -1]].tolist())
     assert (True, mine[0]) == (bool(np.isnan(found.drifts[0])), found.alarms[0])
     assert mine[1] - 1 == found.false_alarms[-1]
-    assert f"{mine[0]} alarm" in cli("show", one.path).out and "of 1 client whose true drifts are unknown" in " ".join(cli("show", one.path).out.split())
+    assert f"{mine[0]} alarm" in cli("show", one.path).out and "of 1 client whose true drifts are unknown" in " ".join(
+        cli("show", one.path).out.split()
+    )
     assert "unknown" in write_report(one).read_text("utf-8")
     assert (0, none.alarms) == (none.drifts, none.false_alarms)
 
@@ -98,7 +104,10 @@ def test_what_is_declared_moves_no_number(go: Go, recorded: dict[str, Any]) -> N
         ({"stream.drifts_s": "30"}, r"stream\.drifts_s: '30' is neither a list of times, like \[3600\.0\], nor a table by client"),
         ({"stream.drifts_s": [1.7e9]}, r"stream\.drifts_s: none of the times lies within a client's stream; they are from 1 s to 60 s"),
         (
-            {"stream.drifts_s": [30.0], "stream.drift": {"change": {"kind": "swap_labels", "pairs": [[0, 1]]}, "schedule": {"kind": "abrupt", "at_s": [9.0]}}},
+            {
+                "stream.drifts_s": [30.0],
+                "stream.drift": {"change": {"kind": "swap_labels", "pairs": [[0, 1]]}, "schedule": {"kind": "abrupt", "at_s": [9.0]}},
+            },
             r"stream\.drifts_s: stream\.drift says already",
         ),
         (

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_table
 
 import fedsim
+from conftest import tiny_table
 from fedsim.record import journal
 from fedsim.record.journal import Journal, MetricRow
 from fedsim.record.report import write_report

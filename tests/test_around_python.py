@@ -50,12 +50,18 @@ def test_a_run_waits_for_whoever_is_at_it(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_numbers_of_numpy_are_numbers(tiny: Tiny, go: Any, tmp_path: Path) -> None:
     """What an analysis has at hand is taken as what it means; what no file can say is refused by key."""
-    theirs = go({"seed": np.int64(5), "training.optimizer.lr": np.float64(0.05), "server.rounds": np.int32(2), "training.batch_size": np.array(8)})
+    theirs = go(
+        {"seed": np.int64(5), "training.optimizer.lr": np.float64(0.05), "server.rounds": np.int32(2), "training.batch_size": np.array(8)}
+    )
     ours = go({"seed": 5, "training.optimizer.lr": 0.05, "server.rounds": 2, "training.batch_size": 8})
     assert ours.digest == theirs.digest
 
     wrong: dict[Any, Any]
-    for wrong, said in (({3: 1}, "3: is no key"), ({"training.optimizer.lr": iter([])}, "training.optimizer.lr = <list_iterator"), ({"seed": b"1"}, "seed = b'1': is a bytes")):
+    for wrong, said in (
+        ({3: 1}, "3: is no key"),
+        ({"training.optimizer.lr": iter([])}, "training.optimizer.lr = <list_iterator"),
+        ({"seed": b"1"}, "seed = b'1': is a bytes"),
+    ):
         with pytest.raises(fedsim.ScenarioError, match=said):
             fedsim.run(tiny(), overrides=wrong, out=tmp_path / "no")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_table
 
 import fedsim
+from conftest import tiny_table
 from fedsim import show
 from fedsim.core.errors import FedsimError, RunError
 from fedsim.record import journal, manifest
@@ -137,7 +137,8 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "final.accuracy": lambda about: about["final"].update(accuracy=0.99), "virtual_s": lambda about: about.update(virtual_s=1.0),
     "bytes_up": lambda about: about.update(bytes_up=1), "digest": lambda about: about.update(digest="0" * 64),
     "final.f1": lambda about: about["final"].update(f1=1.0), "seed": lambda about: about.update(seed=99),
-    "model.parameters": lambda about: about["model"].update(parameters=9), "privacy.noise_std": lambda about: about.update(privacy={"noise_std": 2.0}),
+    "model.parameters": lambda about: about["model"].update(parameters=9),
+    "privacy.noise_std": lambda about: about.update(privacy={"noise_std": 2.0}),
 }  # fmt: skip
 
 

@@ -87,7 +87,10 @@ def test_er_ace_is_compiled(go: Any) -> None:
         ({"model": {"kind": "domains:Leaves"}}, ["Leaves", "SystemExit"]),
         ({"model": {"kind": "domains:Late"}}, ["Late", "OSError: only while training"]),
         ({"training.objective": {"kind": "domains:unscored"}}, ["training.objective", "KeyError"]),
-        ({"training.objective": {"kind": "domains:lossless"}}, ["training.objective.kind = 'domains:lossless': its loss()", "no loss today"]),
+        (
+            {"training.objective": {"kind": "domains:lossless"}},
+            ["training.objective.kind = 'domains:lossless': its loss()", "no loss today"],
+        ),
     ],
 )
 def test_whatever_a_model_or_an_objective_raises_is_one_line(overrides: dict[str, Any], words: list[str], go: Any) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import fedsim
+from fedsim import rehearsal
 from fedsim.core.errors import RunError
 from fedsim.data.arriving import looked_at
-from fedsim import rehearsal
 from fedsim.data.replay import replays
 from fedsim.data.river import RiverGenerator
 from fedsim.preview import preview
@@ -197,7 +197,9 @@ def test_a_memory_that_ignores_labels_is_foretold_without_them(tiny: Tiny, kind:
     """Clients' examples are made once, for the test; a rehearsal makes none unless a memory looks at them, and foretells the same."""
     made: list[int] = []
     variant_of = RiverGenerator.variant_of
-    monkeypatch.setattr(RiverGenerator, "variant_of", lambda self, client, variant: made.append(client) or variant_of(self, client, variant))
+    monkeypatch.setattr(
+        RiverGenerator, "variant_of", lambda self, client, variant: made.append(client) or variant_of(self, client, variant)
+    )
     memory = {"kind": kind} if kind == "none" else {"kind": kind, "capacity": 5}
     parts = build(load(tiny(STAGGERED | {"clients.replay": memory})))
     once = {client: made.count(client) for client in range(4)}

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import tiny_table
 
 import fedsim
+from conftest import tiny_table
 from fedsim.core.errors import LONGEST_LINE, choices
 from fedsim.scenario.load import load, parse_overrides
 

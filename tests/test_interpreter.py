@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_table
 from torch import nn
 
 import fedsim
+from conftest import tiny_table
 from fedsim.core.errors import RunError, must
 from fedsim.core.types import interpreter_flags
 from fedsim.learn.engine import step as steps
@@ -56,7 +56,10 @@ def test_optimised_python_gives_the_same_bits(tmp_path: Path) -> None:
 def test_flags_are_what_python_was_started_with() -> None:
     """-O and -X as they were given; what changes no number is left out."""
     said = subprocess.run(
-        [sys.executable, "-OO", "-X", "utf8", "-X", "importtime=0", "-c", "from fedsim.core.types import interpreter_flags; print(interpreter_flags())"],
+        [
+            sys.executable, "-OO", "-X", "utf8", "-X", "importtime=0",
+            "-c", "from fedsim.core.types import interpreter_flags; print(interpreter_flags())",
+        ],
         env={**os.environ, "PYTHONPATH": str(HOUSE.parent), "PYTHONDONTWRITEBYTECODE": ""}, capture_output=True, text=True, check=True,
     )  # fmt: skip
 
@@ -86,7 +89,8 @@ def checks(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Assert):
             parts = node.test.values if isinstance(node.test, ast.BoolOp) else [node.test]
             typed = all(
-                (isinstance(p, ast.Compare) and isinstance(p.ops[0], ast.IsNot)) or (isinstance(p, ast.Call) and getattr(p.func, "id", "") == "isinstance")
+                (isinstance(p, ast.Compare) and isinstance(p.ops[0], ast.IsNot))
+                or (isinstance(p, ast.Call) and getattr(p.func, "id", "") == "isinstance")
                 for p in parts
             )
             if not typed or node.msg is not None:

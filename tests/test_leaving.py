@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_table
 
 import fedsim
+from conftest import tiny_table
 from fedsim.core.errors import FedsimError, RunError
 from fedsim.record import journal
 from fedsim.record.leaving import Steps
@@ -156,7 +156,14 @@ def test_the_layer_sees_every_write(uses: tuple[list[str], str]) -> None:
 
 
 @pytest.mark.parametrize("stays", [False, True], ids=["once", "for-good"])
-def test_every_write_may_fail(uses: tuple[list[str], str], stays: bool, tmp_path: Path, cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_write_may_fail(
+    uses: tuple[list[str], str],
+    stays: bool,
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    scenario_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Whichever fails, once or with all after it: one line with the right exit code, and a folder that is true as far as it goes."""
     file, digest = scenario_file(TABLE), uses[1]
     safe = 0
@@ -172,7 +179,13 @@ def test_every_write_may_fail(uses: tuple[list[str], str], stays: bool, tmp_path
     assert stays or safe >= 4  # Tidying, the model and the report cost no run.
 
 
-def test_a_step_that_is_not_guarded_is_found(uses: tuple[list[str], str], tmp_path: Path, cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_is_not_guarded_is_found(
+    uses: tuple[list[str], str],
+    tmp_path: Path,
+    cli: Callable[..., Any],
+    scenario_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Where one step of leaving takes the others with it, the folder of a finished run is not what is promised."""
 
     def unguarded(self: Steps, what: str, step: Callable[[], Any]) -> bool:
@@ -216,7 +229,9 @@ def test_a_folder_that_goes_away_is_said(how: str, tmp_path: Path, go: Callable[
         assert "running" == fedsim.load(tmp_path / "elsewhere").status
 
 
-def test_a_report_that_cannot_be_written_loses_no_run(tmp_path: Path, cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_cannot_be_written_loses_no_run(
+    tmp_path: Path, cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The line says that the run is done, and where."""
     from fedsim.record import report
 
@@ -232,7 +247,9 @@ def test_a_report_that_cannot_be_written_loses_no_run(tmp_path: Path, cli: Calla
 
 
 @pytest.mark.parametrize("where", ["long", "link", "file", "below a file", "no rights"])
-def test_a_place_is_judged_before_anything_is_built(where: str, tmp_path: Path, cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_is_judged_before_anything_is_built(
+    where: str, tmp_path: Path, cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder that cannot be is told at once, with exit 2; nothing has been built, and nothing is left."""
     monkeypatch.setattr("fedsim.session.build", lambda *_: pytest.fail("something was built"))
     monkeypatch.chdir(tmp_path)
@@ -253,6 +270,12 @@ def test_a_place_is_judged_before_anything_is_built(where: str, tmp_path: Path, 
     answer = cli(*words)
 
     assert 2 == answer.code and LINE.match(answer.err), answer
-    named = {"long": "name = 'nnnn", "link": "runs: is a link to", "file": "runs: is a file", "below a file": "file: is a file", "no rights": "shut: cannot be written"}
+    named = {
+        "long": "name = 'nnnn",
+        "link": "runs: is a link to",
+        "file": "runs: is a file",
+        "below a file": "file: is a file",
+        "no rights": "shut: cannot be written",
+    }
     assert named[where] in answer.err
     assert before == sorted(tmp_path.rglob("*"))

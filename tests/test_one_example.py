@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import fedsim
+from conftest import tiny_table
 from fedsim.client import Client, Memory, Order
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
@@ -59,7 +59,9 @@ def model(kind: type[nn.Module]) -> dict[str, str]:
 
 def test_one_image_trains_as_torch_trains_it() -> None:
     """A client with one image trains a BatchNorm2d as torch.optim does, buffers included, to 1e-12 in float64."""
-    parts = build(load(tiny_table({"model": model(Images), "clients.count": 180, "training.batch_size": "full", "engine.dtype": "float64"})))
+    parts = build(
+        load(tiny_table({"model": model(Images), "clients.count": 180, "training.batch_size": "full", "engine.dtype": "float64"}))
+    )
     client = Client(0, parts.federation, parts.key)
     task, _ = client.plan(Order(parts.job, Start(parts.first)), Memory())
     (result,) = parts.engine.run([task])

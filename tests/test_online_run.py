@@ -35,7 +35,9 @@ GROUPS = {"evaluate.by_classes": [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]}
 # A folder written by hand: two clients, three rounds of ten seconds.
 
 
-def task(client: int, number: int, turn: int, received: float, started: float, computed: float, examples: int, outcome: Any = "arrived") -> TaskRow:
+def task(
+    client: int, number: int, turn: int, received: float, started: float, computed: float, examples: int, outcome: Any = "arrived"
+) -> TaskRow:
     """Return a training task; what its round, sent_s and arrived_s are follows from *turn*: round 1 is from 0 s to 10 s."""
     return TaskRow(
         message=f"m{turn}{client}", client=client, number=number, kind="train", round=turn, version=turn - 1, outcome=outcome,
@@ -45,7 +47,9 @@ def task(client: int, number: int, turn: int, received: float, started: float, c
     )  # fmt: skip
 
 
-def told(client: int, turn: int, now: float, rows: list[tuple[int, float, float, int, int, int]], alarms: list[int], drifts: list[float]) -> row_kinds.PredictionRow:
+def told(
+    client: int, turn: int, now: float, rows: list[tuple[int, float, float, int, int, int]], alarms: list[int], drifts: list[float]
+) -> row_kinds.PredictionRow:
     """Return a test of rows (item, arrived_s, labelled_s, y, prediction, concept)."""
     items, arrived_s, labelled_s, y, prediction, concepts = (np.array(column) for column in zip(*rows, strict=True))
     return row_kinds.PredictionRow(
@@ -195,7 +199,9 @@ def test_an_example_waits_for_its_round(go: Go) -> None:
 def test_memory_forgets_less(go: Go) -> None:
     """In a real run of two tasks the first is forgotten without a memory, and less with one; rows are the ends of tasks."""
     training = STREAM | SPLIT | GROUPS | {"data.test_fraction": 0.3, "training.optimizer.lr": 0.3, "server.rounds": 60}
-    without, with_memory = (go(training | more).accuracy_matrix() for more in ({}, {"clients.replay": {"kind": "reservoir", "capacity": 100}}))
+    without, with_memory = (
+        go(training | more).accuracy_matrix() for more in ({}, {"clients.replay": {"kind": "reservoir", "capacity": 100}})
+    )
 
     assert (2, 2) == without.accuracy.shape == with_memory.accuracy.shape
     assert with_memory.forgetting < without.forgetting - 0.1
@@ -261,13 +267,20 @@ def test_the_report_tells_of_streams_only_where_there_are_some(go: Go) -> None:
     assert f"<tr><th>pooled</th><td>{int(pooled.examples):,}</td><td>{pooled.accuracy:.3f}</td><td>{pooled.no_change:.3f}</td>" in page
 
 
-def test_the_command_line_says_how_well_clients_predicted(cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_command_line_says_how_well_clients_predicted(
+    cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path
+) -> None:
     """``--json`` has the pooled figures under ``online``, ``show`` two rows; a run without a stream has neither."""
     answer = cli("run", scenario_file(STREAM), "--json", "--out", tmp_path / "run")
     online, shown = json.loads(answer.out)["online"], cli("show", tmp_path / "run").out
     pooled = fedsim.load(tmp_path / "run").prequential().set_index("scope").loc["pooled"]
 
-    assert (0, int(pooled.examples), pooled.accuracy, pooled.no_change) == (answer.code, online["examples"], online["accuracy"], online["no_change"])
+    assert (0, int(pooled.examples), pooled.accuracy, pooled.no_change) == (
+        answer.code,
+        online["examples"],
+        online["accuracy"],
+        online["no_change"],
+    )
     assert {"examples", "accuracy", "log_loss", "kappa", "kappa_m", "kappa_temporal", "majority", "no_change", "worst_tenth"} == set(online)
     assert f"accuracy {pooled.accuracy:.4f} (no change {pooled.no_change:.4f}, majority {pooled.majority:.4f})" in shown
     assert "online" not in json.loads(cli("run", scenario_file(), "--json", "--out", tmp_path / "plain").out)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from conftest import tiny_table
 
 import fedsim
+from conftest import tiny_table
 from fedsim.core import own
 from fedsim.core.errors import ScenarioError
 from fedsim.data.source import fingerprint
@@ -221,7 +221,17 @@ def test_a_folder_from_elsewhere_runs_nothing_unasked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["subprocess:getoutput", "builtins:dict", "numpy:array", "fedsim:run", "os:getcwd", "torch:ones", "flwr.app:Message", "sklearn.svm:SVC"]
+    "kind",
+    [
+        "subprocess:getoutput",
+        "builtins:dict",
+        "numpy:array",
+        "fedsim:run",
+        "os:getcwd",
+        "torch:ones",
+        "flwr.app:Message",
+        "sklearn.svm:SVC",
+    ],
 )
 @pytest.mark.parametrize("key", ["model", "data.source", "server.strategy", "training.objective"])
 def test_what_is_no_code_of_the_readers_is_refused(kind: str, key: str, go: Any) -> None:
@@ -233,8 +243,10 @@ def test_what_is_no_code_of_the_readers_is_refused(kind: str, key: str, go: Any)
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("raise SystemExit(3)", "SystemExit"), ("raise BaseException('no')", "BaseException: no"), ("import nothing_of_this_name", "nothing_of_this_name"),
-        ("class Odd(Exception):\n    def __str__(self):\n        raise ValueError\nraise Odd()", "Odd"), ("def f(:", "SyntaxError"), ("x = '\\0' * 10 + 1", "TypeError"),
+        ("raise SystemExit(3)", "SystemExit"), ("raise BaseException('no')", "BaseException: no"),
+        ("import nothing_of_this_name", "nothing_of_this_name"),
+        ("class Odd(Exception):\n    def __str__(self):\n        raise ValueError\nraise Odd()", "Odd"), ("def f(:", "SyntaxError"),
+        ("x = '\\0' * 10 + 1", "TypeError"),
     ],
 )  # fmt: skip
 def test_a_module_that_breaks_is_one_line(code: str, words: str, tmp_path: Path) -> None:
@@ -286,10 +298,15 @@ def test_a_copied_scenario_still_runs(tmp_path: Path) -> None:
 def test_what_torch_warns_of_is_a_note(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A library's warning is told once, in the run's notes, and not between the lines of the terminal."""
     file = scenario(tmp_path / "a")
-    (tmp_path / "a" / "net.py").write_text("import warnings\n" + NET.replace("FILL", "0.0") + "\nwarnings.warn('one thing\\nand another', stacklevel=1)\n")
+    (tmp_path / "a" / "net.py").write_text(
+        "import warnings\n" + NET.replace("FILL", "0.0") + "\nwarnings.warn('one thing\\nand another', stacklevel=1)\n"
+    )
     run = fedsim.run(file, out=tmp_path / "run")
 
-    assert 1 == sum("one thing and another (net.py, line" in note for note in run.manifest["notes"]) and "one thing" not in capfd.readouterr().err
+    assert (
+        1 == sum("one thing and another (net.py, line" in note for note in run.manifest["notes"])
+        and "one thing" not in capfd.readouterr().err
+    )
 
 
 NOISY = """
@@ -315,7 +332,9 @@ class Net(nn.Module):
 """
 
 
-def test_what_is_said_while_training_is_kept_from_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_said_while_training_is_kept_from_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Warnings are one note for each place, with how often; torch's log is a file of the run; who asks for TORCH_LOGS gets his."""
     file = scenario(tmp_path / "a", **{"server.rounds": 4})
     (tmp_path / "a" / "net.py").write_text(NOISY)

@@ -13,7 +13,7 @@ from fedsim.core.errors import ScenarioError
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 
-OWN = '''
+OWN = """
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -178,7 +178,7 @@ class Imaginary(FedAvg):
 class Nobody(FedAvg):
     def configure_train(self, *given):
         return []
-'''
+"""
 
 
 @pytest.fixture
@@ -188,7 +188,14 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., di
     monkeypatch.chdir(tmp_path)
 
     def table(overrides: dict[str, Any]) -> dict[str, Any]:
-        return tiny({**({} if "data" in overrides else {"data.source": {"kind": "mine:source"}}), "clients.count": 3, "server.rounds": 1, **overrides})
+        return tiny(
+            {
+                **({} if "data" in overrides else {"data.source": {"kind": "mine:source"}}),
+                "clients.count": 3,
+                "server.rounds": 1,
+                **overrides,
+            }
+        )
 
     return table
 
@@ -236,7 +243,12 @@ def test_a_right_objective_runs(mine: Callable[..., dict[str, Any]], go: Any) ->
 
 @pytest.mark.parametrize(
     ("groups", "said"),
-    [("text", "groups is <U1, expected whole numbers"), ("list", "groups is <U1"), ("gaps", "groups is float64"), ("negative", "groups[0] = -1")],
+    [
+        ("text", "groups is <U1, expected whole numbers"),
+        ("list", "groups is <U1"),
+        ("gaps", "groups is float64"),
+        ("negative", "groups[0] = -1"),
+    ],
 )
 def test_groups_are_numbers(groups: str, said: str, mine: Callable[..., dict[str, Any]]) -> None:
     """Whose an example is, and when it came, are numbers that say so."""
@@ -328,7 +340,9 @@ def test_a_strategy_keeps_the_kind_of_number(mine: Callable[..., dict[str, Any]]
         go(mine({"server.strategy": {"kind": "mine:Imaginary"}}))
     run = go(mine({"server.strategy": {"kind": "mine:Nobody"}}))
     assert any("Not one client was ever asked" in note for note in run.manifest["notes"])
-    assert "server.strategy.fraction_train = 0.0: must be > 0" in refused(mine({"server.strategy": {"kind": "FedAvg", "fraction_train": 0.0}}))
+    assert "server.strategy.fraction_train = 0.0: must be > 0" in refused(
+        mine({"server.strategy": {"kind": "FedAvg", "fraction_train": 0.0}})
+    )
 
 
 @pytest.mark.parametrize(
@@ -357,7 +371,10 @@ def test_one_setting_of_a_default_can_be_set(tiny: Callable[..., dict[str, Any]]
     """--set reaches into a table that stands where the file says nothing."""
     table = tiny()
     del table["clients"]["compute"]
-    made = [load(table, {"clients.compute.overhead_s": 0.25, **more}).scenario.clients.compute for more in ({}, {"clients.compute.kind": "lognormal"})]
+    made = [
+        load(table, {"clients.compute.overhead_s": 0.25, **more}).scenario.clients.compute
+        for more in ({}, {"clients.compute.kind": "lognormal"})
+    ]
 
     assert [{"kind": "constant", "gflops": 5.0, "overhead_s": 0.25}, {"kind": "lognormal", "overhead_s": 0.25}] == made
 
@@ -365,7 +382,10 @@ def test_one_setting_of_a_default_can_be_set(tiny: Callable[..., dict[str, Any]]
 @pytest.mark.parametrize("how", ["other end", "small", "long", "whole", "columns", "truths", "one buffer"])
 def test_examples_are_numbers_in_whatever_form(how: str, mine: Callable[..., dict[str, Any]], go: Any) -> None:
     """Byte order, width, layout and a buffer that is used again change no bit of what a generator's examples train."""
-    digests = [go(mine({"data": {"source": {"kind": "mine:each", "how": form}, "test_fraction": 0.3}, "engine.chunk": 2})).digest for form in ("", how)]
+    digests = [
+        go(mine({"data": {"source": {"kind": "mine:each", "how": form}, "test_fraction": 0.3}, "engine.chunk": 2})).digest
+        for form in ("", how)
+    ]
 
     assert digests[0] == digests[1]
 
@@ -390,7 +410,12 @@ def test_what_is_no_function_of_the_client_is_refused(how: str, said: str, mine:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("classes", "classes is (0, 1, 2), expected a tuple of names"), ("files", "files is None"), ("times_s", "times_s[0] = -9.0"), ("text", "its outputs are '3'")],
+    [
+        ("classes", "classes is (0, 1, 2), expected a tuple of names"),
+        ("files", "files is None"),
+        ("times_s", "times_s[0] = -9.0"),
+        ("text", "its outputs are '3'"),
+    ],
 )
 def test_fields_of_a_pool_are_what_they_are(name: str, said: str, mine: Callable[..., dict[str, Any]]) -> None:
     """What a run could not be read back with is refused; numpy's whole number of outputs is one."""
@@ -400,7 +425,12 @@ def test_fields_of_a_pool_are_what_they_are(name: str, said: str, mine: Callable
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"lr": -1.0}, "its lr is -1.0"), ({"momentum": 2.0}, "its momentum is 2.0"), ({"weight_decay": -0.1}, "its weight_decay"), ({"nesterov": True}, "its nesterov")],
+    [
+        ({"lr": -1.0}, "its lr is -1.0"),
+        ({"momentum": 2.0}, "its momentum is 2.0"),
+        ({"weight_decay": -0.1}, "its weight_decay"),
+        ({"nesterov": True}, "its nesterov"),
+    ],
 )
 def test_settings_of_an_own_optimizer_are_in_range(given: dict[str, Any], said: str, mine: Callable[..., dict[str, Any]], go: Any) -> None:
     """What sgd refuses, a kind of the reader's own may not choose either; a float32 is a number."""

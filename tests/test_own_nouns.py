@@ -11,7 +11,7 @@ from fedsim.preview import preview
 from fedsim.scenario import guards
 from fedsim.scenario.load import load
 
-OWN = '''
+OWN = """
 import numpy as np
 from fedsim.cost.availability import availabilities
 from fedsim.cost.compute import computes
@@ -66,7 +66,8 @@ def order(method, answer, key, outputs):
 def labels(method, answer, key):
     return Wrong(labellings.call(labellings.get("constant", at=""), {"delay_s": 1.0}, key=key), method, answer)
 def change(method, answer, key, outputs, shape, source):
-    return Wrong(changes.call(changes.get("swap_labels", at=""), {"pairs": [[0, 1]]}, key=key, outputs=outputs, shape=shape, source=source), method, answer)
+    right = changes.call(changes.get("swap_labels", at=""), {"pairs": [[0, 1]]}, key=key, outputs=outputs, shape=shape, source=source)
+    return Wrong(right, method, answer)
 def schedule(method, answer):
     return Wrong(schedules.call(schedules.get("abrupt", at=""), {"at_s": [5.0]}), method, answer)
 def onset(method, answer, key):
@@ -93,7 +94,7 @@ def partition(labels, clients, answer):
     if answer == "empty": offsets[1] = 0
     if answer == "writes": labels[:] = 0
     return Partition(order, offsets)
-'''
+"""
 
 STREAM = {"stream.arrivals": {"kind": "constant", "per_s": 1.0}}
 DRIFT = {"stream.drift": {"change": {"kind": "swap_labels", "pairs": [[0, 1]]}, "schedule": {"kind": "abrupt", "at_s": [5.0]}}}
@@ -114,7 +115,8 @@ WRONG = {
     ("onset", "begins_s"): ["raises", "none", "text", "nan"],
     ("compute", "seconds"): ["raises", "none", "text", "nan", "negative", "endless"],
     ("network", "down_s"): ["raises", "none", "nan", "negative"], ("network", "up_s"): ["raises", "text", "endless"],
-    ("availability", "available"): ["raises", "none", "numbers", "short"], ("availability", "next_change"): ["raises", "none", "nan", "past"],
+    ("availability", "available"): ["raises", "none", "numbers", "short"],
+    ("availability", "next_change"): ["raises", "none", "nan", "past"],
     ("trigger", "ready_s"): ["raises", "none", "text", "nan", "past"],
     ("detector", "feed"): ["raises", "none", "one of two"], ("detector", "start"): ["none"],
 }  # fmt: skip
@@ -166,7 +168,9 @@ def test_a_right_answer_passes(noun: str, mine: Callable[..., dict[str, Any]], g
 def test_a_partition_is_looked_at(answer: str, mine: Callable[..., dict[str, Any]], tiny: Callable[..., dict[str, Any]]) -> None:
     """Each example goes to one client at most, and there are as many clients as were asked for."""
     mine("compute", "", "")
-    with pytest.raises(FedsimError, match=r"data.partition.kind = 'mine:partition': (gives |raised ValueError: assignment destination is read-only)"):
+    with pytest.raises(
+        FedsimError, match=r"data.partition.kind = 'mine:partition': (gives |raised ValueError: assignment destination is read-only)"
+    ):
         preview(load(tiny({"data.partition": {"kind": "mine:partition", "answer": answer}})))
 
 

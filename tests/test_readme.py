@@ -37,8 +37,19 @@ def test_the_table_of_online_learning_names_every_kind() -> None:
     change = registered["stream.drift.schedule"] | registered["stream.drift.onset"]
 
     assert change == set(named.pop("stream.drift.schedule"))
-    assert {key: registered[key] for key in named if key in registered} == {key: set(names) for key, names in named.items() if key in registered}
+    assert {key: registered[key] for key in named if key in registered} == {
+        key: set(names) for key, names in named.items() if key in registered
+    }
     assert 9 == len([key for key in named if key in registered])
     assert ["at_start", "as_is", "at_once", "arrival", "none", "er", "none"] == [
-        named[key][0] for key in ("stream.arrivals", "stream.order", "stream.labels", "stream.trigger", "clients.replay", "training.rehearsal", "clients.detector")
+        named[key][0]
+        for key in (
+            "stream.arrivals",
+            "stream.order",
+            "stream.labels",
+            "stream.trigger",
+            "clients.replay",
+            "training.rehearsal",
+            "clients.detector",
+        )
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_bad_windows_are_named(tmp_path: Path) -> None:
         ({"scale": np.ones(3)}, ["scale is", "2 numbers"]),
         ({"scale": np.array([np.nan, 1.0])}, ["no finite float32"]),
     ):
-        refuses(lambda: windows("s.npz", segments(tmp_path, **changed), window=4, step=2), at, *words)
+        refuses(partial(windows, "s.npz", segments(tmp_path, **changed), window=4, step=2), at, *words)
     find = segments(tmp_path)
     refuses(lambda: windows("s.npz", find, window=10), "data.source.window = 10: no segment", "At most 9")
     refuses(lambda: windows("s.npz", find, label="activty"), "data.source.label = 'activty': no such array", "'activity'")
@@ -143,7 +144,7 @@ def test_river_s_own_streams_are_all_there() -> None:
     assert ((5300, 2), [1.617466, -0.919233]) == (bananas.train.x.shape, np.round(bananas.train.x[0].astype(float), 6).tolist())
     assert 1 == len(phishing.files)
     for name in ("Elec2", "TrumpApproval", "Yeast", "Phising"):
-        refuses(lambda: river(name), f"data.source.name = {name!r}: ", "Phishing")
+        refuses(partial(river, name), f"data.source.name = {name!r}: ", "Phishing")
 
 
 MADE = [sea(KEY), stagger(KEY), agrawal(KEY), hyperplane(KEY), random_rbf_drift(KEY, outputs=3), led(KEY)]
@@ -183,7 +184,11 @@ def test_clients_share_one_concept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same_concept(hyperplane(KEY, features=2, noise=0.0)) and same_concept(random_rbf_drift(KEY, outputs=5))
 
     wrong = random_rbf_drift(KEY, outputs=5)
-    monkeypatch.setattr(rivers.RiverGenerator, "_begun", lambda self, client, variant: __import__("river.datasets.synth").datasets.synth.RandomRBF(client, client, 5))
+    monkeypatch.setattr(
+        rivers.RiverGenerator,
+        "_begun",
+        lambda self, client, variant: __import__("river.datasets.synth").datasets.synth.RandomRBF(client, client, 5),
+    )
     assert not same_concept(wrong)
 
 

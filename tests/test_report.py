@@ -263,7 +263,11 @@ def test_words_are_about_what_is_there(go: Go) -> None:
     stream = {"arrivals": {"kind": "constant", "per_s": 1.0}, "trigger": {"kind": "count", "examples": 10}}
     run = go({"data.test_fraction": 0, "stream": stream, "stream.items": 12, "server.rounds": 9, "evaluate.federated_fraction": 1.0})
     page = page_of(run)
-    assert [] == [word for word in ("Federated is", "grey line", "the examples that clients trained on, in hindsight") if word not in page.words]
+    assert [] == [
+        word for word in ("Federated is", "grey line", "the examples that clients trained on, in hindsight") if word not in page.words
+    ]
     assert "server's test examples" not in page.words and "Then every stream had ended." in page.titles
     assert not re.search(r"\{\w+(:[^{}]*)?\}", page.words) and "fell into no batch" not in page.words
-    assert "With training.drop_last those count too" in page_of(go({"stream": stream, "training.drop_last": True, "server.rounds": 2})).words
+    assert (
+        "With training.drop_last those count too" in page_of(go({"stream": stream, "training.drop_last": True, "server.rounds": 2})).words
+    )

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import tiny_table
 
 import fedsim
+from conftest import tiny_table
 from fedsim import session
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.work import digest_of
@@ -101,7 +101,9 @@ def test_who_insists_is_let_through(go: Callable[..., fedsim.Run], tmp_path: Pat
     assert 6 == len(said)
 
 
-def test_ctrl_c_while_a_finished_run_is_left_costs_nothing(go: Callable[..., fedsim.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_a_finished_run_is_left_costs_nothing(
+    go: Callable[..., fedsim.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The run is done; the words say so, and Ctrl-C still ends the command."""
     pressed_again(monkeypatch, "save_model")
     with pytest.raises(Interrupted, match="the run is done, and safe in"):
@@ -165,7 +167,9 @@ def place_killed(root: Path, moment: int, about: dict[str, Any]) -> str:
     return "manifest"
 
 
-def test_a_kill_costs_what_came_since_the_last_model(go: Callable[..., fedsim.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_costs_what_came_since_the_last_model(
+    go: Callable[..., fedsim.Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The model is saved while the run goes; killed after round 2, the folder holds the model of round 2."""
     monkeypatch.setattr(session, "CHECKPOINT_WALL_S", -1.0)
     monkeypatch.setattr(session, "CHECKPOINT_SHARE", -1.0)
@@ -208,9 +212,13 @@ def test_warnings_may_be_errors(tmp_path: Path) -> None:
     """Under ``-W error`` fedsim starts, runs and reports: what dependencies warn of is told, and of ours there is nothing."""
     import json
 
-    code = "import json, sys, fedsim; from fedsim.record.report import write_report; write_report(fedsim.run(json.loads(sys.argv[1]), out=sys.argv[2]))"
+    code = "import json, sys, fedsim; from fedsim.record.report import write_report; "
+    code += "write_report(fedsim.run(json.loads(sys.argv[1]), out=sys.argv[2]))"
     said = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, json.dumps(tiny_table(SMALL)), str(tmp_path / "run")], capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", code, json.dumps(tiny_table(SMALL)), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     started = subprocess.run([sys.executable, "-W", "error", "-m", "fedsim", "--help"], capture_output=True, text=True, timeout=60)
 

@@ -27,7 +27,7 @@ def table(folder: Path, text: str, stream: bool = False, **more: Any) -> Pool:
         (["1_1", "11"], [1, 0]),  # Python reads both as eleven.
         (["10", "9", "9.0"], [1, 0, 0]),
         (["1e3", "1000"], [0, 0]),
-        (["١", "1"], [1, 0]),  # An Arabic one is text.
+        (["١", "1"], [1, 0]),  # noqa: RUF001  # An Arabic one is text.
         (["inf", "1"], [1, 0]),
     ],
 )
@@ -196,9 +196,8 @@ def test_natural_clients_are_those_of_the_file_whatever_the_seed(seed: int, tmp_
     """Two examples a client, a fifth held out: with some seeds a client would lose both, and others its number."""
     import json
 
-    from conftest import tiny_table
-
     import fedsim
+    from conftest import tiny_table
 
     rows = [f"{i % 7 / 7:.3f},{'no' if i % 3 else 'yes'},w{i // 2:02d}" for i in range(60)]
     (tmp_path / "nat.csv").write_text("a,y,who\n" + "\n".join(rows) + "\n")
@@ -245,9 +244,9 @@ def made():
 def test_a_source_of_ones_own_is_what_it_says(change: str, said: str, tmp_path: Path) -> None:
     """One line that names part, row and value; a NaN is a feature's fault and not the learning rate's."""
     import tomli_w
-    from conftest import tiny_table
 
     import fedsim
+    from conftest import tiny_table
     from fedsim.scenario.build import build
     from fedsim.scenario.load import load
 
@@ -298,9 +297,9 @@ def made():
 def test_every_client_that_ones_own_source_makes_is_what_it_says(change: str, said: str, tmp_path: Path, hands: None) -> None:
     """While the world is built, and as late as a worker makes it: one line, and never a run on other examples than were said."""
     import tomli_w
-    from conftest import tiny_table
 
     import fedsim
+    from conftest import tiny_table
 
     late = [(119, 2)] if change.startswith(("x[3", "raise")) else []  # Workers answer all alike: two kinds will do.
     for wrong, workers in ((7, 1), (119, 1), *late):

@@ -14,9 +14,9 @@ import fedsim
 from fedsim.core.registry import Registry
 from fedsim.listing import LINES, details, overview
 from fedsim.scenario import kinds
+from fedsim.scenario.build import build
 from fedsim.scenario.glossary import GLOSSARY, KINDS
 from fedsim.scenario.jsonschema import json_schema
-from fedsim.scenario.build import build
 from fedsim.scenario.load import load, parse_overrides
 from fedsim.scenario.words import about, of_setting
 from fedsim.strategy import stock
@@ -37,7 +37,9 @@ def told(noun: str) -> dict[str, tuple[str, list[kinds.Setting]]]:
 def wordless(said: dict[str, tuple[str, list[kinds.Setting]]]) -> list[str]:
     """Return the kinds and settings that nothing true is said of: nothing at all, or what the kind itself is said to be."""
     found = [name for name, (what, _) in said.items() if len(what.split()) < 2]
-    return found + [f"{name}.{s.name}" for name, (what, all_) in said.items() for s in all_ if len(s.meaning.split()) < 2 or s.meaning == what]
+    return found + [
+        f"{name}.{s.name}" for name, (what, all_) in said.items() for s in all_ if len(s.meaning.split()) < 2 or s.meaning == what
+    ]
 
 
 # Point 18: words for every kind.
@@ -84,7 +86,10 @@ def test_the_glossary_speaks_of_what_there_is() -> None:
     ("doc", "words"),
     [
         ("Return a net.\n\n*width*: units of a layer\n*depth*: layers\n", "units of a layer"),
-        ("A net.\n\nParameters\n----------\nwidth : int (default: 3)\n    Units of a layer. Even\n    ones.\ndepth : int\n    Layers.\n", "Units of a layer"),
+        (
+            "A net.\n\nParameters\n----------\nwidth : int (default: 3)\n    Units of a layer. Even\n    ones.\ndepth : int\n    Layers.\n",
+            "Units of a layer",
+        ),
         ("A net.\n\nArgs:\n    width (int): Units of\n        a layer.\n    depth: Layers.\n", "Units of a layer"),
         ("A net.\n\n:param int width: Units of a layer.\n:param depth: Layers.\n", "Units of a layer"),
         ("A net. Each layer has *width* units. It is deep.", "Each layer has width units"),

@@ -76,7 +76,9 @@ def main() -> None:
     flops = rounds * 50 * 50 * parts.fleet.flops.training
     memory = torch.cuda.max_memory_allocated() if asked.device == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f"{asked.device}: {rounds / seconds:.1f} rounds/s; 1500 rounds in {1500 * seconds / rounds:.0f} s")
-    print(f"training: {flops / seconds / 1e12:.3f} TFLOP/s, {flops / seconds / 1e12 / asked.peak_tflops:.2%} of {asked.peak_tflops} TFLOP/s")
+    print(
+        f"training: {flops / seconds / 1e12:.3f} TFLOP/s, {flops / seconds / 1e12 / asked.peak_tflops:.2%} of {asked.peak_tflops} TFLOP/s"
+    )
     print(f"peak memory: {memory / 2**20:.0f} MiB")
 
 

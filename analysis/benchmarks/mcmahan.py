@@ -17,9 +17,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedsim.session import execute
 from fedsim.scenario.build import build
 from fedsim.scenario.load import Loaded, load
+from fedsim.session import execute
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "mcmahan-2nn-iid.toml"
 

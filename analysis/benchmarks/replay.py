@@ -15,8 +15,7 @@ import numpy as np
 
 from fedsim.core.keys import Key
 from fedsim.core.types import Array
-from fedsim.data.replay import losses, vectors  # noqa: F401  # Importing registers.
-from fedsim.data.replay import Arrivals, Replay, State, pack, replays
+from fedsim.data.replay import Arrivals, Replay, State, losses, pack, replays, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.replay.memory import schedule
 
 _BATCH = 10
@@ -31,8 +30,8 @@ def made(name: str, capacity: int) -> Replay:
 def stream(n: int) -> tuple[Arrivals, dict[str, Array]]:
     """Return *n* items, and all the numbers that a policy may be told of them."""
     rng = np.random.default_rng(0)
-    vectors = rng.standard_normal((n, 16))
-    told = {"losses": rng.exponential(1.0, n), "gradients": vectors, "features": vectors}
+    drawn = rng.standard_normal((n, 16))
+    told = {"losses": rng.exponential(1.0, n), "gradients": drawn, "features": drawn}
     return Arrivals(np.arange(n), rng.integers(10, size=n), np.arange(n, dtype=np.float64)), told
 
 

@@ -61,9 +61,9 @@ def main() -> None:
     print(f"fedsim --help        {median_wall(python, '-c', 'from fedsim.cli import main; main()', '--help'):.2f} s")
     for kind, settings in (("always", ""), ("onoff", ', "mean_on_s": 600.0, "mean_off_s": 600.0')):
         rows = [
-            [float(word) for word in subprocess.run([python, "-c", _FLEET % (kind, settings)], check=True, capture_output=True, text=True).stdout.split()]
+            [float(word) for word in subprocess.check_output([python, "-c", _FLEET % (kind, settings)], text=True).split()]
             for _ in range(5)
-        ]  # fmt: skip
+        ]
         built, wall, memory = (statistics.median(row[i] for row in rows) for i in range(3))
         print(
             f"100,000 clients ({kind}): start-up beyond imports {built:.2f} s, three rounds of 100 {wall:.2f} s,"

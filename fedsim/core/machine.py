@@ -7,7 +7,6 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-
 ALONE = threading.RLock()
 """Held by whoever builds, runs or rehearses: torch's tracer and the global generators are one for all threads of a process."""
 

@@ -35,7 +35,13 @@ class Heard:
         self._times: dict[tuple[str, int], int] = {}
 
     def hear(
-        self, message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
     ) -> None:
         """Keep a warning; as ``warnings.showwarning``."""
         place = filename, lineno
@@ -52,7 +58,8 @@ class Heard:
         """Return a line for each place, none for those that *but* knows."""
         known = but._said if but else {}
         return tuple(
-            f"Warned {when}: {said} ({Path(place[0]).name}, line {place[1]}{f', {self._times[place]:,} times' if self._times[place] > 1 else ''})"
+            f"Warned {when}: {said} ({Path(place[0]).name}, line"
+            f" {place[1]}{f', {self._times[place]:,} times' if self._times[place] > 1 else ''})"
             for place, said in self._said.items() if place not in known
         )  # fmt: skip
 
@@ -103,5 +110,7 @@ def log_to(path: Path | None, library: str, level: int = logging.NOTSET) -> Gene
 
 def _speaking(library: str) -> list[logging.Logger]:
     """Return the logger of *library*, and those below it that have handlers of their own."""
-    below = [one for name, one in logging.root.manager.loggerDict.items() if name.startswith(f"{library}.") and isinstance(one, logging.Logger)]
+    below = [
+        one for name, one in logging.root.manager.loggerDict.items() if name.startswith(f"{library}.") and isinstance(one, logging.Logger)
+    ]
     return [logging.getLogger(library), *(logger for logger in below if logger.handlers)]

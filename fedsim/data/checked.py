@@ -45,7 +45,12 @@ def check_pool(pool: Pool, at: str, classes: bool) -> Pool:
         if beside is not None and np.shape(beside) != (len(pool.train),):
             raise ScenarioError(f"{at}: {name} has shape {np.shape(beside)}, expected ({len(pool.train)},), one per training example.")
     if pool.groups is not None:
-        _check_numbers(np.asarray(pool.groups), f"{at}: groups", "iu", "whole numbers from 0; np.unique(names, return_inverse=True)[1] makes them of names")
+        _check_numbers(
+            np.asarray(pool.groups),
+            f"{at}: groups",
+            "iu",
+            "whole numbers from 0; np.unique(names, return_inverse=True)[1] makes them of names",
+        )
     if pool.times_s is not None:
         _check_numbers(np.asarray(pool.times_s), f"{at}: times_s", "iuf", "finite seconds from the first of all, 0")
     train, test = plain(pool.train), None if pool.test is None else plain(pool.test)
@@ -85,7 +90,10 @@ def check_examples(given: object, outputs: int, at: str, classes: bool) -> None:
     """Refuse *given* where it is not Examples with as many x as y, finite features, and classes within range."""
     if not isinstance(given, Examples):
         raise ScenarioError(f"{at} is a {type(given).__name__}, expected Examples(x, y).")
-    for name, kinds, what in (("x", "biuf", "numbers"), ("y", "biu" if classes else "biuf", "whole numbers: classes from 0" if classes else "numbers")):
+    for name, kinds, what in (
+        ("x", "biuf", "numbers"),
+        ("y", "biu" if classes else "biuf", "whole numbers: classes from 0" if classes else "numbers"),
+    ):
         values: object = getattr(given, name)
         if not isinstance(values, np.ndarray):
             raise ScenarioError(f"{at}.{name} is a {type(values).__name__}, expected a numpy array.")
@@ -135,7 +143,9 @@ class Checked:
         with door(self.at, "its sizes raised"):
             sizes = np.asarray(self.made.sizes(clients))
         if sizes.shape != clients.shape or sizes.dtype.kind not in "iu" or (sizes < 1).any():
-            raise ScenarioError(f"{self.at}: its sizes of {len(clients)} clients are {str(sizes)[:60]}, expected as many whole numbers from 1.")
+            raise ScenarioError(
+                f"{self.at}: its sizes of {len(clients)} clients are {str(sizes)[:60]}, expected as many whole numbers from 1."
+            )
         return sizes.astype(np.int64)
 
     def client(self, client: int) -> Examples:

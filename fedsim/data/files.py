@@ -56,7 +56,8 @@ def npz(path: str, find: Find) -> Pool:
 
     Labels are whole numbers from 0; the number of classes is the largest plus one. ``client`` holds a natural client
     per training example, whole numbers or words. Features are taken as they are: scale them before saving.
-    Shapes: x (n, ...), float32, or whole numbers where they are (``source.as_taken``); y (n,). Raises ScenarioError on a damaged archive, or a value that is no number.
+    Shapes: x (n, ...), float32, or whole numbers where they are (``source.as_taken``); y (n,). Raises ScenarioError on a damaged
+    archive, or a value that is no number.
     """
     file = find(path)
     arrays = load_archive(path, file)

@@ -70,7 +70,11 @@ def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s
         plain = [float(value - exact[0]) for value in exact]  # Nanoseconds, say: floats hold their differences only.
     if any(dated) and not all(dated):
         row = dated.index(not dated[0])
-        raise wrong(path, f"line {table.lines[row]}, column {column!r}: {table.words['time'][row]!r} follows {table.words['time'][0]!r}, expected numbers alone or dates alone")
+        raise wrong(
+            path,
+            f"line {table.lines[row]}, column {column!r}: {table.words['time'][row]!r} follows {table.words['time'][0]!r}, expected"
+            f" numbers alone or dates alone",
+        )
     for row, word in enumerate(table.words["time"]):
         times[row] = _time(word) if dated[row] else plain[row] * unit_s
         if not dated[row] and not math.isfinite(times[row]):

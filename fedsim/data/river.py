@@ -18,6 +18,7 @@ from fedsim.core.types import Array, Count, FloatArray, IntArray, NonNegative, S
 from fedsim.data.source import Examples, Pool, fingerprint, sources
 from fedsim.data.table import encode
 
+
 @sources.register("river")
 def river(name: str) -> Pool:
     """Return a stream that comes with river, by the name of its class, its rows in their order: nothing is fetched.
@@ -235,7 +236,7 @@ def led(key: Key, variant: int = 0, noise: Share = 0.1, examples_per_client: Cou
 
 
 def _drawn(chance: float) -> float:
-    """Return what river is to be told for something to happen with *chance*, up to 0.99: it asks whether 0.01 + a uniform number is below."""
+    """Return what river is to be told for something to happen with *chance*, up to 0.99: it adds 0.01 to what it draws."""
     return min(1.0, chance + 0.01) if chance else 0.0
 
 

@@ -95,7 +95,11 @@ class Table:
         names, y = encode(self.words["label"])
         values = [plain_number(name) for name in names]
         # Ids are whole numbers, however large; a word among numbers makes classes of all.
-        if len(names) > max(2, min(20, len(y) // 2)) and not any(map(math.isnan, values)) and not all(value.is_integer() for value in values):
+        if (
+            len(names) > max(2, min(20, len(y) // 2))
+            and not any(map(math.isnan, values))
+            and not all(value.is_integer() for value in values)
+        ):
             raise ScenarioError(
                 f"data.source.label = {column!r}: has {len(names):,} values in {len(y):,} rows, such as {names[0][:40]}: a quantity"
                 f" to regress on, not a class. Cut it into classes, or write a source and an objective of your own for regression."
@@ -255,7 +259,9 @@ def _separator(header: str, form: Form) -> str:
     if len(separator) != 1 or separator in "\r\n\"":
         raise ScenarioError(f"data.source.separator = {separator!r}: must be one character, such as ',', ';' or a tab.")
     if separator == form.decimal or form.thousands == form.decimal:
-        raise ScenarioError(f"data.source.decimal = {form.decimal!r}: parts cells, or thousands, already. Set separator or thousands to another.")
+        raise ScenarioError(
+            f"data.source.decimal = {form.decimal!r}: parts cells, or thousands, already. Set separator or thousands to another."
+        )
     return separator
 
 

@@ -58,7 +58,11 @@ class Watched:
         """Return what a reader must know of what the strategy handed back."""
         notes = [self._kept] if self._kept else []
         if self._nothing:
-            rounds = f"round {self._nothing[0]}" if len(self._nothing) == 1 else f"{len(self._nothing)} rounds, first in round {self._nothing[0]}"
+            rounds = (
+                f"round {self._nothing[0]}"
+                if len(self._nothing) == 1
+                else f"{len(self._nothing)} rounds, first in round {self._nothing[0]}"
+            )
             notes.append(f"Replies came and nothing was aggregated in {rounds}: {self._why} The model stayed as it was.")
         if self._few:
             notes.append(
@@ -83,7 +87,9 @@ class Watched:
         if metrics is None:
             return []
         if not isinstance(metrics, Mapping):
-            raise RunError(f"{self._at(server_round)}: {step} gave metrics of type {type(metrics).__name__}; it must give a MetricRecord or None.")
+            raise RunError(
+                f"{self._at(server_round)}: {step} gave metrics of type {type(metrics).__name__}; it must give a MetricRecord or None."
+            )
         found: list[tuple[str, float]] = []
         for name, value in metrics.items():  # pyright: ignore[reportUnknownVariableType]
             many = isinstance(value, Sequence) and not isinstance(value, str | bytes)
@@ -120,7 +126,10 @@ class Watched:
                     asked: list[Any] = list(step(server_round, *args, **kwargs))  # A generator would raise elsewhere.
                 for message in asked:
                     if not isinstance(message, Message):
-                        raise RunError(f"{self._at(server_round)}: {name} gave a {type(message).__name__} among its messages; each must be a flwr Message.")
+                        raise RunError(
+                            f"{self._at(server_round)}: {name} gave a {type(message).__name__} among its messages; each must be a"
+                            f" flwr Message."
+                        )
                 return asked
             replies = list(args[0]) if args else list(kwargs.pop("replies"))
             came = sum(not reply.has_error() for reply in replies)  # Now: a strategy may change what it was given.
@@ -135,13 +144,16 @@ class Watched:
 
     def _divided(self, server_round: int, step: str, error: ZeroDivisionError, came: int) -> str:
         where = traceback.extract_tb(error.__traceback__)[-1]
-        fault = "Flower's own code divides by zero there" if "flwr" in where.filename.replace("\\", "/").split("/") else "it divides by zero"
+        fault = (
+            "Flower's own code divides by zero there" if "flwr" in where.filename.replace("\\", "/").split("/") else "it divides by zero"
+        )
         why = (
             "not one reply came in time, and it divides by how many did. A longer server.round_timeout_s, or more clients a round, avoid it"
             if not came
             else "a sum of weights, or the norm of an update, was 0"
         )
-        return f"{self._at(server_round)}: {step} raised ZeroDivisionError ({fault}: {where.name} in {where.filename.rpartition('/')[2]}): {why}."
+        place = f"{where.name} in {where.filename.rpartition('/')[2]}"
+        return f"{self._at(server_round)}: {step} raised ZeroDivisionError ({fault}: {place}): {why}."
 
     def _looked_at(self, strategy: Strategy, server_round: int, result: Any, replies: list[Message], came: int) -> Any:
         fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], ArrayRecord | None)  # pyright: ignore[reportUnknownArgumentType]
@@ -175,11 +187,15 @@ class Watched:
                     f" {self.params[name].shape}."
                 )
             if np.dtype(array.dtype).kind not in "biuf":
-                raise RunError(f"{self._at(server_round)}: aggregate_train gave {name!r} as {array.dtype}; the model has {self.params[name].dtype}.")
+                raise RunError(
+                    f"{self._at(server_round)}: aggregate_train gave {name!r} as {array.dtype}; the model has {self.params[name].dtype}."
+                )
         kept = [name for name in self.params if name not in arrays]
         if kept and not self._kept:
             some = ", ".join(kept[:4]) + (f" and {len(kept) - 4} more" if len(kept) > 4 else "")
-            self._kept = f"The strategy hands back {len(arrays)} of the model's {len(self.params)} arrays; the rest stays as it was: {some}."
+            self._kept = (
+                f"The strategy hands back {len(arrays)} of the model's {len(self.params)} arrays; the rest stays as it was: {some}."
+            )
             self.said.append(self._kept)
 
     def _look_for_nan(self, arrays: ArrayRecord, replies: list[Message]) -> None:
@@ -205,7 +221,9 @@ def why(strategy: Any, replies: Sequence[Message], came: int) -> str:
     errors = [reply.error.reason for reply in replies if reply.has_error()]
     if isinstance(strategy, PRIVATE) and errors:
         first = str(errors[0] or "no reason given")
-        return f"{name} (Flower's) gives a round up when a single reply is an error, and {len(errors)} of {len(replies)} were ({first[:120]})."
+        return (
+            f"{name} (Flower's) gives a round up when a single reply is an error, and {len(errors)} of {len(replies)} were ({first[:120]})."
+        )
     strategy = _inner(strategy)
     if isinstance(strategy, flower.Bulyan):
         least = 4 * strategy.num_malicious_nodes + 3

@@ -6,8 +6,8 @@ Here Flower's ``node_id`` becomes *client*, and stays so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.core.errors import ScenarioError
-from fedsim.core.machine import memory
 from fedsim.core.keys import Key
+from fedsim.core.machine import memory
 from fedsim.core.registry import Registry
 from fedsim.core.types import Array, Count, Params, Range
 from fedsim.learn.kept import worn
@@ -193,7 +193,8 @@ def check_repeats(model: nn.Module, again: Callable[[], nn.Module], kind: str) -
             continue
         if other is None or other.shape != tensor.shape or not torch.equal(tensor.nan_to_num(), other.nan_to_num()):
             raise ScenarioError(
-                f"model.kind = {kind!r}: {name!r} comes out otherwise when it is built again, so that no run of it comes out twice. Draw from"
+                f"model.kind = {kind!r}: {name!r} comes out otherwise when it is built again, so that no run of it comes out twice."
+                f" Draw from"
                 f" the global generators of torch, numpy or Python, which are seeded while it is built."
             )
 

@@ -266,7 +266,8 @@ class OnStream:
         live = Live(
             rehearsal, replay, new, begins, fresh, inserted, sizes,
             tuple(tuple(step) for step in zip(*planned, strict=True)) if planned else None,
-            replay.held(memory) if planned else None, self.stream.positions[: self.stream.arrived(now)], self._key, learned.steps, now, candidates,
+            replay.held(memory) if planned else None, self.stream.positions[: self.stream.arrived(now)], self._key, learned.steps, now,
+            candidates,
         )  # fmt: skip
         return dataclasses.replace(task, rehearsing=live, state=state)
 

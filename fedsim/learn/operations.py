@@ -112,7 +112,7 @@ COSTS: dict[Any, Callable[..., int]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     _aten.convolution_backward: _convolution_backward, _aten._fft_c2c: _fft, _aten._fft_r2c: _fft_real, _aten._fft_c2r: _fft_real,
 }  # fmt: skip
-"""Floating-point operations by shapes: what torch's counter leaves out, or gets wrong, as ``FlopCounterMode(custom_mapping=...)`` takes it."""
+"""Floating-point operations by shapes, as ``FlopCounterMode`` takes them: what torch's own counter leaves out, or gets wrong."""
 
 OUTER: dict[Any, tuple[int, ...]] = {_aten.mv: (0,), _aten.addmv: (1,), _aten.dot: (0, 1), _aten.vdot: (0, 1)}
 """Of which arguments the gradient is an outer product, a multiplication and an addition for each number: no operation shows it."""
@@ -188,7 +188,13 @@ def light(operation: Any) -> bool:
     (True, False)
     """
     name = operation.overloadpacket.__name__
-    return bool(_TAGS & set(operation.tags)) or operation.is_view or name.rstrip("_") in LIGHT or name in LIGHT or (name.startswith("_foreach") and "mm" not in name)
+    return (
+        bool(_TAGS & set(operation.tags))
+        or operation.is_view
+        or name.rstrip("_") in LIGHT
+        or name in LIGHT
+        or (name.startswith("_foreach") and "mm" not in name)
+    )
 
 
 class Watch(TorchDispatchMode):

@@ -61,7 +61,8 @@ def reaction(
     """Return the reaction that a table of settings describes; *at* is the table's dotted key.
 
     ``buffer`` is kept, emptied, or shrunk to the share ``keep`` (half, if not said). ``lr_factor`` raises the learning
-    rate and fades within ``lr_steps`` steps (50): each task trains at the factor that its first step has. ``replay_share`` sets the share of replay. ``tell`` reports the alarm
+    rate and fades within ``lr_steps`` steps (50): each task trains at the factor that its first step has. ``replay_share`` sets the
+    share of replay. ``tell`` reports the alarm
     to the server with the next reply. Raises ScenarioError for settings that have no effect.
     """
     if keep is not None and buffer != "shrink":

@@ -90,7 +90,8 @@ def er_ace(*, ratio: Ratio = 0.5) -> Rehearsal:
 def der(*, alpha: NonNegative = 0.3, ratio: Ratio = 0.5) -> Rehearsal:
     """Dark experience replay: remembered examples keep the outputs that the model had for them.
 
-    The squared distance to those, a mean over the outputs, times *alpha*, is added to the loss (the paper's code does so too). Reference: Buzzega et al. 2020, arXiv:2004.07211.
+    The squared distance to those, a mean over the outputs, times *alpha*, is added to the loss (the paper's code does so too).
+    Reference: Buzzega et al. 2020, arXiv:2004.07211.
     """
     return Rehearsal("der", ratio, alpha=alpha)
 

@@ -36,7 +36,10 @@ def difference(old: Run, new: Run) -> str | None:
 
 def _figures(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """Return the first figure that differs between two manifests: what ``show`` prints is what was computed."""
-    one, two = ({**{f"{part}.{k}": v for part in SECTIONS for k, v in about.get(part, {}).items()}, **{k: about[k] for k in FIGURES}} for about in (old, new))
+    one, two = (
+        {**{f"{part}.{k}": v for part in SECTIONS for k, v in about.get(part, {}).items()}, **{k: about[k] for k in FIGURES}}
+        for about in (old, new)
+    )
     for name in [*one, *(name for name in two if name not in one)]:
         left, right = one.get(name), two.get(name)
         if left != right and not _both_nan(left, right):

@@ -321,7 +321,9 @@ def rounds(seen: Seen, draw: Drawing) -> str:
         missing.update_yaxes(title="clients", rangemode="tozero", dtick=1 if most <= 6 else None)
         drawn += f"<figure><h3>Clients that a round went on without</h3>{draw.html(missing, 300)}</figure>"
     asked = int(rows.asked.sum())
-    said = f"{lost:,} of {asked:,} messages brought no answer, or none in time." if lost else "Every client that was asked answered in time."
+    said = (
+        f"{lost:,} of {asked:,} messages brought no answer, or none in time." if lost else "Every client that was asked answered in time."
+    )
     return f"<h2>Rounds</h2><div class=pair>{drawn}</div><p class=note>{said}</p>"
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from fedsim.core.errors import RunError, reason
 from fedsim.core.types import Array, Seconds
 from fedsim.record.digest import Chain
-from fedsim.sim.rows import RoundRow, TaskRow, PredictionRow
+from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow
 
 FILE = "journal.sqlite"
 BATCH_ROWS = 2000
@@ -48,7 +48,9 @@ _TABLES: dict[type, str] = {TaskRow: "tasks", RoundRow: "rounds", MetricRow: "me
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
 """What SQLite may hold in columns of a type. A NaN is NULL there."""
-ARRAYS: dict[str, str] = {f.name: "<f8" if f.type == "FloatArray" else "<i8" for f in dataclasses.fields(PredictionRow) if "Array" in str(f.type)}
+ARRAYS: dict[str, str] = {
+    f.name: "<f8" if f.type == "FloatArray" else "<i8" for f in dataclasses.fields(PredictionRow) if "Array" in str(f.type)
+}
 """The arrays in a row of the table ``tested``, and how they are written."""
 
 

@@ -100,7 +100,12 @@ def accuracy_matrix_figure(matrix: FloatArray, tasks: Sequence[str] = (), after:
     )  # fmt: skip
     axis: dict[str, Any] = {"type": "category", "showgrid": False}  # Names that look like numbers stay names.
     figure.update_xaxes(title="accuracy on classes" if after else "accuracy on task", **axis)
-    figure.update_yaxes(title="after concept" if after else "after task" if times == count else "evaluation", autorange="reversed", title_standoff=14, **axis)
+    figure.update_yaxes(
+        title="after concept" if after else "after task" if times == count else "evaluation",
+        autorange="reversed",
+        title_standoff=14,
+        **axis,
+    )
     return figure
 
 

@@ -52,7 +52,11 @@ def _prequential(tested: Frame, scored: Frame, drifts: Frame, alarms: Frame, dra
     few = (found.scope == "client").sum() <= CLIENTS
     rows = found if few else found[found.scope != "client"]
     listed = [
-        [f"client {row['client']}" if row["scope"] == "client" else row["scope"], f"{row['examples']:,}", *(_number(row[name]) for name in SCORES)]
+        [
+            f"client {row['client']}" if row["scope"] == "client" else row["scope"],
+            f"{row['examples']:,}",
+            *(_number(row[name]) for name in SCORES),
+        ]
         for row in rows.to_dict("records")
     ]
     unlabelled = len(tested) - len(scored)
@@ -136,7 +140,8 @@ def _recovered(drifts: Frame, back: Frame) -> str:
             f" came back to within {RECOVERY_EPS:g} of what it had been before{mean}."
         )
     if len(enough) < len(back):
-        said += f" Of {len(back) - len(enough):,} it cannot be told: it takes {RECOVERY_WINDOW} examples before and after, up to the next drift."
+        said += f" Of {len(back) - len(enough):,} it cannot be told: it takes {RECOVERY_WINDOW} examples before and after,"
+        said += " up to the next drift."
     return f"<p class=note>{said}</p>"
 
 
@@ -169,7 +174,8 @@ def _weights(run: Run, draw: Drawing) -> str:
     return (
         f"<h3>Who weighs how much</h3><div class=pair><figure>{draw.html(weights_figure(shares, count), 240)}</figure>"
         f"<p class=note>Results of {len(shares):,} of {count:,} clients were merged. A client's share is its part of its round's"
-        f" examples, averaged over the rounds; the dotted line is what each of all {count:,} would have if they were equal. The Gini coefficient of all clients' shares is"
+        f" examples, averaged over the rounds; the dotted line is what each of all {count:,}"
+        f" would have if they were equal. The Gini coefficient of all clients' shares is"
         f" {_number(online.gini(shares.share.to_numpy(), count))}: 0 is all alike, 1 is one client alone.</p></div>"
     )
 

@@ -95,7 +95,11 @@ def _filled(folder: Path, out: str | Path) -> bool:
 
 
 def _seen(folder: Path, above: Path) -> str:
-    return f"{above.relative_to(Path.cwd())}" if not folder.is_absolute() and above != Path.cwd() and above.is_relative_to(Path.cwd()) else str(above)
+    return (
+        f"{above.relative_to(Path.cwd())}"
+        if not folder.is_absolute() and above != Path.cwd() and above.is_relative_to(Path.cwd())
+        else str(above)
+    )
 
 
 def _wish(out: str | Path | None) -> str:

@@ -49,15 +49,25 @@ def _facts(run: Run, seen: Seen) -> str:
     hindsight = " in hindsight" if run.hindsight else ""
     why = " Over the examples that clients trained on: nothing was held out." if hindsight else ""
     beside = "" if run.hindsight else " The examples that the server tests on are on no stream, and not among these."
-    facts = [(f"{last} {name}{hindsight}", f"{value:.4f}", f"{MEANINGS.get(name, '')}{why}".strip()) for name, value in final.items() if name not in ("rounds", "scored_round")]
+    facts = [
+        (f"{last} {name}{hindsight}", f"{value:.4f}", f"{MEANINGS.get(name, '')}{why}".strip())
+        for name, value in final.items()
+        if name not in ("rounds", "scored_round")
+    ]
     if "stream" in about["scenario"] and (score := pooled(run.tested)["accuracy"]) is not None:
         facts.append(("prequential accuracy", f"{score:.4f}", f"Of what clients predicted before they trained on it.{beside}"))
     facts += [
-        ("rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}", "Then every stream had ended." if streams_ended(about) else ""),
+        (
+            "rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}",
+            "Then every stream had ended." if streams_ended(about) else "",
+        ),
         ("virtual time", duration(seen.now_s), f"{seen.now_s:.3f} s"),
         ("sent down", megabytes(down), f"{down:,.0f} bytes, framing included"),
         ("sent up", megabytes(up), f"{up:,.0f} bytes, framing included"),
-        ("of it wasted", megabytes(wasted), "Both ways, for tasks that did not count: late, failed, after their stream's end, or cut off by the end of the run."),
+        (
+            "of it wasted", megabytes(wasted),
+            "Both ways, for tasks that did not count: late, failed, after their stream's end, or cut off by the end of the run.",
+        ),
         ("client tasks", f"{len(seen.tasks):,}", ""),
         ("seed", str(about["seed"]), ""),
         ("digest", f"{digest[:12]}..." if digest else "none yet" if run.status == "running" else "none",
@@ -155,8 +165,10 @@ PAGE = Template("""<!doctype html>
 <style>
 :root { color-scheme: light dark; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1180px; margin: 0 auto; padding: 1rem clamp(0.8rem, 3vw, 2rem) 3rem; }
-h1 { font-size: 1.7rem; margin: 0.6rem 0; } h2 { font-size: 1.25rem; margin: 2.4rem 0 0.6rem; } h3 { font-size: 1rem; margin: 0.6rem 0 0.2rem; }
-h1 small { font-size: 0.9rem; font-weight: 500; border: 1px solid; border-radius: 1rem; padding: 0.1rem 0.7rem; vertical-align: middle; opacity: 0.75; }
+h1 { font-size: 1.7rem; margin: 0.6rem 0; } h2 { font-size: 1.25rem; margin: 2.4rem 0 0.6rem; }
+h3 { font-size: 1rem; margin: 0.6rem 0 0.2rem; }
+h1 small { font-size: 0.9rem; font-weight: 500; border: 1px solid; border-radius: 1rem; padding: 0.1rem 0.7rem; vertical-align: middle;
+opacity: 0.75; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: 0.7rem 1.2rem; margin: 0; }
 .facts dt { font-size: 0.82rem; opacity: 0.65; } .facts dd { margin: 0; font-size: 1.15rem; font-variant-numeric: tabular-nums; }
 .pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 0.5rem 1.6rem; align-items: start; }
@@ -164,8 +176,10 @@ h1 small { font-size: 0.9rem; font-weight: 500; border: 1px solid; border-radius
 .timeline { overflow-x: auto; } .timeline > div { min-width: 44rem; }
 .note { opacity: 0.75; font-size: 0.88rem; max-width: 56rem; }
 .notice { border-left: 4px solid #d55e00; padding: 0.1rem 1rem; margin: 1.2rem 0; background: #d55e0018; }
-fieldset { border: 0; padding: 0; margin: 0; } legend { float: left; margin-right: 0.8rem; opacity: 0.65; } label { margin-right: 1rem; white-space: nowrap; }
-pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.82rem; background: #80808018; padding: 0.7rem; border-radius: 4px; margin: 0.3rem 0; }
+fieldset { border: 0; padding: 0; margin: 0; } legend { float: left; margin-right: 0.8rem; opacity: 0.65; }
+label { margin-right: 1rem; white-space: nowrap; }
+pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.82rem; background: #80808018; padding: 0.7rem;
+border-radius: 4px; margin: 0.3rem 0; }
 table { border-collapse: collapse; font-size: 0.85rem; } th { text-align: left; font-weight: 500; opacity: 0.65; }
 th, td { padding: 0.12rem 1rem 0.12rem 0; vertical-align: top; overflow-wrap: anywhere; } th { overflow-wrap: normal; }
 </style></head>

@@ -282,7 +282,10 @@ class Run:
                 raise ValueError(f"{', '.join(names)} are not of one length")
         sizes = [len(arrays[names[0]]) for arrays in found]
         head = {"client": "client", "round": "round", "version": "version", "now_s": "time_s"}
-        columns = {to: np.repeat(np.array([row[name] for row in rows], dtype=np.float64 if to == "time_s" else np.int64), sizes) for name, to in head.items()}
+        columns = {
+            to: np.repeat(np.array([row[name] for row in rows], dtype=np.float64 if to == "time_s" else np.int64), sizes)
+            for name, to in head.items()
+        }
         for name in names:
             whole = np.concatenate([np.zeros(0, dtype=journal.ARRAYS[name]), *(arrays[name] for arrays in found)])
             columns[SINGULAR.get(name, name)] = whole

@@ -18,11 +18,11 @@ from fedsim.core.machine import memory
 from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.checked import Checked, check_pool, checked
-from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
-from fedsim.data.source import Generator as Source
 from fedsim.data.replay import Replay
+from fedsim.data.source import Generator as Source
 from fedsim.data.source import Pool, as_taken, finder
+from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
@@ -92,7 +92,9 @@ class Parts:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what a reader must know of how the scenario was understood."""
-        return tuple(note for note in (self.fleet.flops.note, *self.strategy.notes, *self.warned.lines("while the scenario was built")) if note)
+        return tuple(
+            note for note in (self.fleet.flops.note, *self.strategy.notes, *self.warned.lines("while the scenario was built")) if note
+        )
 
 
 def build(loaded: Loaded) -> Parts:
@@ -322,7 +324,8 @@ def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source,
         return base
     if stream.items and ITEM_BYTES * stream.items > memory():
         raise ScenarioError(
-            f"stream.items = {stream.items}: what comes to one client alone takes {ITEM_BYTES * stream.items / 1e9:,.1f} GB, and this machine"
+            f"stream.items = {stream.items}: what comes to one client alone takes {ITEM_BYTES * stream.items / 1e9:,.1f} GB, and"
+            f" this machine"
             f" has {memory() / 1e9:,.1f} GB."
         )
     stamps: Stamps | None = None

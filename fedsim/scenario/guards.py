@@ -28,7 +28,7 @@ def _array(given: Any, kinds: str, what: str, rows: int | None = None) -> Array:
     array = np.asarray(given)
     if array.dtype.kind not in kinds or array.ndim != 1 or (rows is not None and len(array) != rows):
         wanted = f"({rows},)" if rows is not None else "one dimension"
-        raise ValueError(f"{str(array.dtype)} of shape {array.shape}, expected {what} of {wanted if rows is None else f'shape {wanted}'}")
+        raise ValueError(f"{array.dtype!s} of shape {array.shape}, expected {what} of {wanted if rows is None else f'shape {wanted}'}")
     return array
 
 
@@ -285,7 +285,8 @@ def _among(*words: str) -> Check:
 VALUES: dict[str, dict[str, Check]] = {
     "optimizer": {"lr": _within(gt=0), "momentum": _within(ge=0, lt=1), "weight_decay": _within(ge=0), "nesterov": _truth},
     "rehearsal": {
-        "ratio": _within(ge=0, lt=1), "mix": _among(*get_args(Mix)), "alpha": _within(ge=0), "beta": _within(ge=0), "temperature": _within(gt=0),
+        "ratio": _within(ge=0, lt=1), "mix": _among(*get_args(Mix)), "alpha": _within(ge=0), "beta": _within(ge=0),
+        "temperature": _within(gt=0),
     },
     "reaction": {
         "keep_share": _within(ge=0, le=1), "lr_factor": _within(gt=0), "lr_steps": _count(0), "replay_share": _maybe(_within(ge=0, lt=1)),

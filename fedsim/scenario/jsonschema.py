@@ -46,7 +46,9 @@ def json_schema() -> dict[str, Any]:
         parts[slot.noun] = {
             "anyOf": [*(_kind(slot.noun, name, f, settings_model(slot.registry, f, name), parts) for name, f in functions.items()), PLUG_IN]
         }
-    parts["strategy"] = {"anyOf": [*(_kind("strategy", name, stock.class_of(name), _arguments(name), parts) for name in stock.names()), PLUG_IN]}
+    parts["strategy"] = {
+        "anyOf": [*(_kind("strategy", name, stock.class_of(name), _arguments(name), parts) for name in stock.names()), PLUG_IN]
+    }
     for kind in parts["strategy"]["anyOf"]:
         if "strategy" in kind["properties"]:  # A wrapper's argument of that name is a strategy table of its own.
             kind["properties"]["strategy"] = {"$ref": "#/$defs/strategy"}

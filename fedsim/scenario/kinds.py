@@ -32,16 +32,15 @@ def slots() -> dict[str, Slot]:
     from fedsim.cost.compute import computes
     from fedsim.cost.network import networks
     from fedsim.data import bundled, files, recorded, river, synthetic  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
-    from fedsim.data.replay import losses, policies, vectors  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.data.partition import partitions
+    from fedsim.data.replay import losses, policies, replays, vectors  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.data.source import sources
     from fedsim.data.stream import classes, trace  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.data.stream.arrivals import arrivals
     from fedsim.data.stream.change import changes
     from fedsim.data.stream.drift import onsets, schedules
     from fedsim.data.stream.labelling import labellings
     from fedsim.data.stream.order import orders
-    from fedsim.data.partition import partitions
-    from fedsim.data.replay import replays
-    from fedsim.data.source import sources
     from fedsim.data.stream.trigger import triggers
     from fedsim.learn.detectors import detectors
     from fedsim.learn.models import models

@@ -47,7 +47,9 @@ def load(
     else:
         table, folder = _read(Path(source)), Path(source).resolve().parent
     table = plain(table)
-    asked = {_word(key): plain(value, _word(key)) for key, value in {**(overrides or {}), **({} if seed is None else {"seed": seed})}.items()}
+    asked = {
+        _word(key): plain(value, _word(key)) for key, value in {**(overrides or {}), **({} if seed is None else {"seed": seed})}.items()
+    }
     for key in sorted(asked, key=_turn):  # Not in the order of saying: kinds first, and tables before what is in them.
         _set(table, key, asked[key], asked)
     _check_sizes(table)
@@ -162,7 +164,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _beyond(error: ValueError | RecursionError) -> str:
     """Return what is too much for Python's own reader, in the reader's words."""
-    return "is nested too deep" if isinstance(error, RecursionError) else "holds a whole number of thousands of digits; 64 bits are what there is"
+    return (
+        "is nested too deep"
+        if isinstance(error, RecursionError)
+        else "holds a whole number of thousands of digits; 64 bits are what there is"
+    )
 
 
 ALTERNATIVES = (
@@ -184,7 +190,10 @@ def _default(path: Sequence[str]) -> dict[str, Any]:
         field = getattr(section, "model_fields", {}).get(part)
         if field is None:
             return {}
-        section = next((kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        section = next(
+            (kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type) and issubclass(kind, BaseModel)),
+            None,
+        )
         if section is None:
             given = field.get_default(call_default_factory=True)
             return dict(given) if isinstance(given, Mapping) else {}  # pyright: ignore[reportUnknownArgumentType]

@@ -68,7 +68,9 @@ def probe(
 def _check_outputs(about: str, put_out: Any, rows: int, classes: int) -> None:
     """Refuse what is no row of numbers per example, one for each class: torch does, in the middle of a run."""
     if not isinstance(put_out, Tensor):
-        raise ScenarioError(f"{about} puts out a {type(put_out).__name__}, and 'classification' wants a tensor of shape (batch, {classes}).")
+        raise ScenarioError(
+            f"{about} puts out a {type(put_out).__name__}, and 'classification' wants a tensor of shape (batch, {classes})."
+        )
     if put_out.ndim != 2 or len(put_out) != rows or put_out.shape[1] < classes:
         raise ScenarioError(
             f"{about} puts out shape {tuple(put_out.shape)} for {rows} examples, and 'classification' wants ({rows}, {classes}): a"
@@ -87,7 +89,11 @@ def _check_objective(objective: Objective, put_out: Any, y: Tensor, at: str, *, 
             return call()
 
     def refused(name: str, given: Any, wanted: str) -> ScenarioError:
-        what = f"{str(given.dtype).removeprefix('torch.')} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        what = (
+            f"{str(given.dtype).removeprefix('torch.')} of shape {tuple(given.shape)}"
+            if isinstance(given, Tensor)
+            else f"a {type(given).__name__}"
+        )
         return ScenarioError(f"{at}: its {name}() gives {what}, expected {wanted}.")
 
     loss = tried("loss", lambda: objective.loss(put_out, y))
@@ -118,7 +124,9 @@ def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor
         return
     try:
         with torch.no_grad(), seeded(0):
-            called(model, {name: tensor.detach().clone() for name, tensor in {**travelling(model), **dict(model.named_buffers())}.items()}, x)
+            called(
+                model, {name: tensor.detach().clone() for name, tensor in {**travelling(model), **dict(model.named_buffers())}.items()}, x
+            )
         return
     except Exception as error:  # Whatever a stranger's forward() may raise; BatchNorm wants more values than one.
         why = f"{type(model).__name__} cannot train on one example ({reason(error)})"

@@ -25,7 +25,7 @@ from fedsim.learn.online import News
 from fedsim.learn.work import Result
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.patience import Patience
-from fedsim.sim.rows import STREAM_ENDED, Observer, Outcome, RoundRow, PredictionRow
+from fedsim.sim.rows import STREAM_ENDED, Observer, Outcome, PredictionRow, RoundRow
 from fedsim.sim.world import Delivery, Fleet, Parcel, World
 
 CLIENT_RAISED, NODE_UNAVAILABLE = 2, 5

@@ -37,7 +37,8 @@ EVALUATIONS = 1 << 22
 class Fleet:
     """Everything about the clients that has to do with cost; functions of (key, client), so nothing is stored.
 
-    *online* says how they act on streams, where there are any. *job* is the scenario's training job, which a message may change; *forms* are the type and shape of each array that a trained client sends back, by name.
+    *online* says how they act on streams, where there are any. *job* is the scenario's training job, which a message may change;
+    *forms* are the type and shape of each array that a trained client sends back, by name.
     """
 
     federation: Federation

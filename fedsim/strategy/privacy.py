@@ -110,17 +110,23 @@ class Privacy:
         found: list[str] = []
         inner = type(self.strategy.strategy).__name__
         if not self.averages:
-            found.append(f"the noise is that of a mean of replies, and {inner} hands back something else. FixedClipping noises the mean before.")
+            found.append(
+                f"the noise is that of a mean of replies, and {inner} hands back something else. FixedClipping noises the mean before."
+            )
         weak = [release for release in self.releases if release.multiplier < self.wanted * (1 - SLACK)]
         if self.averages and weak:
             worst = min(weak, key=lambda release: release.multiplier)
             found.append(
                 f"replies are weighed by {self.strategy.strategy.weighted_by_key} (up to {max(r.weight for r in weak):.2g} for one, where"
-                f" {1 / worst.replies:.2g} is assumed), so in {len(weak)} of {len(self.releases)} rounds the noise was that of a smaller multiplier,"
+                f" {1 / worst.replies:.2g} is assumed), so in {len(weak)} of {len(self.releases)} rounds the noise was that of a"
+                f" smaller multiplier,"
                 f" down to {worst.multiplier:.3g} of {self.wanted:.3g}. FixedClipping and AdaptiveClipping weigh clients alike."
             )
         if isinstance(self.strategy, ADAPTIVE):
-            found.append("Flower's adaptive clipping counts updates the wrong way round, and its norm runs away. AdaptiveClipping is as in the paper.")
+            found.append(
+                "Flower's adaptive clipping counts updates the wrong way round, and its norm runs away. AdaptiveClipping is as in"
+                " the paper."
+            )
         return found
 
     def section(self) -> dict[str, Any]:
@@ -161,7 +167,7 @@ class Privacy:
 
 
 def privacy_of(strategy: Strategy, asked: float) -> Privacy | None:
-    """Return the account of *strategy*, of which a noise multiplier of *asked* was asked; None where it adds no noise of its own to updates."""
+    """Return the account of *strategy*, asked for a noise multiplier of *asked*; None where it adds no noise to updates."""
     return Privacy(strategy, asked) if isinstance(strategy, (*PRIVATE, FixedClipping)) else None
 
 

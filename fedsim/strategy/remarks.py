@@ -30,13 +30,16 @@ def remarks(kind: str, given: Mapping[str, Any], asked: int, at: str) -> list[st
             if name in given
         ]
     if kind == "FedTrimmedAvg" and (beta := given.get("beta", 0.2)) and int(beta * asked) == 0:
-        found.append(f"{at}.beta = {beta:g}: cuts nothing off, because it is less than one of {asked} replies: what is left is the plain mean.")
+        found.append(
+            f"{at}.beta = {beta:g}: cuts nothing off, because it is less than one of {asked} replies: what is left is the plain mean."
+        )
     if kind == "MultiKrum" and given.get("num_nodes_to_select", 1) == asked:
         found.append(f"{at}.num_nodes_to_select = {asked}: is every client of a round, so nobody is left out and the rule chooses nothing.")
     if kind.startswith("DifferentialPrivacy") and kind.endswith("AdaptiveClipping"):
         found.append(
             f"{at}.kind = {kind!r}: Flower's counts the updates that were cut where Andrew et al. (2021) count those that were not, so"
-            f" its norm runs to 0 or to infinity and never to the quantile. AdaptiveClipping takes the same settings, and is as in the paper."
+            f" its norm runs to 0 or to infinity and never to the quantile. AdaptiveClipping takes the same settings, and is as in"
+            f" the paper."
         )
     counted_on = given.get("num_sampled_clients")
     if kind.startswith("DifferentialPrivacy") and type(counted_on) is int and counted_on < asked and given.get("noise_multiplier"):

@@ -104,9 +104,15 @@ def test_krum_says_when_too_few_came(go: Any) -> None:
 
 def test_a_wrapper_that_gives_a_round_up_says_why(go: Any) -> None:
     """Flower's private wrappers drop a round in which one client answered with an error; the run says which error."""
-    private = {"kind": "DifferentialPrivacyServerSideFixedClipping", "noise_multiplier": 0.0, "clipping_norm": 1.0, "num_sampled_clients": 6}
+    private = {
+        "kind": "DifferentialPrivacyServerSideFixedClipping",
+        "noise_multiplier": 0.0,
+        "clipping_norm": 1.0,
+        "num_sampled_clients": 6,
+    }
     run = go({
-        "server.strategy": {**private, "strategy": {"kind": "FedAvg"}}, "server.rounds": 4, "data.partition": {"kind": "quantity", "sigma": 1.0},
+        "server.strategy": {**private, "strategy": {"kind": "FedAvg"}}, "server.rounds": 4,
+        "data.partition": {"kind": "quantity", "sigma": 1.0},
         "stream": {"arrivals": {"kind": "constant", "per_s": 1.0}, "trigger": {"kind": "count", "examples": 10}},
     })  # fmt: skip
     failed = run.rounds[(run.rounds.failed > 0) & (run.rounds.arrived > 0)]

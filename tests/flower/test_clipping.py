@@ -39,7 +39,10 @@ def aggregate(strategy: Any, start: Vector, updates: list[Vector], examples: lis
     strategy.configure_train(1, ArrayRecord({"w": Array(start)}), ConfigRecord(), Nobody())
     counts = examples or [1] * len(updates)
     replies = [
-        Message(RecordDict({"arrays": ArrayRecord({"w": Array(start + u)}), "metrics": MetricRecord({"num-examples": n, "loss": 1.0 * i})}), 5, "train")
+        Message(
+            RecordDict({"arrays": ArrayRecord({"w": Array(start + u)}), "metrics": MetricRecord({"num-examples": n, "loss": 1.0 * i})}),
+            5, "train",
+        )
         for i, (u, n) in enumerate(zip(updates, counts, strict=True))
     ]  # fmt: skip
     arrays, metrics = strategy.aggregate_train(1, replies)
@@ -70,7 +73,9 @@ def ours(quantile: float, first: float) -> Any:
 
 
 def flowers(quantile: float, first: float) -> Any:
-    return flower.DifferentialPrivacyServerSideAdaptiveClipping(quiet(), 0.0, CLIENTS, initial_clipping_norm=first, target_clipped_quantile=quantile)
+    return flower.DifferentialPrivacyServerSideAdaptiveClipping(
+        quiet(), 0.0, CLIENTS, initial_clipping_norm=first, target_clipped_quantile=quantile
+    )
 
 
 @pytest.mark.parametrize(("quantile", "first"), [(0.2, 4.0), (0.5, 0.3), (0.8, 0.3)])
@@ -117,8 +122,12 @@ def test_the_count_takes_its_part_of_the_noise() -> None:
     strategy = AdaptiveClipping(quiet(), 1.0, 100, 0.1)
 
     assert math.isclose((1.0**-2 - 10.0**-2) ** -0.5, strategy.noise_multiplier)
-    with pytest.raises(ScenarioError, match=r"server.strategy.kind = 'AdaptiveClipping': refuses.*noise_multiplier = 2 must be below.* = 1"):
-        stock.build({"kind": "AdaptiveClipping", "noise_multiplier": 2.0, "num_sampled_clients": 10, "strategy": {"kind": "FedAvg"}}, 10, 0.0)
+    with pytest.raises(
+        ScenarioError, match=r"server.strategy.kind = 'AdaptiveClipping': refuses.*noise_multiplier = 2 must be below.* = 1"
+    ):
+        stock.build(
+            {"kind": "AdaptiveClipping", "noise_multiplier": 2.0, "num_sampled_clients": 10, "strategy": {"kind": "FedAvg"}}, 10, 0.0
+        )
 
 
 def test_updates_are_cut_and_weighed_alike() -> None:
@@ -168,7 +177,13 @@ def test_a_rule_over_single_replies_cannot_be_wrapped(kind: str) -> None:
 
 def test_a_run_tells_its_norms_and_survives_rounds_without_replies(go: Any) -> None:
     """A run with AdaptiveClipping records the norm of each round; a round to which nobody comes leaves it as it is."""
-    table = {"kind": "AdaptiveClipping", "noise_multiplier": 0.0, "num_sampled_clients": 6, "initial_clipping_norm": 0.05, "strategy": {"kind": "FedAvg"}}
+    table = {
+        "kind": "AdaptiveClipping",
+        "noise_multiplier": 0.0,
+        "num_sampled_clients": 6,
+        "initial_clipping_norm": 0.05,
+        "strategy": {"kind": "FedAvg"},
+    }
     run = go({"server.strategy": table, "server.rounds": 3})
     norms = run.metrics[run.metrics.name == "clipping_norm"].value.to_numpy()
 
@@ -184,4 +199,6 @@ def test_flowers_adaptive_clipping_is_marked_as_what_it_is() -> None:
         table = {"kind": kind, "noise_multiplier": 0.0, "num_sampled_clients": 6, "strategy": {"kind": "FedAvg"}}
 
         assert "AdaptiveClipping" in about(stock.class_of(kind), kind)
-        assert any("runs to 0 or to infinity" in note and "AdaptiveClipping takes the same" in note for note in stock.build(table, 6, 0.0).notes)
+        assert any(
+            "runs to 0 or to infinity" in note and "AdaptiveClipping takes the same" in note for note in stock.build(table, 6, 0.0).notes
+        )

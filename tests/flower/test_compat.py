@@ -116,7 +116,9 @@ def test_framing_is_what_flower_adds(dtype: str) -> None:
     ours = records.size_of(message.content).total
 
     assert abs(moved - ours) <= max(32, 0.01 * moved)
-    small = Message(RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(8, "float32"))}), "metrics": MetricRecord({"num-examples": 1})}), 5, "train")
+    small = Message(
+        RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(8, "float32"))}), "metrics": MetricRecord({"num-examples": 1})}), 5, "train"
+    )
     moved = sum(len(part.deflate()) for part in get_all_nested_objects(small).values())
     assert abs(moved - records.size_of(small.content).total) <= 32
 

@@ -110,7 +110,10 @@ def flops(parts: Any) -> float:
 
 def test_a_reply_at_the_deadline_is_in_time(world: Any) -> None:
     """With a task of exactly the timeout's length the reply counts; with a hair less time it is late."""
-    length: dict[str, Any] = {"clients.compute": {"kind": "constant", "gflops": 1e9, "overhead_s": 5.0}, "clients.network": {"kind": "ideal"}}
+    length: dict[str, Any] = {
+        "clients.compute": {"kind": "constant", "gflops": 1e9, "overhead_s": 5.0},
+        "clients.network": {"kind": "ideal"},
+    }
     grid, parts, _ = world(length)
     whole = grid.send_and_receive([order(parts, 0)], timeout=5.0 + flops(parts) / 1e18)
     grid, parts, heard = world(length)

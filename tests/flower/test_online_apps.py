@@ -77,7 +77,9 @@ def answers(parts: Parts, app: Callable[[int], ClientApp], keep: Callable[[Recor
         content = RecordDict({"arrays": compat.array_record(params), "config": config})
         simulated = list(grid.send_and_receive([Message(content, records.node_of(c), "train") for c in range(2)]))
         for client, ours in enumerate(simulated):
-            context = Context(1, records.node_of(client), {"partition-id": client}, keep(states[client]), {"at": times.started[client, number]})
+            context = Context(
+                1, records.node_of(client), {"partition-id": client}, keep(states[client]), {"at": times.started[client, number]}
+            )
             theirs = app(number)(Message(content, records.node_of(client), "train"), context)
             states[client] = context.state
             same.append(equal(theirs.content, ours.content))

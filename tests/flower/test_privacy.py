@@ -58,8 +58,16 @@ def std(strategy: Strategy, weights: list[int], failed: int = 0) -> float:
 @pytest.mark.parametrize("kind", FLOWERS)
 def test_more_clients_than_are_asked_are_refused(kind: str) -> None:
     """A wrapper that counts on 1000 clients where a round asks 10 would add a hundredth of the noise: it is refused."""
-    table = {"kind": kind, "noise_multiplier": 0.65, "clipping_norm": 1.0, "num_sampled_clients": 1000, "strategy": {"kind": "FedAvg", "clients_per_round": 10}}
-    with pytest.raises(ScenarioError, match=r"server.strategy.num_sampled_clients = 1000: a round asks 10 clients.*100 times too small. Set it to 10"):
+    table = {
+        "kind": kind,
+        "noise_multiplier": 0.65,
+        "clipping_norm": 1.0,
+        "num_sampled_clients": 1000,
+        "strategy": {"kind": "FedAvg", "clients_per_round": 10},
+    }
+    with pytest.raises(
+        ScenarioError, match=r"server.strategy.num_sampled_clients = 1000: a round asks 10 clients.*100 times too small. Set it to 10"
+    ):
         stock.build(table, 2000, 0.0)
     assert stock.build({**table, "num_sampled_clients": 10}, 2000, 0.0)
     assert any("times the noise" in note for note in stock.build({**table, "num_sampled_clients": 5}, 2000, 0.0).notes)
@@ -103,7 +111,7 @@ def test_ours_weighs_clients_alike(weights: list[int]) -> None:
 
 
 def test_a_client_moves_the_mean_by_no_more_than_the_noise_assumes() -> None:
-    """With FixedClipping one client more or less moves the sum by at most C, whatever its weight; with FedAvg's weights it does not hold."""
+    """With FixedClipping one client more or less moves the sum by at most C; with FedAvg's weights that does not hold."""
     compat.set_identity()
     draw = np.random.default_rng(0)
     updates, weights = draw.normal(size=(4, 8)) * 9, [1, 1, 1, 900]

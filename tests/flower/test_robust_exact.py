@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -110,7 +110,7 @@ def test_within_a_run_krum_is_exact(make: Callable[[], Any]) -> None:
 class Witness(Krum):
     """Notes whom it chose in each round, and whom fractions choose."""
 
-    seen: list[tuple[float, float]] = []
+    seen: ClassVar[list[tuple[float, float]]] = []
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Any:
         replies = list(replies)

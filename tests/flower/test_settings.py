@@ -67,7 +67,7 @@ def outcome(built: stock.Built) -> tuple[bytes, bytes]:
             for i in range(NODES):
                 arrays = ArrayRecord({"w": Array(model["w"].numpy() + draw.normal(size=6) * (1 + i))})
                 metrics = {"num-examples": 5 + i, "train_loss": 1.0 / (1 + i), "initial_loss": 1.0 + i % 4}
-                bit = {name: i % 3 // 2 for name in built.extra_metrics}
+                bit = dict.fromkeys(built.extra_metrics, i % 3 // 2)
                 replies.append(Message(RecordDict({"arrays": arrays, "metrics": MetricRecord({**metrics, **bit})}), 5, "train"))
             model, metrics = strategy.aggregate_train(number, replies)
             seen.append(model["w"].numpy().tolist())

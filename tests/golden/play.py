@@ -1,6 +1,7 @@
 """Plays the golden scenarios with arithmetic that every x86-64 machine has, and prints their digests: ``python play.py [NAME ...]``.
 
-Kernels are chosen by processor, and round differently: MKL, torch, oneDNN, numpy and its OpenBLAS are held to AVX2 before any of them loads.
+Kernels are chosen by processor, and round differently: MKL, torch, oneDNN, numpy and its OpenBLAS are held to AVX2 before any of them
+loads.
 """
 
 import json
@@ -75,9 +76,8 @@ def played(*names: str) -> dict[str, list[str]]:
 def main() -> None:
     """Play the scenarios named on the command line, here and now."""
     sys.path[:0] = [str(HERE.parent)]
-    from conftest import tiny_table
-
     import fedsim
+    from conftest import tiny_table
 
     digests: dict[str, list[str]] = {}
     for name in sys.argv[1:]:

@@ -16,9 +16,9 @@ from scipy.stats import kstest
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray
-from fedsim.data.stream.arrivals import Arrivals, Diurnal, arrivals, constant, diurnal, mmpp, poisson
 from fedsim.data.source import finder
 from fedsim.data.stream import trace as arrivals_trace
+from fedsim.data.stream.arrivals import Arrivals, Diurnal, arrivals, constant, diurnal, mmpp, poisson
 from fedsim.data.stream.trace import trace
 
 Make = Callable[[Key], Arrivals]

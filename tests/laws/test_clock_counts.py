@@ -65,7 +65,8 @@ COSTS: dict[str, tuple[nn.Module, int]] = {
     "rnn": (Around(nn.RNN(INPUTS, HIDDEN, batch_first=True)), rnn(1)),
     "attention": (Around(nn.MultiheadAttention(INPUTS, HEADS, batch_first=True), lambda m, x: m.layer(x, x, x)[0]), ATTENTION),
     "transformer": (
-        Around(nn.TransformerEncoderLayer(INPUTS, HEADS, HIDDEN, dropout=0.0, batch_first=True)), ATTENTION + 2 * 2 * TIME * INPUTS * HIDDEN,
+        Around(nn.TransformerEncoderLayer(INPUTS, HEADS, HIDDEN, dropout=0.0, batch_first=True)),
+        ATTENTION + 2 * 2 * TIME * INPUTS * HIDDEN,
     ),
     "bilinear": (Around(nn.Bilinear(INPUTS, INPUTS, 4), lambda m, x: m.layer(x, x)), 3 * TIME * INPUTS * INPUTS * 4),
     "transposed convolution": (Around(nn.ConvTranspose1d(TIME, 4, 3)), 2 * TIME * 4 * 3 * INPUTS),
@@ -145,7 +146,10 @@ def test_a_product_costs_the_same_however_it_is_written(way: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "call"),
-    [("_linalg_svd", lambda m, x: torch.linalg.svd(x)[1]), ("_linalg_solve_ex", lambda m, x: torch.linalg.solve(x[:, :5, :5] + 9 * torch.eye(5), x))],
+    [
+        ("_linalg_svd", lambda m, x: torch.linalg.svd(x)[1]),
+        ("_linalg_solve_ex", lambda m, x: torch.linalg.solve(x[:, :5, :5] + 9 * torch.eye(5), x)),
+    ],
 )
 def test_what_cannot_be_counted_is_named(name: str, call: Any) -> None:
     """An operation that nobody counts is named in a note, though the rest of the model is counted."""
@@ -183,9 +187,23 @@ def test_no_operation_of_aten_is_free_by_mistake() -> None:
 
 def layers() -> list[tuple[type[nn.Module], nn.Module]]:
     """Return every layer of torch.nn that takes a handful of steps per element, made with the first arguments that it takes."""
-    rooms = ("activation", "batchnorm", "channelshuffle", "dropout", "instancenorm", "loss", "normalization", "padding", "pixelshuffle", "pooling", "upsampling")
+    rooms = (
+        "activation",
+        "batchnorm",
+        "channelshuffle",
+        "dropout",
+        "instancenorm",
+        "loss",
+        "normalization",
+        "padding",
+        "pixelshuffle",
+        "pooling",
+        "upsampling",
+    )
     found: list[tuple[type[nn.Module], nn.Module]] = []
-    for kind in {value for value in vars(nn).values() if isinstance(value, type) and value.__module__.removeprefix("torch.nn.modules.") in rooms}:
+    for kind in {
+        value for value in vars(nn).values() if isinstance(value, type) and value.__module__.removeprefix("torch.nn.modules.") in rooms
+    }:
         for arguments in ((), (8,), (2,), (2, 8)):
             try:
                 found.append((kind, kind(*arguments)))

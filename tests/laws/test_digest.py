@@ -100,7 +100,9 @@ def test_display_moves_nothing(go: Go) -> None:
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"model": {"kind": "mlp", "hidden": [16]}},
     "cnn": {"model": {"kind": "cnn"}, "data.test_fraction": 0.97, "server.rounds": 1},
-    "momentum and weight decay": {"training.optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}},
+    "momentum and weight decay": {
+        "training.optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True},
+    },
     "FedProx": {"server.strategy": {"kind": "FedProx", "proximal_mu": 0.5}},
     "full batches": {"training.batch_size": "full", "training.epochs": 2},
     "QFedAvg": {"server.strategy": {"kind": "QFedAvg", "client_learning_rate": 0.1}},

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_table
 from odd_models import ODD, STEADY, Complex, ComplexBuffer, Double, Draws, Half, Remembers, Scalar, SharedNorm
 
 import fedsim
+from conftest import tiny_table
 from fedsim.core.errors import ScenarioError
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load

@@ -14,8 +14,7 @@ import pytest
 
 import fedsim
 from fedsim.client import Client, Memory, Order
-from fedsim.data.replay import losses, policies, vectors  # noqa: F401  # Importing registers.
-from fedsim.data.replay import replays
+from fedsim.data.replay import losses, policies, replays, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.stream import Stream
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.work import Start, Task
@@ -277,7 +276,9 @@ def test_another_policy_moves_no_event(quick: Go) -> None:
 def test_a_foretold_memory_holds_what_the_real_one_does(tiny: Any) -> None:
     """How many examples a policy that goes by numbers holds is known when the task is made."""
     for kind in ("prioritised", "loss_aware", "mir", "gss", "herding"):
-        parts, program, _ = program_of(tiny, {**remembering(kind), "stream.order": {"kind": "class_incremental", "tasks": [[0, 1], [2, 3, 4], [5]]}})
+        parts, program, _ = program_of(
+            tiny, {**remembering(kind), "stream.order": {"kind": "class_incremental", "tasks": [[0, 1], [2, 3, 4], [5]]}}
+        )
         memory = Memory()
         for now in (5.0, 17.0, 40.0):
             task, memory = program.plan(Order(parts.job, Start(parts.first)), memory, now)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
-from test_online import HINKLEY, DDM, NONE, ONLINE, program_of, remembering
+from test_online import DDM, HINKLEY, NONE, ONLINE, program_of, remembering
 
 import fedsim
 from fedsim.client import Memory, Order
 from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
-from fedsim.data.stream.arrivals import arrivals
 from fedsim.data.stream import Stream
+from fedsim.data.stream.arrivals import arrivals
 from fedsim.data.stream.trigger import Trigger, triggers
 from fedsim.flower import compat, records
 from fedsim.learn.work import Start
@@ -170,7 +170,7 @@ def test_alarms_are_those_of_the_labels_in_order(quick: Go, tiny: Any) -> None:
 def test_a_reaction_begins_with_the_next_task(tiny: Any) -> None:
     """After an alarm the memory shrinks at once, the next tasks have a higher rate that fades, and replay more."""
     reaction = {"kind": "adapt", "buffer": "shrink", "keep": 0.25, "lr_factor": 5.0, "lr_steps": 8, "replay_share": 0.8}
-    parts, program, stream = program_of(tiny, {"clients.detector": DDM, "clients.reaction": reaction})
+    parts, program, _ = program_of(tiny, {"clients.detector": DDM, "clients.reaction": reaction})
     memory, alarm_step, steps, seen = Memory(), -1, 0, 0
     for now in (6.0, 12.0, 18.0, 24.0, 30.0, 36.0, 80.0):
         held = 0 if memory.learned is None else len(memory.learned.memory["items"])

@@ -14,8 +14,7 @@ import pytest
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import Array, IntArray, Seconds
-from fedsim.data.replay import losses, vectors  # noqa: F401  # Importing registers.
-from fedsim.data.replay import Arrivals, Drawn, Replay, State, counts, pack, replays, room, unpack
+from fedsim.data.replay import Arrivals, Drawn, Replay, State, counts, losses, pack, replays, room, unpack, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.replay.memory import Memory, Positions, Rule, place, schedule
 from fedsim.data.replay.policies import any_leaves
 
@@ -56,8 +55,8 @@ def stream(seed: int, n: int = 120) -> Arrivals:
 
 def numbers(new: Arrivals) -> dict[str, Array]:
     """Return numbers that depend on the item alone."""
-    vectors = np.random.default_rng(5).standard_normal((2000, 4))[new.items]
-    return {"losses": np.abs(vectors[:, 0]), "gradients": vectors, "features": vectors}
+    drawn = np.random.default_rng(5).standard_normal((2000, 4))[new.items]
+    return {"losses": np.abs(drawn[:, 0]), "gradients": drawn, "features": drawn}
 
 
 def told(replay: Replay, state: State, slots: IntArray) -> Array:

@@ -15,19 +15,19 @@ import pytest
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray, IntArray
+from fedsim.data.federation import Federation, generated_federation, pool_federation, split
+from fedsim.data.partition import blocks, iid
+from fedsim.data.river import sea, stagger
+from fedsim.data.source import Examples, Pool
+from fedsim.data.stream import Recent, Stream
 from fedsim.data.stream import change as kinds
 from fedsim.data.stream.arrivals import arrivals, at_start, constant, poisson, stamps
 from fedsim.data.stream.change import Alters, Selects, changes
 from fedsim.data.stream.classes import classes
 from fedsim.data.stream.drift import Schedule, abrupt, gradual, incremental, onsets, recurring, schedules, staggered, subset, synchronous
-from fedsim.data.federation import Federation, generated_federation, pool_federation, split
+from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.labelling import at_once, exponential, labellings
 from fedsim.data.stream.order import as_is, class_incremental, offset, orders, shuffled
-from fedsim.data.partition import blocks, iid
-from fedsim.data.river import sea, stagger
-from fedsim.data.source import Examples, Pool
-from fedsim.data.stream import Recent, Stream
-from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.synthetic import leaf_synthetic
 
 RNG = np.random.default_rng(5)

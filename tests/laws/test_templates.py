@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_table
 from odd_models import STEADY
 from torch import Tensor, nn
 
@@ -98,7 +97,10 @@ def test_what_no_template_says_is_traced() -> None:
     assert Templates(Compares(), Classification())._learned(*batch(5), None) is None
     model = Decides()
     x, y = batch(50)
-    steps = [compile_step(model, Classification(), x, y, plain=True, whole_targets=True, templates=t) for t in (None, Templates(model, Classification()))]
+    steps = [
+        compile_step(model, Classification(), x, y, plain=True, whole_targets=True, templates=t)
+        for t in (None, Templates(model, Classification()))
+    ]
     after = []
     for step in steps:
         carried = [p.detach().clone().unsqueeze(0) for p in model.parameters()]
@@ -110,7 +112,13 @@ def test_what_no_template_says_is_traced() -> None:
 
 def test_digests_do_not_know_templates(go: Any, hands: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run with many sizes has one digest with templates, without, and in two workers."""
-    many = {"data.partition": {"kind": "quantity", "sizes": "lognormal", "sigma": 1.0}, "clients.count": 14, "data.test_fraction": 0.8, "training.batch_size": "full", "server.rounds": 1}
+    many = {
+        "data.partition": {"kind": "quantity", "sizes": "lognormal", "sigma": 1.0},
+        "clients.count": 14,
+        "data.test_fraction": 0.8,
+        "training.batch_size": "full",
+        "server.rounds": 1,
+    }
     shared, workers = go(many), go({**many, "engine.workers": 2})
     engines: list[bool] = []
     plain = CohortEngine.__init__

@@ -8,7 +8,12 @@ import pytest
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray
 from fedsim.record.continual import (
-    any_time_accuracy, average_accuracy, backward_transfer, forgetting, forward_transfer, recovery_s,
+    any_time_accuracy,
+    average_accuracy,
+    backward_transfer,
+    forgetting,
+    forward_transfer,
+    recovery_s,
 )  # fmt: skip
 
 A = np.array(

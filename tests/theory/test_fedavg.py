@@ -3,14 +3,15 @@
 import math
 from typing import Any
 
-import fedsim
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
+import fedsim
 from fedsim.client import Memory, Order
 from fedsim.data.source import Examples, Pool
 from fedsim.learn.work import Start
-from torch import Tensor, nn
 
 CLIENTS, SIZE = 4, 5
 

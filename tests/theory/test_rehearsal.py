@@ -138,7 +138,7 @@ class ByHand:
     def _gradients(self, leaves: list[Tensor], start: list[Tensor], new: Any, draws: list[Any]) -> tuple[float, list[Tensor]]:
         kind, wrong, settings = self.kind, self.wrong, self.settings
         loss = self._loss(leaves, new)
-        slots, old, weights = draws[0] if draws else (None, new[:0], None)
+        _, old, weights = draws[0] if draws else (None, new[:0], None)
         if kind in ("er", "er_ace"):
             both = {"er_ace": "sum"}.get(kind, settings.get("mix", "concat"))
             both = {"the sum of two means": "sum", "one mean": "concat"}.get(wrong, both)

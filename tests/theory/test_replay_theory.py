@@ -16,8 +16,17 @@ from fedsim.core.types import Array, FloatArray, IntArray
 from fedsim.data.replay import Arrivals, Drawn, Replay, State
 from fedsim.data.replay.losses import Prioritised, loss_aware, most_interfered, prioritised
 from fedsim.data.replay.memory import REFUSED, Memory, Positions, Rule, subset
-from fedsim.data.replay.policies import any_leaves, below_share_enters, largest_class_gives, oldest_leaves
-from fedsim.data.replay.policies import cbrs, fifo, gdumb, reservoir, ring
+from fedsim.data.replay.policies import (
+    any_leaves,
+    below_share_enters,
+    cbrs,
+    fifo,
+    gdumb,
+    largest_class_gives,
+    oldest_leaves,
+    reservoir,
+    ring,
+)
 from fedsim.data.replay.vectors import gss, herd, herding
 
 SURE = 1e-4
@@ -203,7 +212,7 @@ def no_class_exceeds_its_share(rule: Rule) -> None:
 def full_classes_stay(memory: Memory, label: int, u: float) -> int:
     """CBRS, but an item of a class that has its share never enters: the early ones of a class stay."""
     own = memory.kept.get(label, 0)
-    balances = not memory.full or own < max(memory.kept.values()) and own == memory.seen.get(label, 0)
+    balances = not memory.full or (own < max(memory.kept.values()) and own == memory.seen.get(label, 0))
     return largest_class_gives(memory, label, u) if balances else REFUSED
 
 

@@ -15,8 +15,8 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import Array, FloatArray, IntArray, NonNegative, Positive, Share
-from fedsim.data.stream.order import check_classes
 from fedsim.data.source import Examples, Generator, Pool, Varied
+from fedsim.data.stream.order import check_classes
 
 AT = "stream.drift.change"
 

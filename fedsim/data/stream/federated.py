@@ -15,14 +15,14 @@ import numpy as np
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray, IntArray
+from fedsim.data.federation import TEST_CLIENTS, Federation
+from fedsim.data.source import Examples, Pool
+from fedsim.data.stream import Recent, Stream
 from fedsim.data.stream.arrivals import Arrivals, AtStart, Replayed
 from fedsim.data.stream.change import Alters, Selects
 from fedsim.data.stream.drift import Onset, Schedule, Timing
-from fedsim.data.federation import TEST_CLIENTS, Federation
 from fedsim.data.stream.labelling import Labelling
 from fedsim.data.stream.order import Order
-from fedsim.data.source import Examples, Pool
-from fedsim.data.stream import Recent, Stream
 from fedsim.data.stream.trace import Listed
 
 PROBED = 100
@@ -112,7 +112,9 @@ class ClientStreams:
         with np.errstate(over="ignore"):
             arrived_s = np.concatenate([np.zeros(stored), self.arrivals.times(client, count - stored)])
         if not np.isfinite(arrived_s[-1:]).all():
-            raise ScenarioError(f"stream.arrivals: item {count - 1} of client {client} would come at {arrived_s[-1]} s. Let them come sooner.")
+            raise ScenarioError(
+                f"stream.arrivals: item {count - 1} of client {client} would come at {arrived_s[-1]} s. Let them come sooner."
+            )
         if self.drift is not None and self.drift.selects is not None:
             labels = self._labels(client, held)[chosen]
             whole = self.drift.timing.whole(client, arrived_s)
@@ -289,5 +291,6 @@ def _check_reached(known_s: Known, streams: ClientStreams, clients: int) -> None
         spans = [(float(stream.arrived_s[0]), float(stream.arrived_s[-1])) for stream in looked if len(stream)]
         when = f"they are from {min(a for a, _ in spans):.6g} s to {max(b for _, b in spans):.6g} s" if spans else "they are empty"
         raise ScenarioError(
-            f"stream.drifts_s: none of the times lies within a client's stream; {when}. Times are virtual seconds since the start of the run."
+            f"stream.drifts_s: none of the times lies within a client's stream; {when}. Times are virtual seconds since the start"
+            f" of the run."
         )

@@ -19,8 +19,8 @@ import numpy as np
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.machine import memory
 from fedsim.core.types import FloatArray, Positive
-from fedsim.data.stream.arrivals import arrivals
 from fedsim.data.source import Find, fingerprint, opened
+from fedsim.data.stream.arrivals import arrivals
 from fedsim.data.table import lines, plain_number, written
 
 AT = "stream.arrivals.path"

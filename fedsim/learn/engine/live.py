@@ -22,10 +22,10 @@ from fedsim.data.replay.losses import most_interfered
 from fedsim.learn.engine.scoring import evaluating
 from fedsim.learn.kept import worn
 from fedsim.learn.models import called, hooked, hooks, travelling
-from fedsim.learn.seeded import seeded
 from fedsim.learn.objectives import Mixed, Objective
 from fedsim.learn.optim import Rows
 from fedsim.learn.rehearsal import Live
+from fedsim.learn.seeded import seeded
 from fedsim.learn.store import Store
 from fedsim.learn.work import Task
 
@@ -45,7 +45,7 @@ class Learner:
         self._rows = Rows(task.job, [param.unsqueeze(0) for param in start], trained)
         self._start = start
         self._x, self._y, _ = store.pool([task])
-        state = {name: array for name, array in (task.state or {}).items()}
+        state = dict(task.state or {})
         self._memory = {name.removeprefix("replay/"): a for name, a in state.items() if name.startswith("replay/")}
         self._logits = dict(zip(state.get("logits/items", np.zeros(0)).tolist(), state.get("logits/values", ()), strict=True))
         self._anchor = {name.removeprefix("anchor/"): self._tensor(a) for name, a in state.items() if name.startswith("anchor/")}

@@ -196,7 +196,8 @@ _POOL = aten.max_pool2d_with_indices.default
 def update_in_place(graph: Graph, params: list[Node], rate: Node, *, fuse: bool = True) -> None:
     """End the graph with the update p <- p - rate * gradient, in place; a gradient that is a product is never written.
 
-    *rate* holds minus the learning rate. Without *fuse* every gradient is written first. Output: what is left after the gradients (the loss). Updates come last,
+    *rate* holds minus the learning rate. Without *fuse* every gradient is written first. Output: what is left after the gradients (the
+    loss). Updates come last,
     since the gradient of one layer still reads the parameters of the next.
     """
     end = next(node for node in graph.nodes if node.op == "output")

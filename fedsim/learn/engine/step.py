@@ -25,7 +25,13 @@ from fedsim.learn.engine.eager import eager_run
 from fedsim.learn.engine.noise import Mask, masks_of
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.engine.trace import (
-    ROWS, Untraceable, draws_random_numbers, free_rows, gradient_of, has_convolution, trace,
+    ROWS,
+    Untraceable,
+    draws_random_numbers,
+    free_rows,
+    gradient_of,
+    has_convolution,
+    trace,
 )  # fmt: skip
 from fedsim.learn.models import buffers, hooks, trainable, travelling
 from fedsim.learn.objectives import Objective

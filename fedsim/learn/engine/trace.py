@@ -77,7 +77,7 @@ def trace(
 @contextmanager
 def _no_loops() -> Generator[None]:
     """Let vmap refuse what it has no rule for: else it loops over the rows, a million of them here, for hours."""
-    functorch: Any = getattr(torch, "_C")._functorch  # noqa: B009  # Private, and the only switch there is.
+    functorch: Any = getattr(torch, "_C")._functorch  # Private, and the only switch there is.
     before = functorch._is_vmap_fallback_enabled()
     functorch._set_vmap_fallback_enabled(False)
     try:

@@ -20,7 +20,7 @@ from fedsim.core import own
 from fedsim.core.errors import RunError, ScenarioError, reason
 from fedsim.core.warned import hearing
 from fedsim.learn.engine import shared
-from fedsim.learn.engine.wire import Answer, Broken, Channel, Fresh, Learn, Score, SENT, Site, Train
+from fedsim.learn.engine.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Site, Train
 from fedsim.learn.work import Start
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The heavy imports only now that nothing can leave us behind; dynamo is what tracing would import at first use.
     import torch
-    import torch._dynamo  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    import torch._dynamo  # pyright: ignore[reportUnusedImport]
 
     torch.set_num_threads(1)
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
@@ -114,7 +114,9 @@ class _Worker:
             return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results], heard.told)
         except BaseException as error:  # Whatever it is, even SystemExit, it is the parent's to raise.
             place = own.where(error)
-            return Broken(_pickled(error), f"{reason(error)}{f' ({place})' if place else ''}", traceback.format_exc(), error.__cause__ is not None)
+            return Broken(
+                _pickled(error), f"{reason(error)}{f' ({place})' if place else ''}", traceback.format_exc(), error.__cause__ is not None
+            )
 
 
 def engine_at(site: Site, block: int) -> CohortEngine:

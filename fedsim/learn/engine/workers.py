@@ -111,7 +111,14 @@ class Workers:
             raise self._not_sent("model.kind", "hooks on gradients do not travel", "Build the model without, or leave")
         block, layout = store.share()
         federation = replace(
-            store.federation, pooled=None, partition=None, streams=None, files={}, test=Examples(np.zeros(0), np.zeros(0)), _holdings={}, _targets={}
+            store.federation,
+            pooled=None,
+            partition=None,
+            streams=None,
+            files={},
+            test=Examples(np.zeros(0), np.zeros(0)),
+            _holdings={},
+            _targets={},
         )
         sent: Params = {"path": _bytes(pickle.dumps(([place or os.getcwd() for place in sys.path], own.worlds())))}
         for name, part in zip(SENT, (model, objective, federation), strict=True):
@@ -119,7 +126,8 @@ class Workers:
         more, _ = shared.write(block, sent, os.fstat(block).st_size)
         site = Site(
             examples={**layout, **more}, pooled=store.federation.pooled is not None,
-            dtype=str(store.dtype).removeprefix("torch."), chunk=engine.chunk, many_sizes=engine.many_sizes, kept_bytes=CACHED_BYTES // len(self._workers),
+            dtype=str(store.dtype).removeprefix("torch."), chunk=engine.chunk, many_sizes=engine.many_sizes,
+            kept_bytes=CACHED_BYTES // len(self._workers),
         )  # fmt: skip
         self._chunk = engine.chunk
         for worker in self._workers:
@@ -263,7 +271,8 @@ class Workers:
 
     def _not_sent(self, key: str, why: str, hint: str) -> ScenarioError:
         return ScenarioError(
-            f"engine.workers = {len(self._workers)}: what {key} names cannot be sent to another process ({why}). {hint} engine.workers at 1."
+            f"engine.workers = {len(self._workers)}: what {key} names cannot be sent to another process ({why}). {hint}"
+            f" engine.workers at 1."
         )
 
 
