@@ -205,7 +205,11 @@ def _opened(folder: Path) -> Any:
     from fedsim.record import manifest
     from fedsim.record.runs import load
 
-    if not (folder / manifest.FILE).is_file():
+    try:
+        there = (folder / manifest.FILE).is_file()
+    except OSError as error:  # A name that is too long for any folder.
+        raise ScenarioError(f"{str(folder)[:60]}...: {error.strerror}.") from None
+    if not there:
         raise ScenarioError(f"{folder}: not a run folder (it has no {manifest.FILE}).")
     return load(folder)
 

@@ -182,7 +182,15 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
     if row == asked or stage.grid.exhausted:
         return _all(stage, row)
     told = _extrapolated(stage, row, sampled, asked, in_a_row_s, span_s)
-    return told if coming is None or told.virtual_s <= coming.done_s else _until(told, coming.done_s, row, in_a_row_s)
+    if coming is None:
+        return told
+    if told.virtual_s > coming.done_s:
+        told = _until(told, coming.done_s, row, in_a_row_s)
+    # Whose stream has ended answers, and sends no parameters; the rest was told from rounds in which more of them did.
+    before = coming.going(float(stage.table[row // 2, 0]), in_a_row_s)
+    after = coming.going(in_a_row_s, max(told.virtual_s, in_a_row_s))
+    sent = float(stage.table[:, 5].sum())
+    return replace(told, up_bytes=sent + (told.up_bytes - sent) * min(1.0, after / before if before else 1.0))
 
 
 def _all(stage: _Stage, rounds: int) -> Foretold:
@@ -242,9 +250,10 @@ def _extrapolated(stage: _Stage, row: int, sampled: int, asked: int, now_s: Seco
     done = table[:row].sum(axis=0)[1:]
     total = done + rest
     _, called, missed, down_bytes, up_bytes = total
+    within = table[:, 0] <= now_s + rest[0]  # Samples may lie beyond the end.
     return Foretold(
         asked, row + sampled, sampled, False, now_s + rest[0], now_s + rest[0] - np.minimum(less, rest[0]), now_s + rest[0] + more,
-        float(table[:, 1].max()), called / asked, missed / asked, down_bytes, up_bytes, _alarms(stage.parts),
+        float(table[within, 1].max()), called / asked, missed / asked, down_bytes, up_bytes, _alarms(stage.parts),
     )  # fmt: skip
 
 

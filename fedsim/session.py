@@ -334,6 +334,8 @@ class _Session:
         if self.grid.arrived:
             return []
         deadline_s = self.loaded.scenario.server.round_timeout_s
+        if self.grid.exhausted and self.grid.asked:
+            return ["Every stream had ended before one reply came, so nothing was learned: no example came with its label (stream.labels)."]
         if not self.grid.asked:
             return ["Not one client was ever asked, so nothing was learned: server.strategy's configure_train returned no messages."]
         return [

@@ -181,8 +181,9 @@ def preview(foretold: Preview) -> None:
     told = foretold.foretold
     until = f" ({'' if told.rehearsed == told.rounds else 'about '}{foretold.rounds:,}, then every stream has ended)" if told.ends else ""
     until += f"; ends sooner once {scenario.stop.metric} is good enough" if scenario.stop else ""
-    table.add_row("all rounds", f"{_foretold(told)},"
-                  f" {megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up{until}")  # fmt: skip
+    around = "" if told.rehearsed >= told.rounds else "about "
+    sent = f"{around}{megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up"
+    table.add_row("all rounds", f"{_foretold(told)}, {sent}{until}")
     table.add_row("foretold from", _rehearsed(told))
     for note in parts.notes:
         table.add_row("note", escape(note))

@@ -105,6 +105,7 @@ def edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
 WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no scenario": lambda about: about.pop("scenario"),
     "status unknown": lambda about: about.update(status="paused"),
+    "more bytes than there are": lambda about: about.update(bytes_down=10**400),
     "bytes as text": lambda about: about.update(bytes_up="many"),
     "a model without shape": lambda about: about["model"].pop("shape"),
     "no clients": lambda about: about["scenario"]["clients"].update(count=None),
@@ -136,6 +137,7 @@ def test_a_key_of_another_version_is_said_and_kept(whole: Path, tmp_path: Path, 
 EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "final.accuracy": lambda about: about["final"].update(accuracy=0.99), "virtual_s": lambda about: about.update(virtual_s=1.0),
     "bytes_up": lambda about: about.update(bytes_up=1), "digest": lambda about: about.update(digest="0" * 64),
+    "hindsight": lambda about: about.update(hindsight=True),
     "final.f1": lambda about: about["final"].update(f1=1.0), "seed": lambda about: about.update(seed=99),
     "model.parameters": lambda about: about["model"].update(parameters=9),
     "privacy.noise_std": lambda about: about.update(privacy={"noise_std": 2.0}),

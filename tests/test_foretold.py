@@ -227,3 +227,26 @@ def test_a_wait_for_what_never_is_comes_to_an_end(tiny: Any, go: Any, monkeypatc
         go(table)
 
     assert "done" == go({**table, "server.strategy": {"kind": "FedAvg", "clients_per_round": 1, "min_available_nodes": 1}}).status
+
+
+def test_whose_stream_has_ended_sends_no_parameters(tiny: Any) -> None:
+    """Bytes sent up are told from rounds in which more clients had something to send: they are less, and not by half too many."""
+    arrivals = {"kind": "poisson", "per_s": 0.2, "rate_sigma": 1.0}
+    table = tiny({"stream.arrivals": arrivals, "server.rounds": 400, "clients.count": 8})
+    parts = build(load(table))
+    true, told = rehearse(parts, wall_s=1e3), rehearse(build(load(table)), wall_s=1.0, rounds=10)
+
+    assert 10 == told.rehearsed < true.rehearsed
+    assert 0.7 < (told.up_bytes / told.down_bytes) / (true.up_bytes / true.down_bytes) < 1.3
+
+
+def test_the_slowest_round_is_one_of_the_run(tiny: Any) -> None:
+    """Samples are taken a whole cycle ahead; what lies beyond the end of the run is no round of it."""
+    table = tiny({
+        "clients.count": 60, "data.test_fraction": 0.5, "server.rounds": 150, "training.batch_size": "full",
+        "clients.availability": {"kind": "diurnal", "mean": 0.06, "amplitude": 1.0, "peak_s": 30000.0},
+        "server.strategy": {"kind": "FedAvg", "clients_per_round": 3},
+    })  # fmt: skip
+    told = rehearse(build(load(table)), wall_s=1.0, rounds=40)
+
+    assert told.slowest_round_s <= told.virtual_s

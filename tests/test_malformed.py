@@ -220,6 +220,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "cuda and workers": ({"engine.device": "cuda", "engine.workers": 2}, "engine.workers = 2:", ["engine.device = 'cuda'", "at 1"]),
     # Files.
     "file missing": ({"data.source": {"kind": "idx", "path": "mnits"}}, "data.source.path = 'mnits': not found.", ["FEDSIM_DATA"]),
+    "path too long": ({"data.source": {"kind": "npz", "path": "x" * 5000}}, "data.source.path = 'xxxx", ["File name too long"]),
     "idx corrupt": ({"data.source": {"kind": "idx", "path": "corrupt"}}, "data.source.path = 'corrupt':", ["train-images-idx3-ubyte", "cut short"]),
     "csv without its label": ({"data.source": {"kind": "csv", "path": "a.csv", "label": "clas"}}, "data.source.label = 'clas': no such column", ["'class'"]),
     "csv without a number": ({"data.source": {"kind": "csv", "path": "b.csv", "label": "class"}}, "data.source.path = 'b.csv': line 3, column 'x'", ["'one'"]),

@@ -56,6 +56,14 @@ def test_numbers_are_stamps_in_their_unit(tmp_path: Path) -> None:
     assert [0.0, 0.0, 150.0] == csv_stream("t.csv.gz", "y", finder(tmp_path), time="t", time_unit_s=60.0).times_s.tolist()  # type: ignore[union-attr]
 
 
+def test_stamps_are_numbers_in_the_form_of_the_table(tmp_path: Path) -> None:
+    """Where a comma is the decimal mark and a point parts thousands, they do in the column of time too."""
+    (tmp_path / "t.csv").write_text("t;x;y\n999,5;1;0\n1.000;2;1\n1.002,5;3;0\n")
+    pool = csv_stream("t.csv", "y", finder(tmp_path), time="t", separator=";", decimal=",", thousands=".")
+
+    assert [0.0, 0.5, 3.0] == pool.times_s.tolist()  # type: ignore[union-attr]
+
+
 def test_what_is_out_of_order_is_named(tmp_path: Path) -> None:
     """A stream out of time order, a stamp that is none, an empty stream, an unknown column: one line each."""
     find = written(tmp_path, *ROWS[::-1])

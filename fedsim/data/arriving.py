@@ -16,7 +16,10 @@ STREAMS_FROM = 200
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """What streams bring, from *clients* looked at: items in all, who gets none, the last arrival, and the last arrival or label."""
+    """What streams bring, from *clients* looked at: items in all, who gets none, the last arrival, and the last arrival or label.
+
+    *ends_s* says when the last arrival or label of each comes.
+    """
 
     clients: int
     items: int
@@ -25,6 +28,16 @@ class Arriving:
     done_s: float
     unlabelled: int
     drifting: int
+    ends_s: tuple[float, ...] = ()
+
+    def going(self, from_s: float, until_s: float) -> float:
+        """Return the share of clients whose streams go on, a mean over this stretch of virtual time.
+
+        >>> Arriving(2, 9, 0, 30.0, 30.0, 0, 0, ends_s=(10.0, 30.0)).going(0.0, 20.0)
+        0.75
+        """
+        span_s = max(until_s - from_s, 1e-9)
+        return float(np.clip((np.array(self.ends_s) - from_s) / span_s, 0.0, 1.0).mean()) if self.ends_s else 1.0
 
     @classmethod
     def of(cls, federation: Federation, wall_s: float) -> Arriving | None:
@@ -34,15 +47,16 @@ class Arriving:
             return None
         seen = [streams.of(client) for client in looked_at(federation.count, STREAMS_FROM, wall_s)]
         last_s = max([0.0, *(float(stream.arrived_s[-1]) for stream in seen if len(stream))])
-        labels = (stream.labelled_s[np.isfinite(stream.labelled_s)] for stream in seen)
+        ends_s = [max([*stream.arrived_s[-1:], *stream.labelled_s[np.isfinite(stream.labelled_s)]], default=0.0) for stream in seen]
         return cls(
             clients=len(seen),
             items=sum(len(stream) for stream in seen),
             without=sum(not len(stream) for stream in seen),
             last_s=last_s,
-            done_s=max([last_s, *(float(known.max()) for known in labels if len(known))]),
+            done_s=max([last_s, *map(float, ends_s)]),
             unlabelled=sum(int(np.isinf(stream.labelled_s).sum()) for stream in seen),
             drifting=sum(bool(len(stream.changes_s)) for stream in seen),
+            ends_s=tuple(map(float, ends_s)),
         )
 
 

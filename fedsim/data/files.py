@@ -73,7 +73,8 @@ def npz(path: str, find: Find) -> Pool:
         if arrays["client"].dtype.kind not in "biuSU":
             raise wrong(path, f"client is {arrays['client'].dtype}, expected whole numbers or words")
         found, groups = np.unique(arrays["client"], return_inverse=True)
-        groups, names = groups.astype(np.int64), tuple(map(str, found.tolist()))
+        words = (name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found.tolist())
+        groups, names = groups.astype(np.int64), tuple(words)
     return Pool(train, _outputs(path, train, test), test, groups, {str(file): fingerprint(file)}, clients=names)
 
 

@@ -17,7 +17,7 @@ from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import Array, Count, FloatArray, IntArray, Positive
 from fedsim.data.files import load_archive
 from fedsim.data.source import Examples, Find, Pool, fingerprint, sources, wrong
-from fedsim.data.table import EXACT, Form, Missing, Table, plain_number, read_table
+from fedsim.data.table import EXACT, Form, Missing, Table, read_table
 
 
 @sources.register("csv_stream")
@@ -47,17 +47,17 @@ def csv_stream(
     table = read_table(path, find(path), {"label": label, "client": client, "time": time}, form)
     classes, y = table.classes(label)
     groups = table.groups()
-    times_s = None if time is None else _times(path, time, table, groups, time_unit_s)
+    times_s = None if time is None else _times(path, time, table, groups, time_unit_s, form)
     return Pool(Examples(table.x, y), len(classes), None, groups, table.files, times_s, tuple(classes), table.clients())
 
 
 _WHOLE = re.compile(r"\s*[+-]?[0-9]{1,30}\s*")
 
 
-def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s: float) -> FloatArray:
+def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s: float, form: Form) -> FloatArray:
     """Return the seconds from the earliest time stamp, checked to go up within each group. Dates know their unit."""
     times = np.empty(len(table.lines))
-    plain = [plain_number(word) for word in table.words["time"]]
+    plain = [form.plain(word) for word in table.words["time"]]
     dated = [math.isnan(value) for value in plain]
     if all(map(_is_day, table.words["time"])):
         raise wrong(
@@ -92,11 +92,17 @@ def _times(path: str, column: str, table: Table, groups: IntArray | None, unit_s
 
 
 def _is_day(word: str) -> bool:
-    """Return whether *word* is a date written as one number: 20240131, with or without hours, minutes, seconds."""
+    """Return whether *word* is a date written as one number: 20240131, without the day or with hours, minutes, seconds.
+
+    >>> [_is_day(word) for word in ("20240131", "+2024013112.0", "202401", "20241331", "1700000000")]
+    [True, True, True, False, False]
+    """
+    digits = re.sub(r"^[+]|[.]0*$", "", word)
     try:
-        return len(word) in (8, 12, 14) and word.isdecimal() and 1900 <= datetime.strptime(word[:8], "%Y%m%d").year < 2100
+        day = datetime.strptime(f"{digits[:8]}01"[:8], "%Y%m%d")
     except ValueError:
         return False
+    return len(digits) in (6, 8, 10, 12, 14) and digits.isdecimal() and 1900 <= day.year < 2100
 
 
 def _time(word: str) -> float:

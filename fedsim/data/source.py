@@ -130,9 +130,13 @@ def finder(beside: Path, at: str = "data.source.path") -> Find:
         if root := os.environ.get(DATA_VARIABLE):
             places.append(Path(root) / path)
         for place in places:
-            if place.is_file() or place.is_dir():
-                return place
-            if place.exists():  # A device or a pipe: it may never end, or wait for ever.
+            try:
+                if place.is_file() or place.is_dir():
+                    return place
+                there = place.exists()
+            except OSError as error:  # A name that is too long for any file.
+                raise ScenarioError(f"{at} = {path[:60]!r}{'...' * (len(path) > 60)}: {error.strerror}.") from None
+            if there:  # A device or a pipe: it may never end, or wait for ever.
                 raise ScenarioError(f"{at} = {path!r}: {place} is neither a file nor a folder.")
         tried = " and ".join(str(place) for place in dict.fromkeys(places))
         hint = "" if root or Path(path).is_absolute() else f" Set {DATA_VARIABLE} to the folder that holds your data."

@@ -29,8 +29,10 @@ from fedsim.data.source import as_float32, fingerprint, opened, wrong
 
 EXACT = 2.0**53
 """Below it, a float holds every whole number."""
-MARKERS = frozenset({"", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NAN", "-nan", "null", "NULL", "None"})
-"""What tables write where there is nothing: the list of pandas, and the question mark of UCI's."""
+MARKERS = frozenset("""
+    ? NA N/A n/a #N/A #NA <NA> NaN nan NAN Nan -nan -NaN +nan +NaN null NULL None 1.#IND 1.#QNAN -1.#IND -1.#QNAN
+""".split()) | {"", "#N/A N/A"}
+"""What tables write where there is nothing: the list of pandas, other spellings of NaN, and the question mark of UCI's."""
 LINE = 2**26
 """Characters of a line of a table at most."""
 Missing = Literal["refuse", "drop", "mean"]
@@ -68,6 +70,19 @@ class Form:
         if "_" in cell:  # Python's own way of writing 11 is 1_1.
             raise ValueError(cell)
         return float(cell)
+
+    def plain(self, word: str) -> float:
+        """Return the number that *word* plainly says in this form; NaN for any other word, as a date is.
+
+        >>> Form(decimal=",", thousands=".").plain("1.000,5"), Form(decimal=",").plain("2024-01-31")
+        (1000.5, nan)
+        """
+        if self.decimal == "." and not self.thousands:
+            return plain_number(word)
+        try:
+            return plain_number(repr(self.number(word)))
+        except ValueError:
+            return math.nan
 
 
 @dataclass(frozen=True, slots=True)

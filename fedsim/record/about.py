@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Counted = Annotated[int, Field(ge=0)]
+Counted = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Part(BaseModel):
@@ -21,12 +21,12 @@ class _Kind(_Part):
 
 
 class _Clients(_Part):
-    count: Annotated[int, Field(ge=1)]
+    count: Annotated[int, Field(ge=1, lt=2**63)]
     detector: _Kind | None = None
 
 
 class _Server(_Part):
-    rounds: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1, lt=2**63)]
     strategy: _Kind
 
 

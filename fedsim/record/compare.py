@@ -14,6 +14,8 @@ FIGURES = ("virtual_s", "bytes_down", "bytes_up", "bytes_wasted", "digest", "met
 """What a manifest says that follows from the scenario alone, beside its final scores."""
 SECTIONS = ("final", "model", "privacy")
 """Those of its sections that do."""
+SAID = ("hindsight", "classes", "natural_clients", "promise")
+"""What follows from it too, where a manifest has it: older ones need not."""
 
 
 def difference(old: Run, new: Run) -> str | None:
@@ -37,7 +39,11 @@ def difference(old: Run, new: Run) -> str | None:
 def _figures(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """Return the first figure that differs between two manifests: what ``show`` prints is what was computed."""
     one, two = (
-        {**{f"{part}.{k}": v for part in SECTIONS for k, v in about.get(part, {}).items()}, **{k: about[k] for k in FIGURES}}
+        {
+            **{f"{part}.{k}": v for part in SECTIONS for k, v in about.get(part, {}).items()},
+            **{k: about[k] for k in FIGURES},
+            **{k: about.get(k) for k in SAID if k in old},
+        }
         for about in (old, new)
     )
     for name in [*one, *(name for name in two if name not in one)]:

@@ -53,7 +53,7 @@ ELSEWHERE = {
 
 RANGES = {
     "fraction_train": Range(gt=0, le=1, why="0 asks no client"), "min_train_nodes": Range(ge=0), "min_available_nodes": Range(ge=0),
-    "num_malicious_nodes": Range(ge=0), "num_nodes_to_select": Range(ge=0), "beta": Range(ge=0, lt=0.5),
+    "num_malicious_nodes": Range(ge=0), "num_nodes_to_select": Range(ge=1), "beta": Range(ge=0, lt=0.5),
     "proximal_mu": Range(ge=0), "eta": Range(gt=0), "eta_l": Range(gt=0), "tau": Range(gt=0),
     "beta_1": Range(ge=0, lt=1), "beta_2": Range(ge=0, lt=1), "q": Range(ge=0), "client_learning_rate": Range(gt=0),
     "server_learning_rate": Range(gt=0), "server_momentum": Range(ge=0, lt=1), "noise_multiplier": Range(ge=0),

@@ -68,7 +68,9 @@ def _read(path: str, text: TextIOWrapper) -> dict[int, array[float]]:
     rows = reader(lines(text), skipinitialspace=True, strict=True)
     header = [name.strip() for name in next(rows, [""])]
     if "time_s" not in header:
-        raise ScenarioError(f"{AT} = {path!r}: has no column 'time_s'. {choices('time_s', header)}")
+        raise ScenarioError(f"{AT} = {path!r}: has no column 'time_s'; cells are parted by commas. {choices('time_s', header)}")
+    if len(set(header)) < len(header):
+        raise ScenarioError(f"{AT} = {path!r}: has the column {max(header, key=header.count)!r} twice.")
     time, client = header.index("time_s"), header.index("client") if "client" in header else None
     found: dict[int, array[float]] = {}
     most = memory() / 3  # As they are read, and as they are handed out.
