@@ -237,16 +237,17 @@ def test_whose_stream_has_ended_sends_no_parameters(tiny: Any) -> None:
     true, told = rehearse(parts, wall_s=1e3), rehearse(build(load(table)), wall_s=1.0, rounds=10)
 
     assert 10 == told.rehearsed < true.rehearsed
-    assert 0.7 < (told.up_bytes / told.down_bytes) / (true.up_bytes / true.down_bytes) < 1.3
+    assert 0.7 < (told.up_bytes / told.down_bytes) / (true.up_bytes / true.down_bytes) < 1.1
 
 
 def test_the_slowest_round_is_one_of_the_run(tiny: Any) -> None:
     """Samples are taken a whole cycle ahead; what lies beyond the end of the run is no round of it."""
     table = tiny({
-        "clients.count": 60, "data.test_fraction": 0.5, "server.rounds": 150, "training.batch_size": "full",
-        "clients.availability": {"kind": "diurnal", "mean": 0.06, "amplitude": 1.0, "peak_s": 30000.0},
-        "server.strategy": {"kind": "FedAvg", "clients_per_round": 3},
+        "clients.count": 120, "data.test_fraction": 0.2, "server.rounds": 150,
+        "clients.availability": {"kind": "diurnal", "mean": 0.06, "amplitude": 1.0, "peak_s": 43200.0, "slot_s": 900.0},
+        "server.strategy": {"kind": "FedAvg", "clients_per_round": 7},
     })  # fmt: skip
-    told = rehearse(build(load(table)), wall_s=1.0, rounds=40)
+    told = rehearse(build(load(table)), wall_s=0.5, rounds=10)
 
+    assert 0 < told.sampled
     assert told.slowest_round_s <= told.virtual_s
