@@ -173,7 +173,8 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
                 watch(row, asked)
         in_a_row_s = stage.grid.now
         if row < asked and not streams:
-            span_s = _span_s(parts, in_a_row_s / row * (asked - row))
+            each_s = float(stage.table[row // 2 :, 1].mean())  # The later half: a first wait may be long, and comes once.
+            span_s = _span_s(parts, each_s * (asked - row))
             left_s = wall_s - (time.monotonic() - began)
             affordable = int(left_s / max(1e-9, (time.monotonic() - began) / row))
             sampled = _sample(stage, span_s, min(SAMPLES, affordable // EACH), watch, asked)

@@ -240,14 +240,30 @@ def test_whose_stream_has_ended_sends_no_parameters(tiny: Any) -> None:
     assert 0.7 < (told.up_bytes / told.down_bytes) / (true.up_bytes / true.down_bytes) < 1.1
 
 
+TROUGH = {
+    "clients.count": 120, "data.test_fraction": 0.2, "server.rounds": 150,
+    "clients.availability": {"kind": "diurnal", "mean": 0.06, "amplitude": 1.0, "peak_s": 43200.0, "slot_s": 900.0},
+    "server.strategy": {"kind": "FedAvg", "clients_per_round": 7},
+}  # fmt: skip
+"""Hours go by before enough clients are there for the first round, and minutes between the others."""
+
+
 def test_the_slowest_round_is_one_of_the_run(tiny: Any) -> None:
     """Samples are taken a whole cycle ahead; what lies beyond the end of the run is no round of it."""
-    table = tiny({
-        "clients.count": 120, "data.test_fraction": 0.2, "server.rounds": 150,
-        "clients.availability": {"kind": "diurnal", "mean": 0.06, "amplitude": 1.0, "peak_s": 43200.0, "slot_s": 900.0},
-        "server.strategy": {"kind": "FedAvg", "clients_per_round": 7},
-    })  # fmt: skip
-    told = rehearse(build(load(table)), wall_s=0.5, rounds=10)
+    told = rehearse(build(load(tiny(TROUGH))), wall_s=0.5, rounds=10)
 
     assert 0 < told.sampled
     assert told.slowest_round_s <= told.virtual_s
+
+
+def test_a_first_wait_comes_once(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far ahead rounds are sampled follows from how long rounds take, and not from how long the first one waited."""
+    guessed: list[float] = []
+    span_s = rehearsal._span_s  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(rehearsal, "_span_s", lambda parts, guess_s: guessed.append(guess_s) or span_s(parts, guess_s))
+    parts = build(load(tiny(TROUGH)))
+    rehearse(parts, wall_s=0.5, rounds=10)
+    true, first = rehearse(parts, wall_s=1e3), rehearse(parts, wall_s=1e3, rounds=1)
+
+    assert first.slowest_round_s > 0.5 * true.virtual_s
+    assert guessed[0] < true.virtual_s
