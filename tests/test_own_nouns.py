@@ -1,14 +1,15 @@
 """A reader's own kinds of everything else: whatever their methods raise or answer, the line names the kind and the method."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedsim.core.errors import FedsimError
+from fedsim.data.stream.labelling import labellings
 from fedsim.preview import preview
-from fedsim.scenario import guards
 from fedsim.scenario.load import load
 
 OWN = """
@@ -183,7 +184,7 @@ def test_numpys_numbers_are_numbers(mine: Callable[..., dict[str, Any]], go: Any
 
 def test_nothing_is_seen_without_the_table(monkeypatch: pytest.MonkeyPatch, mine: Callable[..., dict[str, Any]], go: Any) -> None:
     """Without its checks the door lets a wrong answer through, and somebody else is blamed: the law above rejects that."""
-    monkeypatch.setitem(guards.CHECKS, "labels", {})
+    monkeypatch.setattr(labellings, "gives", replace(labellings.gives, answers={}))
     with pytest.raises(FedsimError) as raised:
         go(mine("labels", "times", "early"))
 

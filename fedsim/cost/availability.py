@@ -8,14 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
-from fedsim.core.types import BoolArray, FloatArray, IntArray, NonNegative, Positive, Range, Seconds, Share
+from fedsim.core.types import Array, BoolArray, FloatArray, IntArray, NonNegative, Positive, Range, Seconds, Share
 
 _PERIODS = 1 << 32  # Draws per client: with more periods than that, a client would share the next one's luck.
 _HORIZON_SLOTS = 100_000  # 5.7 years of half hours: a change later than that is called never.
@@ -36,7 +37,21 @@ class Availability(Protocol):
         ...
 
 
-availabilities: Registry[Callable[..., Availability]] = Registry("availability", given=["key"])
+def _available(given: Any, clients: Array, _now: float) -> Array:
+    return answers.elements(given, "b", "truths", len(clients))
+
+
+def _next(given: Any, _clients: Array, now: float) -> float:
+    at = answers.one(given, endless=True)
+    if at <= now:
+        raise ValueError(f"{at}, expected a time after now, which is {now}")
+    return at
+
+
+availabilities: Registry[Callable[..., Availability]] = Registry(
+    "availability", given=["key"], key="clients.availability",
+    gives=answers.Gives("an Availability", ("available", "next_change"), {"available": _available, "next_change": _next}),
+)  # fmt: skip
 """Functions that return an Availability. Given: ``key``."""
 
 

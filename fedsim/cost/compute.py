@@ -14,6 +14,7 @@ from typing import Annotated, Protocol
 import numpy as np
 from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
 
+from fedsim.core import answers
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Range, Seconds
@@ -34,7 +35,10 @@ class Compute(Protocol):
         ...
 
 
-computes: Registry[Callable[..., Compute]] = Registry("compute", given=["key"])
+computes: Registry[Callable[..., Compute]] = Registry(
+    "compute", given=["key"], key="clients.compute",
+    gives=answers.Gives("a Compute", ("gflops", "seconds"), {"gflops": answers.speeds, "seconds": answers.duration}),
+)  # fmt: skip
 """Functions that return a Compute. Given: ``key``."""
 
 

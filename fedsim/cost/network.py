@@ -14,6 +14,7 @@ from typing import Annotated, Protocol
 import numpy as np
 from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
 
+from fedsim.core import answers
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Range, Seconds
@@ -41,7 +42,13 @@ class Network(Protocol):
         ...
 
 
-networks: Registry[Callable[..., Network]] = Registry("network", given=["key"])
+networks: Registry[Callable[..., Network]] = Registry(
+    "network", given=["key"], key="clients.network",
+    gives=answers.Gives(
+        "a Network", ("down_s", "up_s"),
+        {"down_s": answers.duration, "up_s": answers.duration, "down_mbps": answers.speeds, "up_mbps": answers.speeds},
+    ),
+)  # fmt: skip
 """Functions that return a Network. Given: ``key``."""
 
 

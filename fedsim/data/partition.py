@@ -6,12 +6,13 @@ without. Knows no features, no file and no clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
@@ -53,7 +54,25 @@ class Partition:
         return self.order[self.offsets[client] : self.offsets[client + 1]]
 
 
-partitions: Registry[Callable[..., Partition]] = Registry("partition", given=["labels", "groups", "clients", "key"])
+def _parted(made: Partition, given: Mapping[str, Any]) -> None:
+    """Refuse places that are none, or anybody's twice."""
+    clients, examples = given["clients"], len(given["labels"])
+    try:
+        order, offsets = answers.whole(made.order, most=examples - 1), answers.whole(made.offsets, clients + 1, most=len(made.order))
+        answers.wrong(offsets[1:], np.diff(offsets) < 0, "offsets in ascending order")
+        if offsets[0] or offsets[-1] != len(order):
+            raise ValueError(f"offsets from {offsets[0]} to {offsets[-1]}, expected 0 to {len(order)}, the length of order")
+        twice = np.bincount(order, minlength=examples) > 1
+        if twice.any():
+            raise ValueError(f"example {int(twice.argmax())} to more than one place, expected each once")
+    except ValueError as error:
+        raise ValueError(f"gives {error}") from error
+
+
+partitions: Registry[Callable[..., Partition]] = Registry(
+    "partition", given=["labels", "groups", "clients", "key"], key="data.partition",
+    gives=answers.Gives("a Partition", ("order", "offsets"), looked=_parted),
+)  # fmt: skip
 """Functions that return a Partition. Given: ``labels`` (n,), ``groups`` (n,) or None, ``clients`` (int), ``key``."""
 
 

@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
 from fedsim.core.types import Array, FloatArray, IntArray
@@ -113,7 +114,10 @@ class Varied(Generator, Protocol):
 Find = Callable[[str], Path]
 """Turns a path of the scenario into one on disk, or raises ScenarioError."""
 
-sources: Registry[Callable[..., Pool | Generator]] = Registry("source", given=["find", "key"])
+sources: Registry[Callable[..., Pool | Generator]] = Registry(
+    "source", given=["find", "key"], key="data.source",
+    gives=answers.Gives("a Pool or a Generator", ("sizes", "client", "shape", "outputs")),
+)  # fmt: skip
 """Functions that return a Pool or a Generator. Given: ``find`` (Find), ``key`` (Key)."""
 
 DATA_VARIABLE = "FEDSIM_DATA"

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
-from fedsim.core.types import BoolArray, Count, FloatArray, IntArray, Positive, Range
+from fedsim.core.types import Array, BoolArray, Count, FloatArray, IntArray, Positive, Range
 
 AT = "clients.detector"
 """Where a scenario names its detector."""
@@ -45,7 +46,21 @@ class Detector(Protocol):
         ...
 
 
-detectors: Registry[Callable[..., Detector]] = Registry("detector")
+def _fed(given: Any, _state: bytes, errors: Array) -> tuple[bytes, Array]:
+    state, alarms = answers.pair(given)
+    if not isinstance(state, bytes):
+        raise ValueError(f"a state of type {type(state).__name__}, expected bytes")
+    found = answers.whole(alarms, most=len(errors) - 1)
+    answers.wrong(found[1:], np.diff(found) <= 0, "each alarm once, in order")
+    return state, found
+
+
+detectors: Registry[Callable[..., Detector]] = Registry(
+    "detector", key="clients.detector",
+    gives=answers.Gives(
+        "a Detector", ("start", "feed", "takes_losses"), {"feed": _fed, "start": answers.octets, "takes_losses": answers.truth}
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

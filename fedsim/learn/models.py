@@ -20,7 +20,7 @@ from fedsim.learn.kept import worn
 from fedsim.learn.seeded import seeded
 from fedsim.learn.standardise import Standardise
 
-models: Registry[Callable[..., nn.Module]] = Registry("model", given=["shape", "outputs"])
+models: Registry[Callable[..., nn.Module]] = Registry("model", given=["shape", "outputs"], key="model")
 """Functions or classes that return an ``nn.Module``. Given: ``shape`` of one example, number of ``outputs``."""
 
 Dropped: TypeAlias = Annotated[float, Range(ge=0, lt=1, why="the share of a layer's outputs that is left out; 0.5 is usual")]

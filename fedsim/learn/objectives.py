@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedsim.core import answers
 from fedsim.core.errors import FedsimError, RunError, door
 from fedsim.core.registry import Registry
 from fedsim.learn.work import Mix
@@ -38,7 +39,9 @@ class Objective(Protocol):
         ...
 
 
-objectives: Registry[Callable[..., Objective]] = Registry("objective")
+objectives: Registry[Callable[..., Objective]] = Registry(
+    "objective", key="training.objective", gives=answers.Gives("an Objective", ("loss", "sums", "scores"))
+)
 
 
 TAKEN = ("rounds", "scored_round")

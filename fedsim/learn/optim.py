@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
 from fedsim.core.types import NonNegative, Positive
@@ -27,8 +28,19 @@ class Sgd:
     nesterov: bool
 
 
+def _sound(made: Sgd, _given: object) -> None:
+    if made.nesterov and not made.momentum:
+        raise ValueError("its nesterov is true, and wants momentum > 0; 0.9 is usual")
+
+
 optimizers: Registry[Callable[..., Sgd]] = Registry(
-    "optimizer",
+    "optimizer", key="training.optimizer",
+    gives=answers.Gives(
+        "settings of an optimizer that fedsim has (sgd)", ("lr", "momentum", "weight_decay", "nesterov"),
+        fields={"lr": answers.within(gt=0), "momentum": answers.within(ge=0, lt=1), "weight_decay": answers.within(ge=0),
+                "nesterov": answers.truth},
+        looked=_sound,
+    ),
     own="Clients train with SGD and nothing else; adaptive steps are the server's: server.strategy.kind = 'FedAdam', 'FedYogi'"
     " or 'FedAdagrad'. Your own, 'package.module:name', may only choose the settings of sgd.",
 )

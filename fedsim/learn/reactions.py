@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
 from fedsim.core.types import FloatArray, IntArray, Positive, Range, Share
@@ -44,7 +45,16 @@ class Reaction:
         return 1.0 + (self.lr_factor - 1.0) * left
 
 
-reactions: Registry[Callable[..., Reaction]] = Registry("reaction", given=["at"])
+reactions: Registry[Callable[..., Reaction]] = Registry(
+    "reaction", given=["at"], key="clients.reaction",
+    gives=answers.Gives(
+        "a Reaction", ("keep_share", "lr_scale", "replay_share", "tell"),
+        fields={
+            "keep_share": answers.within(ge=0, le=1), "lr_factor": answers.within(gt=0), "lr_steps": answers.count(0),
+            "replay_share": answers.maybe(answers.within(ge=0, lt=1)), "tell": answers.truth,
+        },
+    ),
+)  # fmt: skip
 
 
 @reactions.register("adapt")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
@@ -57,8 +58,16 @@ class Rehearsal:
 
 
 rehearsals: Registry[Callable[..., Rehearsal]] = Registry(
-    "rehearsal", own="Your own, 'package.module:name', returns a Rehearsal: one of these methods, with weights of your choice."
-)
+    "rehearsal", key="training.rehearsal",
+    gives=answers.Gives(
+        "a Rehearsal", ("method", "ratio", "mix"),
+        fields={
+            "ratio": answers.within(ge=0, lt=1), "mix": answers.among(*get_args(Mix)), "alpha": answers.within(ge=0),
+            "beta": answers.within(ge=0), "temperature": answers.within(gt=0),
+        },
+    ),
+    own="Your own, 'package.module:name', returns a Rehearsal: one of these methods, with weights of your choice.",
+)  # fmt: skip
 
 
 @rehearsals.register("er")

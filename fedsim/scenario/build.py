@@ -49,29 +49,6 @@ from fedsim.strategy.stock import build as build_strategy
 ITEM_BYTES = 40
 """What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
 
-_GIVES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "source": ("a Pool or a Generator", ("sizes", "client", "shape", "outputs")),
-    "partition": ("a Partition", ("order", "offsets")),
-    "arrivals": ("Arrivals", ("times",)),
-    "order": ("an Order", ("shares", "keeps", "tasks", "items")),
-    "labels": ("a Labelling", ("times",)),
-    "change": ("a change that selects (pick) or alters (alter)", ("concepts",)),
-    "schedule": ("a Schedule", ("concepts", "amounts", "changes_s")),
-    "onset": ("an Onset", ("begins_s",)),
-    "compute": ("a Compute", ("gflops", "seconds")),
-    "network": ("a Network", ("down_s", "up_s")),
-    "availability": ("an Availability", ("available", "next_change")),
-    "objective": ("an Objective", ("loss", "sums", "scores")),
-    "replay": ("a Replay", ("capacity", "needs", "empty", "add", "draw", "update", "held")),
-    "trigger": ("a Trigger", ("ready_s",)),
-    "detector": ("a Detector", ("start", "feed", "takes_losses")),
-    "reaction": ("a Reaction", ("keep_share", "lr_scale", "replay_share", "tell")),
-    "rehearsal": ("a Rehearsal", ("method", "ratio", "mix")),
-    "optimizer": ("settings of an optimizer that fedsim has (sgd)", ("lr", "momentum", "weight_decay", "nesterov")),
-}
-"""What a kind must return, and the names by which it is known; a reader's own may return anything."""
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a scenario is made of, ready to run. *job* is the training order; *first* the initial parameters."""
@@ -352,7 +329,9 @@ def _made(noun: str, table: Table, **given: Any) -> Any:
     function, settings = chosen(slot, table)
     with door(f"{slot.key}.kind = {table['kind']!r}"):
         made = slot.registry.call(function, settings, **{name: unwritable(each) for name, each in given.items()})
-    what, names = _GIVES[noun]
-    if not isinstance(made, Pool) and not all(hasattr(made, name) for name in names):
-        raise ScenarioError(f"{slot.key}.kind = {table['kind']!r}: returned a {type(made).__name__}, not {what}.")
-    return guarded(made, noun, f"{slot.key}.kind = {table['kind']!r}", given) if ":" in table["kind"] else made
+    gives = slot.registry.gives
+    if gives is None or ":" not in table["kind"]:
+        return made
+    if not isinstance(made, Pool) and not all(hasattr(made, name) for name in gives.names):
+        raise ScenarioError(f"{slot.key}.kind = {table['kind']!r}: returned a {type(made).__name__}, not {gives.what}.")
+    return guarded(made, gives, f"{slot.key}.kind = {table['kind']!r}", given)

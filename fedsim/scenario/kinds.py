@@ -49,15 +49,11 @@ def slots() -> dict[str, Slot]:
     from fedsim.learn.reactions import reactions
     from fedsim.learn.rehearsal import rehearsals
 
-    found: list[tuple[str, Registry[Any]]] = [
-        ("data.source", sources), ("data.partition", partitions), ("clients.compute", computes),
-        ("clients.network", networks), ("clients.availability", availabilities),
-        ("clients.replay", replays), ("clients.detector", detectors), ("clients.reaction", reactions),
-        ("stream.trigger", triggers), ("stream.arrivals", arrivals), ("stream.order", orders), ("stream.labels", labellings),
-        ("stream.drift.change", changes), ("stream.drift.schedule", schedules), ("stream.drift.onset", onsets), ("model", models),
-        ("training.optimizer", optimizers), ("training.objective", objectives), ("training.rehearsal", rehearsals),
+    found: list[Registry[Any]] = [
+        sources, partitions, computes, networks, availabilities, replays, detectors, reactions, triggers, arrivals, orders, labellings,
+        changes, schedules, onsets, models, optimizers, objectives, rehearsals,
     ]  # fmt: skip
-    return {registry.noun: Slot(key, registry.noun, registry) for key, registry in found}
+    return {registry.noun: Slot(registry.key, registry.noun, registry) for registry in found}
 
 
 def chosen(slot: Slot, table: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:

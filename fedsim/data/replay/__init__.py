@@ -15,6 +15,7 @@ from typing import Annotated, Protocol, TypeAlias, cast
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import RunError, ScenarioError, must
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
@@ -100,7 +101,10 @@ class Replay(Protocol):
         ...
 
 
-replays: Registry[Callable[..., Replay]] = Registry("replay", given=["outputs", "example_bytes"])
+replays: Registry[Callable[..., Replay]] = Registry(
+    "replay", given=["outputs", "example_bytes"], key="clients.replay",
+    gives=answers.Gives("a Replay", ("capacity", "needs", "empty", "add", "draw", "update", "held"), {}),
+)  # fmt: skip
 """Functions that return a Replay. Given: ``outputs``, how many classes there are; ``example_bytes``, what one takes."""
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from scipy.special import gammaincinv, ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
-from fedsim.core.types import FloatArray, NonNegative, Positive, Range, Seconds, Share
+from fedsim.core.types import Array, FloatArray, NonNegative, Positive, Range, Seconds, Share
 
 Rates = Literal["lognormal", "gamma"]
 _BISECTIONS = 64  # Halvings of a bracket of at most a few periods: below the last bit of any time.
@@ -40,7 +41,16 @@ class Stamps(Protocol):
         ...
 
 
-arrivals: Registry[Callable[..., Arrivals]] = Registry("arrivals", given=["key", "find", "stamps"])
+def _arrivals(given: Any, _client: int, count: int) -> Array:
+    times = answers.ascending(answers.numbers(given, least=0.0))
+    if len(times) > count:
+        raise ValueError(f"{len(times)} times, expected {count} at most")
+    return times
+
+
+arrivals: Registry[Callable[..., Arrivals]] = Registry(
+    "arrivals", given=["key", "find", "stamps"], key="stream.arrivals", gives=answers.Gives("Arrivals", ("times",), {"times": _arrivals})
+)
 """Functions that return Arrivals. Given: ``key``, ``find`` (Find), ``stamps`` (Stamps, or None)."""
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
@@ -59,7 +60,31 @@ class Alters(Protocol):
         ...
 
 
-changes: Registry[Callable[..., Selects | Alters]] = Registry("change", given=["key", "outputs", "shape", "source"])
+def _picked(given: Any, _client: int, labels: Array, concepts: Array) -> tuple[Array, Array]:
+    which, true = answers.pair(given)
+    return answers.whole(which, len(concepts), least=-1, most=len(labels) - 1), answers.whole(true, len(concepts))
+
+
+def _altered(given: Any, _client: int, _places: Array, examples: Any, _amounts: Array) -> Any:
+    for name in ("x", "y"):
+        new, old = getattr(given, name, None), getattr(examples, name)
+        if not isinstance(new, np.ndarray) or new.shape != old.shape:  # pyright: ignore[reportUnknownMemberType]
+            raise ValueError(f"{name} of shape {np.shape(new)}, expected {old.shape} as given")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return given
+
+
+def _either(made: Any, _given: Any) -> None:
+    if not hasattr(made, "pick") and not (hasattr(made, "alter") and hasattr(made, "whole")):
+        raise ValueError(f"returned a {type(made).__name__}, which has neither pick nor alter and whole")
+
+
+changes: Registry[Callable[..., Selects | Alters]] = Registry(
+    "change", given=["key", "outputs", "shape", "source"], key="stream.drift.change",
+    gives=answers.Gives(
+        "a change that selects (pick) or alters (alter)", ("concepts",),
+        {"pick": _picked, "alter": _altered, "concepts": answers.count(0), "whole": answers.truth}, looked=_either,
+    ),
+)  # fmt: skip
 """Functions that return Selects or Alters. Given: ``key``, ``outputs``, ``shape`` of an example, ``source``."""
 
 

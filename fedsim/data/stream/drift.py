@@ -14,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
@@ -48,9 +49,22 @@ class Onset(Protocol):
         ...
 
 
-schedules: Registry[Callable[..., Schedule]] = Registry("schedule")
+schedules: Registry[Callable[..., Schedule]] = Registry(
+    "schedule", key="stream.drift.schedule",
+    gives=answers.Gives(
+        "a Schedule", ("concepts", "amounts", "changes_s"),
+        {
+            "amounts": lambda given, since_s, _draws, concepts: answers.numbers(given, len(since_s), least=0.0),
+            "concepts": answers.count(0),
+            "changes_s": lambda given, _since_s, _concepts: answers.ascending(answers.numbers(given)),
+        },
+    ),
+)  # fmt: skip
 """Functions that return a Schedule. Given: nothing."""
-onsets: Registry[Callable[..., Onset]] = Registry("onset", given=["key"])
+onsets: Registry[Callable[..., Onset]] = Registry(
+    "onset", given=["key"], key="stream.drift.onset",
+    gives=answers.Gives("an Onset", ("begins_s",), {"begins_s": lambda given, _client: answers.one(given, endless=True)}),
+)  # fmt: skip
 """Functions that return an Onset. Given: ``key``."""
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
-from fedsim.core.types import FloatArray, NonNegative, Range
+from fedsim.core.types import Array, FloatArray, NonNegative, Range
 
 Missing = Annotated[float, Range(ge=0, lt=1, why="the share of labels that never come; with none, nothing is learned")]
 
@@ -26,7 +27,15 @@ class Labelling(Protocol):
         ...
 
 
-labellings: Registry[Callable[..., Labelling]] = Registry("labels", given=["key"])
+def _labels(given: Any, _client: int, arrived_s: Array) -> Array:
+    times = answers.numbers(given, len(arrived_s), endless=True)
+    answers.wrong(times, times < arrived_s, "no label before its item has arrived")
+    return times
+
+
+labellings: Registry[Callable[..., Labelling]] = Registry(
+    "labels", given=["key"], key="stream.labels", gives=answers.Gives("a Labelling", ("times",), {"times": _labels})
+)
 """Functions that return a Labelling. Given: ``key``."""
 
 

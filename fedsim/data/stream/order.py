@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
-from fedsim.core.types import IntArray
+from fedsim.core.types import Array, IntArray
 
 Labels = Callable[[], IntArray]
 """Gives the labels of a client's positions, in their order; called only where an order needs them."""
@@ -43,7 +44,19 @@ class Order(Protocol):
         ...
 
 
-orders: Registry[Callable[..., Order]] = Registry("order", given=["key", "outputs"])
+def _items(given: Any, _client: int, positions: Array, _labels: Any) -> tuple[Array, Array]:
+    which, concepts = answers.pair(given)
+    chosen = answers.whole(which, most=len(positions) - 1)
+    return chosen, answers.whole(concepts, len(chosen))
+
+
+orders: Registry[Callable[..., Order]] = Registry(
+    "order", given=["key", "outputs"], key="stream.order",
+    gives=answers.Gives(
+        "an Order", ("shares", "keeps", "tasks", "items"),
+        {"items": _items, "shares": answers.truth, "keeps": answers.truth, "tasks": answers.count(1)}
+    ),
+)  # fmt: skip
 """Functions that return an Order. Given: ``key``, ``outputs`` (the number of classes)."""
 
 

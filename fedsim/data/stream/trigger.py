@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from fedsim.core import answers
 from fedsim.core.registry import Registry
 from fedsim.core.types import Count, Positive, Seconds
 from fedsim.data.stream import Stream
@@ -26,7 +27,12 @@ class Trigger(Protocol):
         ...
 
 
-triggers: Registry[Callable[..., Trigger]] = Registry("trigger")
+triggers: Registry[Callable[..., Trigger]] = Registry(
+    "trigger", key="stream.trigger",
+    gives=answers.Gives(
+        "a Trigger", ("ready_s",), {"ready_s": lambda given, _stream, _until_s, now: answers.one(given, least=now, endless=True)}
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,152 @@
+"""What a kind answers, whoever wrote it: checks that return an answer in our own type, or say in words what is wrong with it.
+
+Knows no noun: each registry says by ``Gives`` what its kinds return. A check takes an answer and the arguments it was given for, and
+raises ValueError in words that go on after "gives".
+"""
+
+from __future__ import annotations
+
+import math
+import numbers as abstract
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fedsim.core.types import Array, Range
+
+Check = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Gives:
+    """What the kinds of a registry return: *what* it is in words, and the *names* by which it is known.
+
+    *answers* checks what methods and properties give, each time that they are asked; None where nothing stands between. *fields*
+    checks what a value holds, once. *looked* looks at the whole, and at what it was made of, and raises ValueError in words.
+    """
+
+    what: str
+    names: tuple[str, ...]
+    answers: Mapping[str, Check] | None = None
+    fields: Mapping[str, Check] = field(default_factory=dict[str, Check])
+    looked: Callable[[Any, Mapping[str, Any]], None] | None = None
+
+
+def elements(given: Any, kinds: str, what: str, rows: int | None = None) -> Array:
+    """Return *given* as an array of one dimension, of *rows* where that is said and of the *kinds* of numpy."""
+    array = np.asarray(given)
+    if array.dtype.kind not in kinds or array.ndim != 1 or (rows is not None and len(array) != rows):
+        wanted = f"({rows},)" if rows is not None else "one dimension"
+        raise ValueError(f"{array.dtype!s} of shape {array.shape}, expected {what} of {wanted if rows is None else f'shape {wanted}'}")
+    return array
+
+
+def wrong(array: Array, bad: Array, what: str) -> None:
+    """Refuse *array* by the first element that is *bad*."""
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise ValueError(f"{array[at]} at [{at}], expected {what}")
+
+
+def numbers(given: Any, rows: int | None = None, *, least: float = -math.inf, above: bool = False, endless: bool = False) -> Array:
+    """Return numbers as float64, *least* at the least, or *above* it; *endless* ones may be infinite."""
+    array = elements(given, "iuf", "numbers", rows).astype(np.float64)
+    far = np.isnan(array) if endless else ~np.isfinite(array)
+    sign = ">" if above else ">="
+    what = f"{'' if endless else 'finite '}numbers{'' if least == -math.inf else f' {sign} {least:g}'}"
+    wrong(array, far | ((array <= least) if above else (array < least)), what)
+    return array
+
+
+def whole(given: Any, rows: int | None = None, *, least: int = 0, most: float = math.inf) -> Array:
+    """Return whole numbers from *least* to *most* as int64."""
+    array = elements(given, "iu", "whole numbers", rows).astype(np.int64)
+    wrong(array, (array < least) | (array > most), f"whole numbers from {least}{'' if most == math.inf else f' to {int(most)}'}")
+    return array
+
+
+def one(given: Any, *, least: float = -math.inf, endless: bool = False) -> float:
+    """Return one number as a float, *least* at the least; an *endless* one may be infinite."""
+    if isinstance(given, bool | np.bool_) or not isinstance(given, abstract.Real):
+        raise ValueError(f"a {type(given).__name__}, expected a number")
+    value = float(given)
+    if math.isnan(value) or value < least or (math.isinf(value) and not endless):
+        raise ValueError(f"{value}, expected a {'' if endless else 'finite '}number{'' if least == -math.inf else f' >= {least:g}'}")
+    return value
+
+
+def pair(given: Any) -> tuple[Any, Any]:
+    """Return two things."""
+    if not isinstance(given, tuple) or len(given) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        raise ValueError(f"a {type(given).__name__}, expected two things")  # pyright: ignore[reportUnknownArgumentType]
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
+def ascending(array: Array) -> Array:
+    """Return times that never go back."""
+    wrong(array[1:], np.diff(array) < 0, "times in ascending order")
+    return array
+
+
+def octets(given: Any, *_: Any) -> bytes:
+    """Return bytes."""
+    if not isinstance(given, bytes):
+        raise ValueError(f"a {type(given).__name__}, expected bytes")
+    return given
+
+
+def truth(given: Any) -> bool:
+    """Return a truth as Python's own."""
+    if not isinstance(given, bool | np.bool_):
+        raise ValueError(f"a {type(given).__name__}, expected true or false")
+    return bool(given)
+
+
+def count(least: int) -> Check:
+    """Return the check of a whole number from *least*."""
+    def check(given: Any) -> int:
+        if isinstance(given, bool) or not isinstance(given, abstract.Integral) or given < least:
+            raise ValueError(f"{given!r}, expected a whole number from {least}")
+        return int(given)
+
+    return check
+
+
+def duration(given: Any, *_: Any) -> float:
+    """Return seconds, 0 at the least."""
+    return one(given, least=0.0)
+
+
+def speeds(given: Any, clients: Array) -> Array:
+    """Return a positive number for each of *clients*."""
+    return numbers(given, len(clients), least=0.0, above=True)
+
+
+def within(**bounds: Any) -> Check:
+    """Return the check of a number within *bounds*, those of ``Range``."""
+    inside = Range(**bounds)
+
+    def check(given: Any) -> float:
+        value = one(given)
+        if not inside.holds(value):
+            raise ValueError(f"{value}, expected a number {inside}")
+        return given if type(given) in (int, float) else value
+
+    return check
+
+
+def maybe(check: Check) -> Check:
+    """Return *check*, and let None pass."""
+    return lambda given: None if given is None else check(given)
+
+
+def among(*words: str) -> Check:
+    """Return the check of one of *words*."""
+    def check(given: Any) -> Any:
+        if given not in words:
+            raise ValueError(f"{given!r}, expected one of {', '.join(words)}")
+        return given
+
+    return check
