@@ -104,6 +104,8 @@ class Unlike(nn.Linear):
         super().__init__(6, outputs, device="meta" if how == "meta" else None)
         if how == "unseeded":
             self.weight.data = torch.from_numpy(np.random.default_rng().normal(size=(outputs, 6)).astype("float32"))
+        if how == "kept":
+            self.register_buffer("luck", torch.from_numpy(np.random.default_rng().normal(size=3)).float(), persistent=False)
         if how == "numpy":
             self.bias.data = torch.from_numpy(np.random.normal(size=outputs).astype("float32"))
         if how == "after":
@@ -283,6 +285,7 @@ def test_a_scripted_module_is_told_what_to_return(mine: Callable[..., dict[str, 
 @pytest.mark.parametrize(
     ("how", "said"),
     [
+        ("kept", "'luck' comes out otherwise when it is built again"),
         ("unseeded", "'weight' comes out otherwise when it is built again"), ("meta", "parameter 'weight' lies on torch's 'meta' device"),
         ("after", "parameter 'weight' has a hook after its gradient's accumulation"), ("grows", "makes the parameter 'late' in its forward()"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from fedsim.core.errors import FedsimError
+from fedsim.cost.availability import availabilities
 from fedsim.data.stream.labelling import labellings
 from fedsim.preview import preview
 from fedsim.scenario.load import load
@@ -189,3 +190,10 @@ def test_nothing_is_seen_without_the_table(monkeypatch: pytest.MonkeyPatch, mine
         go(mine("labels", "times", "early"))
 
     assert "stream.labels" not in str(raised.value)
+
+
+def test_what_an_installed_package_registers_is_looked_at_too(monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., dict[str, Any]]) -> None:
+    """A kind by a plain name that returns something else is refused by what was wanted, as one of the reader's own is."""
+    monkeypatch.setitem(availabilities._entries, "strange", lambda key: object())  # pyright: ignore[reportPrivateUsage]
+    with pytest.raises(FedsimError, match=r"clients.availability.kind = 'strange': returned a object, not an Availability"):
+        preview(load(tiny({"clients.availability": {"kind": "strange"}})))

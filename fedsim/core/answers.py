@@ -106,6 +106,7 @@ def truth(given: Any) -> bool:
 
 def count(least: int) -> Check:
     """Return the check of a whole number from *least*."""
+
     def check(given: Any) -> int:
         if isinstance(given, bool) or not isinstance(given, abstract.Integral) or given < least:
             raise ValueError(f"{given!r}, expected a whole number from {least}")
@@ -144,6 +145,7 @@ def maybe(check: Check) -> Check:
 
 def among(*words: str) -> Check:
     """Return the check of one of *words*."""
+
     def check(given: Any) -> Any:
         if given not in words:
             raise ValueError(f"{given!r}, expected one of {', '.join(words)}")

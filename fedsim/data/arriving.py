@@ -47,16 +47,20 @@ class Arriving:
             return None
         seen = [streams.of(client) for client in looked_at(federation.count, STREAMS_FROM, wall_s)]
         last_s = max([0.0, *(float(stream.arrived_s[-1]) for stream in seen if len(stream))])
-        ends_s = [max([*stream.arrived_s[-1:], *stream.labelled_s[np.isfinite(stream.labelled_s)]], default=0.0) for stream in seen]
+        labels = [stream.labelled_s[np.isfinite(stream.labelled_s)] for stream in seen]
+        ends_s = [
+            max(float(stream.arrived_s[-1:].max(initial=0.0)), float(known.max(initial=0.0)))
+            for stream, known in zip(seen, labels, strict=True)
+        ]
         return cls(
             clients=len(seen),
             items=sum(len(stream) for stream in seen),
             without=sum(not len(stream) for stream in seen),
             last_s=last_s,
-            done_s=max([last_s, *map(float, ends_s)]),
+            done_s=max(ends_s, default=0.0),
             unlabelled=sum(int(np.isinf(stream.labelled_s).sum()) for stream in seen),
             drifting=sum(bool(len(stream.changes_s)) for stream in seen),
-            ends_s=tuple(map(float, ends_s)),
+            ends_s=tuple(ends_s),
         )
 
 

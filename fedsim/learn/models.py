@@ -186,16 +186,17 @@ def check_types(model: nn.Module, dtype: torch.dtype, kind: str) -> None:
 
 def check_repeats(model: nn.Module, again: Callable[[], nn.Module], kind: str) -> None:
     """Refuse a *model* that comes out otherwise when it is built *again*: no run of it comes out twice, and none is verified."""
-    second = again().state_dict()
-    for name, tensor in model.state_dict().items():
+
+    def held(built: nn.Module) -> dict[str, Tensor]:
+        return {**dict(built.named_parameters()), **dict(built.named_buffers())}  # Those too that no state_dict holds.
+
+    second = held(again())
+    for name, tensor in held(model).items():
         other = second.get(name)
-        if not isinstance(tensor, Tensor):  # What get_extra_state gives.
-            continue
         if other is None or other.shape != tensor.shape or not torch.equal(tensor.nan_to_num(), other.nan_to_num()):
             raise ScenarioError(
                 f"model.kind = {kind!r}: {name!r} comes out otherwise when it is built again, so that no run of it comes out twice."
-                f" Draw from"
-                f" the global generators of torch, numpy or Python, which are seeded while it is built."
+                f" Draw from the global generators of torch, numpy or Python, which are seeded while it is built."
             )
 
 

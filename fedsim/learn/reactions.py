@@ -72,8 +72,7 @@ def reaction(
 
     ``buffer`` is kept, emptied, or shrunk to the share ``keep`` (half, if not said). ``lr_factor`` raises the learning
     rate and fades within ``lr_steps`` steps (50): each task trains at the factor that its first step has. ``replay_share`` sets the
-    share of replay. ``tell`` reports the alarm
-    to the server with the next reply. Raises ScenarioError for settings that have no effect.
+    share of replay. ``tell`` reports the alarm to the server with the next reply. Raises ScenarioError for settings that have no effect.
     """
     if keep is not None and buffer != "shrink":
         raise ScenarioError(f"{at}.keep = {keep}: has no effect with buffer = {buffer!r}; it goes with 'shrink'.")

@@ -49,6 +49,7 @@ from fedsim.strategy.stock import build as build_strategy
 ITEM_BYTES = 40
 """What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
 
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a scenario is made of, ready to run. *job* is the training order; *first* the initial parameters."""
@@ -302,8 +303,7 @@ def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source,
     if stream.items and ITEM_BYTES * stream.items > memory():
         raise ScenarioError(
             f"stream.items = {stream.items}: what comes to one client alone takes {ITEM_BYTES * stream.items / 1e9:,.1f} GB, and"
-            f" this machine"
-            f" has {memory() / 1e9:,.1f} GB."
+            f" this machine has {memory() / 1e9:,.1f} GB."
         )
     stamps: Stamps | None = None
     if isinstance(source, Pool) and kept is not None and stream.arrivals.get("kind") == "stamps":
@@ -330,8 +330,8 @@ def _made(noun: str, table: Table, **given: Any) -> Any:
     with door(f"{slot.key}.kind = {table['kind']!r}"):
         made = slot.registry.call(function, settings, **{name: unwritable(each) for name, each in given.items()})
     gives = slot.registry.gives
-    if gives is None or ":" not in table["kind"]:
+    if gives is None:
         return made
-    if not isinstance(made, Pool) and not all(hasattr(made, name) for name in gives.names):
+    if not isinstance(made, Pool) and not all(hasattr(made, name) for name in gives.names):  # What a package installed, too.
         raise ScenarioError(f"{slot.key}.kind = {table['kind']!r}: returned a {type(made).__name__}, not {gives.what}.")
-    return guarded(made, gives, f"{slot.key}.kind = {table['kind']!r}", given)
+    return guarded(made, gives, f"{slot.key}.kind = {table['kind']!r}", given) if ":" in table["kind"] else made

@@ -142,12 +142,7 @@ class VirtualGrid(Grid):
     def sleep(self, duration_s: Seconds) -> None:
         """Wait at least *duration_s*, and until who is available changes; raise RunError when it never will."""
         change = self._fleet.availability.next_change(self._clients, self.now)
-        self.patience.looked(self.now, self._nodes_now())
-        if math.isinf(change):
-            raise RunError(
-                f"server.strategy: waits for more clients than the {len(list(self.get_node_ids()))} that are available"
-                f" at {self.now:.0f} s, and no other will ever come."
-            )
+        self.patience.looked(self.now, self._nodes_now(), change)
         self._world.env.run(until=max(change, self.now + duration_s))
         self.invariants.at(self.now, "a sleep")
 

@@ -34,8 +34,13 @@ class Patience:
         """Take that somebody was sent a message: the wait is over."""
         self._looks = self._same = self._most = 0
 
-    def looked(self, now_s: Seconds, nodes: Sequence[int]) -> None:
-        """Take who is available now, and not enough. Raises RunError when there is no sense in waiting on."""
+    def looked(self, now_s: Seconds, nodes: Sequence[int], change_s: Seconds) -> None:
+        """Take who is available now, and not enough, until *change_s*. Raises RunError when there is no sense in waiting on."""
+        if math.isinf(change_s):
+            raise RunError(
+                f"server.strategy: waits for more clients than the {len(nodes)} that are available at {now_s:.0f} s, and no other will"
+                f" ever come."
+            )
         self._same = self._same + 1 if nodes == self._found else 0
         self._looks, self._most, self._found = self._looks + 1, max(self._most, len(nodes)), nodes
         if self._same > SAME:

@@ -208,7 +208,7 @@ def test_what_cannot_be_sent_is_refused(
 
 
 def test_what_a_worker_cannot_load_is_refused(quick: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A model of a module that only this process knows, as of a notebook, is a ScenarioError that names model.kind."""
+    """A model of a module that only this process knows, as of a notebook, is a ScenarioError; the next run is none the worse."""
     here = types.ModuleType("only_here")
     here.Net = type("Net", (nn.Sequential,), {"__module__": "only_here"})  # pyright: ignore
     here.make = lambda shape, outputs: here.Net(nn.Flatten(), nn.Linear(64, outputs))  # pyright: ignore
@@ -217,6 +217,7 @@ def test_what_a_worker_cannot_load_is_refused(quick: Go, monkeypatch: pytest.Mon
 
     assert fedsim.ScenarioError is kind
     assert "engine.workers: what model.kind names cannot be loaded in a worker (ModuleNotFoundError" in line
+    assert "done" == quick({"engine.workers": 2}).status  # The same crew, of use to the next.
 
 
 # Nothing is left behind.

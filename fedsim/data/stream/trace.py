@@ -69,8 +69,8 @@ def _read(path: str, text: TextIOWrapper) -> dict[int, array[float]]:
     header = [name.strip() for name in next(rows, [""])]
     if "time_s" not in header:
         raise ScenarioError(f"{AT} = {path!r}: has no column 'time_s'; cells are parted by commas. {choices('time_s', header)}")
-    if len(set(header)) < len(header):
-        raise ScenarioError(f"{AT} = {path!r}: has the column {max(header, key=header.count)!r} twice.")
+    if twice := [name for name in ("time_s", "client") if header.count(name) > 1]:
+        raise ScenarioError(f"{AT} = {path!r}: has the column {twice[0]!r} twice.")
     time, client = header.index("time_s"), header.index("client") if "client" in header else None
     found: dict[int, array[float]] = {}
     most = memory() / 3  # As they are read, and as they are handed out.

@@ -197,8 +197,7 @@ def update_in_place(graph: Graph, params: list[Node], rate: Node, *, fuse: bool 
     """End the graph with the update p <- p - rate * gradient, in place; a gradient that is a product is never written.
 
     *rate* holds minus the learning rate. Without *fuse* every gradient is written first. Output: what is left after the gradients (the
-    loss). Updates come last,
-    since the gradient of one layer still reads the parameters of the next.
+    loss). Updates come last, since the gradient of one layer still reads the parameters of the next.
     """
     end = next(node for node in graph.nodes if node.op == "output")
     outputs = list(cast(tuple[list[Node]], end.args)[0])
