@@ -56,9 +56,8 @@ def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops
 
     def add(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
         nonlocal elements
-        outputs = (
-            outputs[0] if isinstance(outputs, tuple) and outputs else outputs
-        )  # Recurrent layers: what they put out, then their state.
+        # Recurrent layers give what they put out, then their state.
+        outputs = outputs[0] if isinstance(outputs, tuple) and outputs else outputs
         elements += outputs.numel() if isinstance(outputs, Tensor) else 0
 
     idle = (nn.Flatten, nn.Unflatten, nn.Identity)
