@@ -29,7 +29,7 @@ def test_ruff_finds_nothing() -> None:
 def test_ruff_finds_what_is_wrong() -> None:
     """An import that nobody uses, in a file like ours, is found: the rules are read."""
     pytest.importorskip("ruff", reason="needs ruff: pip install 'fedsim-online[test]'")
-    found = tool("ruff", "check", "--no-cache", "--stdin-filename", "fedsim/client.py", "-", fed="import os\n")
+    found = tool("ruff", "check", "--no-cache", "--stdin-filename", "fedsim/client/program.py", "-", fed="import os\n")
 
     assert 1 == found.returncode and "F401" in found.stdout
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import fedsim
 from conftest import tiny_table
-from fedsim.client import Client, Memory, Order
+from fedsim.client.program import Client, Memory, Order
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.flower import records

@@ -25,7 +25,7 @@ from fedsim.data.stream.drift import onsets, schedules
 from fedsim.data.stream.labelling import labellings
 from fedsim.data.stream.order import orders
 from fedsim.data.stream.trigger import triggers
-from fedsim.learn.detectors import detectors
+from fedsim.client.detectors import detectors
 
 def last(value, new):
     value = np.array(value, dtype=np.float64)

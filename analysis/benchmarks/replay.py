@@ -14,8 +14,9 @@ import tracemalloc
 import numpy as np
 
 from fedsim.core.keys import Key
+from fedsim.core.state import State, pack
 from fedsim.core.types import Array
-from fedsim.data.replay import Arrivals, Replay, State, losses, pack, replays, vectors  # noqa: F401  # Importing registers.
+from fedsim.data.replay import Arrivals, Replay, losses, replays, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.replay.memory import schedule
 
 _BATCH = 10

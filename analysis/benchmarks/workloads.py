@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.client import Client, Memory, Order
+from fedsim.client.program import Client, Memory, Order
 from fedsim.data.source import Examples, Pool
 from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build

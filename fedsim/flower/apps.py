@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.client import Client
+from fedsim.client.program import Client
 from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
 from fedsim.learn.engine import Engine

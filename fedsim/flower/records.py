@@ -13,11 +13,11 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedsim.client import Memory, Order, Reply
+from fedsim.client.program import Memory, Order, Reply
+from fedsim.client.stream import Learned
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
 from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
-from fedsim.learn.online import Learned
 from fedsim.learn.work import Job, Result, Start
 
 NODE_OFFSET = 1000

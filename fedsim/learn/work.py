@@ -20,6 +20,8 @@ from fedsim.core.types import Array, IntArray, Params
 
 FULL = 0
 """The batch size that stands for "all examples of the client" (McMahan's B = infinity)."""
+LOCAL = "local/"
+"""Before the names of the parameters that a client's last task left, where these predict."""
 
 
 @dataclass(frozen=True, slots=True)

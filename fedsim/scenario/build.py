@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.client.stream import Online
 from fedsim.core import own
 from fedsim.core.errors import ScenarioError, choices, door
 from fedsim.core.keys import Key
@@ -31,7 +32,6 @@ from fedsim.learn.engine.templates import many_sizes
 from fedsim.learn.models import build as build_model
 from fedsim.learn.models import check_repeats, check_types, params_of
 from fedsim.learn.objectives import Classification, Objective
-from fedsim.learn.online import Online
 from fedsim.learn.optim import Sgd
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.store import Store

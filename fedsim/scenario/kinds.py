@@ -28,6 +28,8 @@ class Slot:
 
 def slots() -> dict[str, Slot]:
     """Return every slot but the strategy's, by noun. Imports what registers, torch included."""
+    from fedsim.client.detectors import detectors
+    from fedsim.client.reactions import reactions
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
     from fedsim.cost.network import networks
@@ -42,11 +44,9 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.labelling import labellings
     from fedsim.data.stream.order import orders
     from fedsim.data.stream.trigger import triggers
-    from fedsim.learn.detectors import detectors
     from fedsim.learn.models import models
     from fedsim.learn.objectives import objectives
     from fedsim.learn.optim import optimizers
-    from fedsim.learn.reactions import reactions
     from fedsim.learn.rehearsal import rehearsals
 
     found: list[Registry[Any]] = [

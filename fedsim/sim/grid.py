@@ -15,13 +15,13 @@ import simpy
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.client import reply_metrics
+from fedsim.client.program import reply_metrics
+from fedsim.client.stream import News
 from fedsim.core.errors import RunError, door, must
 from fedsim.core.types import Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.apps import Mod, with_mods
 from fedsim.learn.engine import Engine
-from fedsim.learn.online import News
 from fedsim.learn.work import Result
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.patience import Patience

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import simpy
 from flwr.app import Message, RecordDict
 
-from fedsim.client import Client, Memory, Order
+from fedsim.client.program import Client, Memory, Order
+from fedsim.client.stream import News, Online
 from fedsim.core.keys import Key
 from fedsim.core.types import Seconds
 from fedsim.cost.availability import Availability
@@ -23,7 +24,6 @@ from fedsim.data.federation import Federation
 from fedsim.flower.records import Size
 from fedsim.learn.engine import Engine
 from fedsim.learn.flops import Flops
-from fedsim.learn.online import News, Online
 from fedsim.learn.work import Job, Result, Task
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.rows import STREAM_ENDED, Outcome, TaskRow

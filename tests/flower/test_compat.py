@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.serverapp.strategy import FedAvg, strategy_utils
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-from fedsim.client import Reply
+from fedsim.client.program import Reply
 from fedsim.core.keys import Key
 from fedsim.flower import compat, records
 from fedsim.learn.work import Job

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedsim.client import Memory, Order
+from fedsim.client.program import Memory, Order
 from fedsim.core.errors import RunError
 from fedsim.flower import compat, records
 from fedsim.learn.work import Start

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedsim.client.detectors import Detector, Never, detectors, kswin
+from fedsim.client.reactions import reaction
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
-from fedsim.learn.detectors import Detector, Never, detectors, kswin
-from fedsim.learn.reactions import reaction
 from fedsim.record.detection import detection_scores
 
 pytest.importorskip("river", reason="needs river, whose detectors these are")

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import fedsim
-from fedsim.client import Client, Memory, Order
+from fedsim.client.program import Client, Memory, Order
 from fedsim.data.replay import losses, policies, replays, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.stream import Stream
 from fedsim.learn.engine.cohort import CohortEngine

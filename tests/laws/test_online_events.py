@@ -13,7 +13,7 @@ from flwr.app import Message, RecordDict
 from test_online import DDM, HINKLEY, NONE, ONLINE, program_of, remembering
 
 import fedsim
-from fedsim.client import Memory, Order
+from fedsim.client.program import Memory, Order
 from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
 from fedsim.data.stream import Stream

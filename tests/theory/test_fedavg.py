@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fedsim
-from fedsim.client import Memory, Order
+from fedsim.client.program import Memory, Order
 from fedsim.data.source import Examples, Pool
 from fedsim.learn.work import Start
 

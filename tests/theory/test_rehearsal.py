@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedsim.client import Memory, Order
+from fedsim.client.program import Memory, Order
+from fedsim.client.stream import AGAIN
 from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.data.replay import Arrivals
 from fedsim.learn.engine import live
-from fedsim.learn.online import AGAIN
 from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load

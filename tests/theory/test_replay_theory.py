@@ -12,8 +12,9 @@ import pytest
 from scipy.stats import chi2
 
 from fedsim.core.keys import Key
+from fedsim.core.state import State
 from fedsim.core.types import Array, FloatArray, IntArray
-from fedsim.data.replay import Arrivals, Drawn, Replay, State
+from fedsim.data.replay import Arrivals, Drawn, Replay
 from fedsim.data.replay.losses import Prioritised, loss_aware, most_interfered, prioritised
 from fedsim.data.replay.memory import REFUSED, Memory, Positions, Rule, subset
 from fedsim.data.replay.policies import (

@@ -6,8 +6,6 @@ checkpoint, in a digest. Knows no policy (policies, losses, vectors), no tensor 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,13 +14,12 @@ from typing import Annotated, Protocol, TypeAlias, cast
 import numpy as np
 
 from fedsim.core import answers
-from fedsim.core.errors import RunError, ScenarioError, must
+from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
+from fedsim.core.state import State
 from fedsim.core.types import Array, FloatArray, IntArray, Range, Seconds
 
-State: TypeAlias = dict[str, Array]
-"""A memory: named arrays of int64, float64 or float32. ``items`` (m,), in slot order, is always there."""
 Capacity: TypeAlias = Annotated[int, Range(ge=1, why="examples that the memory holds")] | None
 Bytes: TypeAlias = Annotated[int, Range(ge=1, why="as many examples as fit")] | None
 Age: TypeAlias = Annotated[float, Range(gt=0, why="older examples are forgotten, in virtual seconds")] | None
@@ -81,7 +78,7 @@ class Replay(Protocol):
         ...
 
     def empty(self) -> State:
-        """Return the memory of a client that has seen nothing."""
+        """Return the memory of a client that has seen nothing; ``items`` (m,), in slot order, is always there."""
         ...
 
     def add(self, state: State, new: Arrivals, key: Key, numbers: Mapping[str, Array] | None = None) -> State:
@@ -163,41 +160,3 @@ def told(policy: str, numbers: Mapping[str, Array] | None, name: str, new: Arriv
         what = "none" if given is None else f"{len(given)}"
         raise RunError(f"replay {policy!r} is told the {name} of new items: {what} came for {len(new.items)} items.")
     return given.astype(np.float64)
-
-
-# A state as bytes: a line of JSON that names the arrays, the arrays, and a hash of both.
-
-_MARK = b"fedsim replay 1\n"
-_HASH_BYTES = 16
-_TYPES = ("<f4", "<f8", "<i8")
-
-
-def pack(state: State) -> bytes:
-    """Return *state* as bytes, the same in every process; ``unpack`` undoes it.
-
-    >>> unpack(pack({"items": np.arange(3)}))["items"].tolist()
-    [0, 1, 2]
-    """
-    arrays = {name: np.ascontiguousarray(state[name]) for name in sorted(state)}
-    must(all(array.dtype.str in _TYPES for array in arrays.values()), "a state holds int64, float64 and float32")
-    head = json.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()]).encode() + b"\n"
-    body = head + b"".join(array.tobytes() for array in arrays.values())
-    return _MARK + hashlib.blake2b(body, digest_size=_HASH_BYTES).digest() + body
-
-
-def unpack(data: bytes) -> State:
-    """Return the state in *data*. Raises RunError when these are not the bytes of one, all of them."""
-    if not data.startswith(_MARK):
-        raise RunError(f"a client's memory starts with {data[:16]!r}: it must start with {_MARK!r}.")
-    digest, body = data[len(_MARK) :][:_HASH_BYTES], data[len(_MARK) + _HASH_BYTES :]
-    if hashlib.blake2b(body, digest_size=_HASH_BYTES).digest() != digest:
-        raise RunError(f"a client's memory of {len(data)} bytes is damaged: its hash does not fit.")
-    head, _, body = body.partition(b"\n")
-    state: State = {}
-    at = 0
-    for name, dtype, shape in json.loads(head):
-        count = math.prod(shape)
-        # Copied: an array over bytes is read-only, and would keep all of them alive.
-        state[name] = np.frombuffer(body, np.dtype(dtype), count, offset=at).reshape(shape).copy()
-        at += state[name].nbytes
-    return state

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.core.keys import Key
+from fedsim.core.state import State
 from fedsim.core.types import Array, Count, FloatArray, IntArray, NonNegative, Positive, Seconds, Share
-from fedsim.data.replay import Age, Arrivals, Bytes, Capacity, Drawn, State, lifetime, replays, room, told
+from fedsim.data.replay import Age, Arrivals, Bytes, Capacity, Drawn, lifetime, replays, room, told
 from fedsim.data.replay.memory import REFUSED, Memory, Positions, alive_slots
 from fedsim.data.replay.policies import any_leaves
 

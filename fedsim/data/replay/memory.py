@@ -15,8 +15,9 @@ import numpy as np
 
 from fedsim.core.errors import must
 from fedsim.core.keys import Key
+from fedsim.core.state import State
 from fedsim.core.types import Array, FloatArray, IntArray, Seconds
-from fedsim.data.replay import Arrivals, Drawn, Replay, State
+from fedsim.data.replay import Arrivals, Drawn, Replay
 
 REFUSED = -1
 

@@ -27,10 +27,9 @@ from fedsim.learn.engine.templates import Templates
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Mixed, Objective, scores_of
-from fedsim.learn.online import LOCAL
 from fedsim.learn.optim import Rows, is_plain
 from fedsim.learn.store import Store
-from fedsim.learn.work import Job, Mix, Result, Start, Task
+from fedsim.learn.work import LOCAL, Job, Mix, Result, Start, Task
 
 RIDE_BYTES = 2**30
 """Parameters of results that nobody has asked for yet: beyond it, tasks in flight wait for their turn."""

@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fedsim.client.stream import Learned, News, Online, OnStream
 from fedsim.core.keys import Key
 from fedsim.core.types import Params, Seconds
 from fedsim.data.federation import Federation
-from fedsim.learn.online import Learned, News, Online, OnStream
 from fedsim.learn.work import Job, Result, Start, Task
 
 

@@ -15,21 +15,18 @@ from typing import Literal
 
 import numpy as np
 
+from fedsim.client.detectors import Detector, Never
+from fedsim.client.reactions import Reaction
 from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
+from fedsim.core.state import State, pack, unpack
 from fedsim.core.types import FloatArray, IntArray, Seconds
-from fedsim.data.replay import Arrivals, Replay, State, pack, unpack
+from fedsim.data.replay import Arrivals, Replay
 from fedsim.data.replay.memory import schedule
 from fedsim.data.stream import Stream
 from fedsim.data.stream.trigger import Trigger
-from fedsim.learn.detectors import Detector, Never
-from fedsim.learn.reactions import Reaction
 from fedsim.learn.rehearsal import Live, Rehearsal
-from fedsim.learn.work import FULL, Batches, Job, Result, Start, Task
-
-LOCAL = "local/"
-"""Before the names of the parameters that a client's last task left, where these predict."""
-
+from fedsim.learn.work import FULL, LOCAL, Batches, Job, Result, Start, Task
 
 AGAIN = 1 << 40
 """From where on the steps of a second draw per mini-batch are numbered, apart from the first."""

@@ -1,0 +1,53 @@
+"""State: named arrays, the one form in which anything is kept from message to message; and its bytes. Knows not whose it is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import TypeAlias
+
+import numpy as np
+
+from fedsim.core.errors import RunError, must
+from fedsim.core.types import Array
+
+State: TypeAlias = dict[str, Array]
+"""Named arrays of int64, float64 or float32."""
+
+# As bytes: a line of JSON that names the arrays, the arrays, and a hash of both.
+
+_MARK = b"fedsim replay 1\n"
+_HASH_BYTES = 16
+_TYPES = ("<f4", "<f8", "<i8")
+
+
+def pack(state: State) -> bytes:
+    """Return *state* as bytes, the same in every process; ``unpack`` undoes it.
+
+    >>> unpack(pack({"items": np.arange(3)}))["items"].tolist()
+    [0, 1, 2]
+    """
+    arrays = {name: np.ascontiguousarray(state[name]) for name in sorted(state)}
+    must(all(array.dtype.str in _TYPES for array in arrays.values()), "a state holds int64, float64 and float32")
+    head = json.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()]).encode() + b"\n"
+    body = head + b"".join(array.tobytes() for array in arrays.values())
+    return _MARK + hashlib.blake2b(body, digest_size=_HASH_BYTES).digest() + body
+
+
+def unpack(data: bytes) -> State:
+    """Return the state in *data*. Raises RunError when these are not the bytes of one, all of them."""
+    if not data.startswith(_MARK):
+        raise RunError(f"a client's memory starts with {data[:16]!r}: it must start with {_MARK!r}.")
+    digest, body = data[len(_MARK) :][:_HASH_BYTES], data[len(_MARK) + _HASH_BYTES :]
+    if hashlib.blake2b(body, digest_size=_HASH_BYTES).digest() != digest:
+        raise RunError(f"a client's memory of {len(data)} bytes is damaged: its hash does not fit.")
+    head, _, body = body.partition(b"\n")
+    state: State = {}
+    at = 0
+    for name, dtype, shape in json.loads(head):
+        count = math.prod(shape)
+        # Copied: an array over bytes is read-only, and would keep all of them alive.
+        state[name] = np.frombuffer(body, np.dtype(dtype), count, offset=at).reshape(shape).copy()
+        at += state[name].nbytes
+    return state
