@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 
 import fedsim
 from conftest import tiny_table
-from fedsim.client.program import Client, Memory, Order
+from fedsim.client.kept import Kept
+from fedsim.client.offline import Offline
+from fedsim.client.program import Order
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.flower import records
@@ -62,8 +64,8 @@ def test_one_image_trains_as_torch_trains_it() -> None:
     parts = build(
         load(tiny_table({"model": model(Images), "clients.count": 180, "training.batch_size": "full", "engine.dtype": "float64"}))
     )
-    client = Client(0, parts.federation, parts.key)
-    task, _ = client.plan(Order(parts.job, Start(parts.first)), Memory())
+    client = Offline(0, parts.federation, parts.key)
+    task, _ = client.plan(Order(parts.job, Start(parts.first)), Kept())
     (result,) = parts.engine.run([task])
     pool = parts.federation.pooled
     assert pool is not None and 1 == len(task.positions)

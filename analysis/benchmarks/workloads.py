@@ -28,7 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.client.program import Client, Memory, Order
+from fedsim.client.kept import Kept
+from fedsim.client.offline import Offline
+from fedsim.client.program import Order
 from fedsim.data.source import Examples, Pool
 from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build
@@ -144,7 +146,7 @@ def numeric_round(work: Workload, parts: Parts) -> float:
     order = Order(parts.job, Start(parts.first))
     _ = order.start.content
     engine = parts.engine
-    tasks = [Client(c, parts.federation, parts.key).plan(order, Memory())[0] for c in range(work.sampled)]
+    tasks = [Offline(c, parts.federation, parts.key).plan(order, Kept())[0] for c in range(work.sampled)]
     tickets = [engine.submit(task) for task in tasks]
     start = time.perf_counter()
     engine.collect(tickets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -13,13 +14,13 @@ from fedsim.core.errors import RunError, must
 from fedsim.core.types import Array
 
 State: TypeAlias = dict[str, Array]
-"""Named arrays of int64, float64 or float32."""
+"""Named arrays of whole numbers and floats."""
 
 # As bytes: a line of JSON that names the arrays, the arrays, and a hash of both.
 
-_MARK = b"fedsim replay 1\n"
+_MARK = b"fedsim state 1\n"
 _HASH_BYTES = 16
-_TYPES = ("<f4", "<f8", "<i8")
+_TYPES = ("<f4", "<f8", "<i8", "|u1", "|b1")
 
 
 def pack(state: State) -> bytes:
@@ -29,7 +30,7 @@ def pack(state: State) -> bytes:
     [0, 1, 2]
     """
     arrays = {name: np.ascontiguousarray(state[name]) for name in sorted(state)}
-    must(all(array.dtype.str in _TYPES for array in arrays.values()), "a state holds int64, float64 and float32")
+    must(all(array.dtype.str in _TYPES for array in arrays.values()), "a state holds int64, float64, float32, bytes and truths")
     head = json.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()]).encode() + b"\n"
     body = head + b"".join(array.tobytes() for array in arrays.values())
     return _MARK + hashlib.blake2b(body, digest_size=_HASH_BYTES).digest() + body
@@ -51,3 +52,21 @@ def unpack(data: bytes) -> State:
         state[name] = np.frombuffer(body, np.dtype(dtype), count, offset=at).reshape(shape).copy()
         at += state[name].nbytes
     return state
+
+
+def joined(parts: Mapping[str, Mapping[str, Array]]) -> State:
+    """Return the states in *parts* as one, each name behind that of its part and a stroke; ``parted`` takes it apart.
+
+    >>> parted(joined({"replay": {"items": np.arange(2)}, "rehearsal": {"logits/items": np.arange(3)}}))["rehearsal"]
+    {'logits/items': array([0, 1, 2])}
+    """
+    return {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}
+
+
+def parted(state: Mapping[str, Array]) -> dict[str, State]:
+    """Return the parts that *state* was joined of; one that held nothing is not among them."""
+    parts: dict[str, State] = {}
+    for name, array in state.items():
+        part, _, rest = name.partition("/")
+        parts.setdefault(part, {})[rest] = array
+    return parts

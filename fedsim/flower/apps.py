@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.client.program import Client
+from fedsim.client.program import Program
 from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
 from fedsim.learn.engine import Engine
@@ -36,7 +36,7 @@ class Site:
     holds.
     """
 
-    client: Client
+    client: Program
     job: Job
     engine: Engine
     mods: Sequence[Mod] = ()
@@ -105,17 +105,17 @@ def server_app(plan: Callable[[Context], Plan]) -> ServerApp:
 
 def _answer(message: Message, context: Context, site: Site) -> Message:
     order = records.order_of(message, records.StartCache(), site.job)
-    memory, now = records.memory_of(context.state), site.now(context)
-    ready_s = site.client.ready_s(order, memory, now)
+    kept, now = records.kept_of(context.state), site.now(context)
+    ready_s = site.client.ready_s(order, kept, now)
     if math.isinf(ready_s):
         return Message(Error(ENDED, "the client's stream has ended"), reply_to=message)
     if ready_s > now:
         site.wait(ready_s - now)
-    task, memory = site.client.plan(order, memory, ready_s)
+    task, kept = site.client.plan(order, kept, ready_s)
     result = site.engine.collect([site.engine.submit(task)])[0]
-    memory, news = site.client.absorb(task, result, memory)
-    records.keep_memory(context.state, memory)
-    return Message(records.reply_content(site.client.reply(task, result, news), writable=True), reply_to=message)
+    finished = site.client.finish(task, result, kept)
+    records.keep(context.state, kept.having(finished.parts))
+    return Message(records.reply_content(finished.reply, writable=True), reply_to=message)
 
 
 def _around(mod: Mod, inner: App) -> App:

@@ -6,15 +6,14 @@ Here Flower's ``node_id`` becomes *client*, and stays so.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
-from fedsim.client.program import Memory, Order, Reply
-from fedsim.client.stream import Learned
+from fedsim.client.kept import Kept
+from fedsim.client.program import Order, Reply
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
 from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
@@ -179,21 +178,15 @@ def forms(params: Params) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (type_name(array.dtype), array.shape) for name, array in params.items()}
 
 
-def memory_of(state: RecordDict) -> Memory:
-    """Return a client's memory from its Flower state."""
+def kept_of(state: RecordDict) -> Kept:
+    """Return what a client keeps, from its Flower state."""
     record: Any = state.config_records.get(_STATE)
-    if record is None:
-        return Memory()
-    learned = Learned.unpacked(record["learned"], record["detector"]) if "learned" in record else None
-    return Memory(int(record["trained"]), int(record["evaluated"]), learned, float(record.get("before", -math.inf)))
+    return Kept() if record is None else Kept.unpacked(record["kept"])
 
 
-def keep_memory(state: RecordDict, memory: Memory) -> None:
-    """Write *memory* into a client's Flower state, where it outlives the process."""
-    record: dict[str, Any] = {"trained": memory.trained, "evaluated": memory.evaluated}
-    if memory.learned is not None:
-        record |= {"before": memory.before, "learned": memory.learned.packed(), "detector": memory.learned.detector}
-    state[_STATE] = ConfigRecord(record)
+def keep(state: RecordDict, kept: Kept) -> None:
+    """Write *kept* into a client's Flower state, where it outlives the process."""
+    state[_STATE] = ConfigRecord({"kept": kept.packed()})
 
 
 def _array_bytes(array: object) -> int:

@@ -16,12 +16,11 @@ from typing import Literal, Protocol
 import numpy as np
 
 from fedsim.core.keys import Key
-from fedsim.core.types import Array, IntArray, Params
+from fedsim.core.state import State, joined, parted
+from fedsim.core.types import IntArray, Params
 
 FULL = 0
 """The batch size that stands for "all examples of the client" (McMahan's B = infinity)."""
-LOCAL = "local/"
-"""Before the names of the parameters that a client's last task left, where these predict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +139,8 @@ class Task:
     which a sequential pass would read them; *key* names every draw that the task may make.
 
     On a stream there may be more. *batches* are laid out already, or *rehearsing* says how the engine does that. *test*
-    are the positions to be predicted before training; by *state*, where it holds parameters (``local/...``), and by
-    *start* otherwise. *state* is what the client's previous task left for this one. *weight* is what the client counts
+    are the positions to be predicted before training; by the parameters in the part ``local``, where it is there, and by
+    *start* otherwise. *parts* are what the client keeps and this task reads. *weight* is what the client counts
     for in the server's average; None: its examples.
     """
 
@@ -154,7 +153,7 @@ class Task:
     batches: Batches | None = None
     rehearsing: Rehearsing | None = None
     test: IntArray | None = None
-    state: Mapping[str, Array] | None = None
+    parts: Mapping[str, State] = field(default_factory=dict[str, State])
     weight: int | None = None
 
     @property
@@ -203,37 +202,37 @@ class Task:
 class Result:
     """What came of a task: *params* (training only), *metrics* by name, and a digest of all that is here.
 
-    *outputs* are for whoever watches: of each example tested, its target, prediction and loss. *state* is for the
+    *outputs* are for whoever watches: of each example tested, its target, prediction and loss. *parts* are for the
     client's next task. *sealed* is the digest where it was computed elsewhere, beside the numbers.
     """
 
     metrics: Mapping[str, float]
     params: Params = field(default_factory=dict[str, np.ndarray])
     outputs: Params = field(default_factory=dict[str, np.ndarray])
-    state: Params = field(default_factory=dict[str, np.ndarray])
+    parts: Mapping[str, State] = field(default_factory=dict[str, State])
     sealed: str = field(default="", repr=False, compare=False)
 
     def arrays(self) -> Params:
         """Return all arrays by one name each: what ``of`` takes apart again."""
-        groups = {"params": self.params, "outputs": self.outputs, "state": self.state}
-        return {f"{group}/{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
+        return joined({"params": self.params, "outputs": self.outputs, "parts": joined(self.parts)})
 
     @classmethod
     def of(cls, metrics: Mapping[str, float], arrays: Params, sealed: str) -> Result:
         """Return the result that *arrays* were of, whose digest is *sealed*."""
-        groups: dict[str, Params] = {"params": {}, "outputs": {}, "state": {}}
-        for name, array in arrays.items():
-            group, _, rest = name.partition("/")
-            groups[group][rest] = array
-        return cls(metrics, **groups, sealed=sealed)
+        groups = parted(arrays)
+        return cls(metrics, groups.get("params", {}), groups.get("outputs", {}), parted(groups.get("parts", {})), sealed)
 
     @property
     def digest(self) -> str:
-        """Return a SHA-256 over metrics, parameters, outputs and state."""
+        """Return a SHA-256 over metrics, parameters, outputs and parts, by the names of fedsim-digest-1.
+
+        There an array of a part is called ``state/PART/NAME``, and one of the part ``rehearsal`` ``state/NAME``.
+        """
         if self.sealed:
             return self.sealed
         numbers = ",".join(f"{name}={float(value).hex()}" for name, value in sorted(self.metrics.items()))
-        rest = {f"{kind}/{name}": a for kind in ("outputs", "state") for name, a in sorted(getattr(self, kind).items())}
+        state = joined({name: part for name, part in self.parts.items() if name != "rehearsal"}) | self.parts.get("rehearsal", {})
+        rest = joined({kind: dict(sorted(arrays.items())) for kind, arrays in (("outputs", self.outputs), ("state", state))})
         return digest_of({**self.params, **rest}, numbers)
 
 

@@ -15,8 +15,7 @@ import simpy
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.client.program import reply_metrics
-from fedsim.client.stream import News
+from fedsim.client.program import News, Reply, reply_metrics
 from fedsim.core.errors import RunError, door, must
 from fedsim.core.types import Seconds
 from fedsim.flower import compat, records
@@ -156,7 +155,7 @@ class VirtualGrid(Grid):
         """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
         self.invariants.at(self.now, "the end of the run")
         if not broken:  # Those on their way have begun, and have predicted.
-            self._late += [d for d in self._open.values() if d.abandoned and d.memory is not None]
+            self._late += [d for d in self._open.values() if d.abandoned and d.kept is not None]
             self._tell_late()
         for delivery in [*self._late, *self._open.values()]:
             if delivery.ticket is not None:
@@ -220,7 +219,7 @@ class VirtualGrid(Grid):
             failure = f"our client takes messages of type {' and '.join(records.KINDS)} only"
         else:
             order = records.order_of(message, self._starts, self._fleet.job)
-            names = reply_metrics(order.job, self._fleet.scores, self._fleet.online)
+            names = reply_metrics(order.job, self._fleet.scores, self._fleet.client(0).tells)
             training = order.job.kind == "train"
             extra = self._fleet.extra_metrics if training else ()
             up = records.reply_size(self._fleet.forms if training else {}, (*names, *extra))
@@ -247,7 +246,7 @@ class VirtualGrid(Grid):
         del self._flying[delivery.id]
         if delivery.abandoned:
             self._settle(delivery, "late")
-            if delivery.memory is not None:
+            if delivery.kept is not None:
                 self._late.append(delivery)
             return
         self._inbox[delivery.id] = delivery
@@ -281,10 +280,10 @@ class VirtualGrid(Grid):
                 continue
             result = results[delivery.ticket]
             self._check(delivery, result)
-            news = self._world.absorb(delivery, result)
-            if news is not None:
-                self._told(delivery, news)
-            reply = self._fill(delivery, result, news)
+            finished = self._world.finish(delivery, result)
+            if finished.news is not None:
+                self._told(delivery, finished.news)
+            reply = self._fill(delivery, finished.reply)
             if reply.has_error():  # A mod refused.
                 delivery.failure = reply.error.reason or "a mod refused"
                 self._settle(delivery, "failed")
@@ -311,16 +310,16 @@ class VirtualGrid(Grid):
 
     def _is_read(self, delivery: Delivery) -> bool:
         """Return whether somebody will want the numbers of *delivery*."""
-        return not delivery.abandoned or delivery.memory is not None
+        return not delivery.abandoned or delivery.kept is not None
 
     def _tell_late(self) -> None:
         """Tell what came of tasks whose replies were late: what they predicted is known, whoever waited for them."""
         late, self._late = self._late, []
         tickets = [delivery.ticket for delivery in late if delivery.ticket is not None]
         for delivery, result in zip(late, self._engine.collect(tickets), strict=True):
-            news = self._world.absorb(delivery, result)
-            if news is not None:
-                self._told(delivery, news)
+            finished = self._world.finish(delivery, result)
+            if finished.news is not None:
+                self._told(delivery, finished.news)
 
     def _told(self, delivery: Delivery, news: News) -> None:
         """Tell the observer what was tested before training, and where a detector signalled drift."""
@@ -338,9 +337,8 @@ class VirtualGrid(Grid):
             )
         )  # fmt: skip
 
-    def _fill(self, delivery: Delivery, result: Result, news: News | None) -> Message:
+    def _fill(self, delivery: Delivery, answer: Reply) -> Message:
         assert delivery.task is not None
-        answer = self._fleet.client(delivery.client).reply(delivery.task, result, news)
 
         def app(message: Message, context: Context) -> Message:
             return compat.reply_to(message, records.reply_content(answer, writable=self._writable))

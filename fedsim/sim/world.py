@@ -9,12 +9,16 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import cast
 
 import simpy
 from flwr.app import Message, RecordDict
 
-from fedsim.client.program import Client, Memory, Order
-from fedsim.client.stream import News, Online
+from fedsim.client.kept import Kept
+from fedsim.client.offline import Offline
+from fedsim.client.program import Finished, Order, Program
+from fedsim.client.stream import Online, OnStream
+from fedsim.core.errors import must
 from fedsim.core.keys import Key
 from fedsim.core.types import Seconds
 from fedsim.cost.availability import Availability
@@ -53,9 +57,11 @@ class Fleet:
     key: Key
     online: Online | None = None
 
-    def client(self, number: int) -> Client:
+    def client(self, number: int) -> Program:
         """Return the program of client *number*."""
-        return Client(number, self.federation, self.key, self.online)
+        if self.online is None:
+            return Offline(number, self.federation, self.key)
+        return OnStream(number, self.federation, self.key, self.online)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +102,9 @@ class Delivery:
     flops: float = 0.0
     failure: str = ""
     abandoned: bool = False
-    news: News | None = None
-    memory: Memory | None = None
-    """What the client carried once the task had begun."""
+    kept: Kept | None = None
+    """What the client kept once the task had begun; None unless that leaves more behind than its reply."""
+    finished: Finished | None = None
 
     @property
     def round(self) -> int:
@@ -127,6 +133,7 @@ class Delivery:
 
 
 _NOTHING = Size(0, 0)
+_NEW = Kept()
 
 
 class World:
@@ -138,7 +145,7 @@ class World:
         self.env = simpy.Environment()
         self.fleet, self.engine, self._arrive, self._invariants = fleet, engine, arrive, invariants
         self._busy: dict[int, deque[simpy.Event]] = {}
-        self._memories: dict[int, Memory] = {}
+        self._kept: dict[int, Kept] = {}
         self._unread: dict[int, Delivery] = {}  # By client: its last training task, until its numbers are known.
 
     def send(self, delivery: Delivery) -> None:
@@ -172,39 +179,40 @@ class World:
             del self._busy[client]
         self._arrive(delivery)
 
-    def absorb(self, delivery: Delivery, result: Result) -> News | None:
-        """Let the client take in the numbers of a task; return what there is to tell. Again, it only tells."""
-        client, known = delivery.client, delivery.news
-        if known is not None or delivery.task is None or delivery.memory is None:
-            return known
-        program = self.fleet.client(client)
-        last = self._unread.get(client) is delivery
-        # Where no task waits for the one before, the client may be further on by now, and this one changes nothing of it.
-        memory, delivery.news = program.absorb(delivery.task, result, self._memories[client] if last else delivery.memory)
-        if last:
-            del self._unread[client]
-            self._remember(delivery, memory)
-        return delivery.news
+    def finish(self, delivery: Delivery, result: Result) -> Finished:
+        """Let the client take in the numbers of a task, once, and return what that ends with."""
+        client, task = delivery.client, delivery.task
+        if delivery.finished is None:
+            must(task is not None, "what is finished has begun")
+            kept = delivery.kept or self._kept[client]
+            delivery.finished = self.fleet.client(client).finish(cast(Task, task), result, kept)
+            if self._unread.get(client) is delivery:  # Otherwise the client is further on, and reads nothing of this one.
+                del self._unread[client]
+                self._keep(delivery, self._kept[client].having(delivery.finished.parts))
+        return delivery.finished
 
     def ended(self, client: int) -> bool:
         """Return whether *client* has trained on all that its stream will ever bring."""
-        return self.fleet.client(client).ended(self._memories.get(client, Memory()), self.env.now)
+        return self.fleet.client(client).ended(self.kept(client), self.env.now)
 
     def forget(self, delivery: Delivery) -> None:
         """Drop the numbers of a delivery that nobody waits for, unless they leave something behind."""
         if delivery.ticket is not None and not self._leaves(delivery):
             self.engine.discard(delivery.ticket)
 
-    def _leaves(self, delivery: Delivery) -> bool:
-        """Return whether a task leaves more behind than its reply: on a stream what it predicted, and what it learned."""
-        return self.fleet.online is not None and delivery.kind == "train"
+    def kept(self, client: int) -> Kept:
+        """Return what *client* keeps now."""
+        return self._kept.get(client, _NEW)
 
-    def _remember(self, delivery: Delivery, memory: Memory) -> None:
-        online = self.fleet.online
-        if online is not None and memory.learned is not None:
-            held = len(online.replay.held(memory.learned.memory))
-            self._invariants.remembered(f"message {delivery.id} to client {delivery.client}", held, online.replay.capacity)
-        self._memories[delivery.client] = memory
+    def _leaves(self, delivery: Delivery) -> bool:
+        """Return whether a task leaves more behind than its reply."""
+        return delivery.kind == "train" and self.fleet.client(delivery.client).leaves
+
+    def _keep(self, delivery: Delivery, kept: Kept) -> None:
+        held, capacity = self.fleet.client(delivery.client).held(kept)
+        if held:
+            self._invariants.remembered(f"message {delivery.id} to client {delivery.client}", held, capacity)
+        self._kept[delivery.client] = kept
 
     def _read(self, client: int) -> None:
         """Take in the numbers of the client's last task, computing them where nobody has asked for them yet."""
@@ -212,12 +220,12 @@ class World:
         if last is not None and last.ticket is not None:
             result = self.engine.peek(last.ticket)
             if result is not None:
-                self.absorb(last, result)
+                self.finish(last, result)
 
     def _until_ready(self, delivery: Delivery, order: Order) -> Generator[simpy.Event, None, None]:
         """Hold a message until its client's trigger does; say so when that will never be."""
         client, now = delivery.client, self.env.now
-        ready_s = self.fleet.client(client).ready_s(order, self._memories.get(client, Memory()), now)
+        ready_s = self.fleet.client(client).ready_s(order, self.kept(client), now)
         if math.isinf(ready_s):
             delivery.failure = STREAM_ENDED
         elif ready_s > now:
@@ -227,16 +235,17 @@ class World:
         """Fix what the task depends on, submit it, and return how long it takes: time before numbers."""
         fleet, client = self.fleet, delivery.client
         training = order.job.kind == "train"
-        if training and fleet.online is not None and fleet.online.chained:
+        program = fleet.client(client)
+        if training and program.chained:
             self._read(client)
-        task, memory = fleet.client(client).plan(order, self._memories.get(client, Memory()), self.env.now)
+        task, kept = program.plan(order, self.kept(client), self.env.now)
         delivery.task = task
         delivery.flops = fleet.flops.of(task)
         if self._leaves(delivery) or not delivery.abandoned:  # A task known to be lost, that leaves nothing, is not computed.
             delivery.ticket = self.engine.submit(task)
         if self._leaves(delivery):
-            delivery.memory = memory
+            delivery.kept = kept
             self._unread[client] = delivery
-        self._remember(delivery, memory)
+        self._keep(delivery, kept)
         number = task.number if training else EVALUATIONS + task.number
         return fleet.compute.seconds(client, number, delivery.flops)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedsim.client.program import Memory, Order
+from fedsim.client.kept import Kept
+from fedsim.client.program import Order
 from fedsim.core.errors import RunError
 from fedsim.flower import compat, records
 from fedsim.learn.work import Start
@@ -104,7 +105,7 @@ def test_polling_advances_to_the_next_arrival(world: Any) -> None:
 
 def flops(parts: Any) -> float:
     """Return what the first client's first task takes."""
-    task, _ = parts.fleet.client(0).plan(Order(parts.job, Start(parts.first)), Memory())
+    task, _ = parts.fleet.client(0).plan(Order(parts.job, Start(parts.first)), Kept())
     return parts.fleet.flops.of(task)
 
 

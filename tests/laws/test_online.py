@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 import fedsim
-from fedsim.client.program import Client, Memory, Order
+from fedsim.client.kept import Kept
+from fedsim.client.program import Order, Program
 from fedsim.data.replay import losses, policies, replays, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.stream import Stream
 from fedsim.learn.engine.cohort import CohortEngine
@@ -129,7 +130,7 @@ def test_whole_cohorts_move_no_bit(name: str, quick: Go) -> None:
 # What a client trains on.
 
 
-def program_of(tiny: Any, overrides: dict[str, Any] | None = None, client: int = 0) -> tuple[Parts, Client, Stream]:
+def program_of(tiny: Any, overrides: dict[str, Any] | None = None, client: int = 0) -> tuple[Parts, Program, Stream]:
     parts = build(load(tiny({**ONLINE, **(overrides or {})})))
     assert parts.federation.streams is not None
     return parts, parts.fleet.client(client), parts.federation.streams.of(client)
@@ -141,13 +142,13 @@ TIMES = (6.0, 16.0, 24.0, 31.0, 80.0)
 def union_gap(tiny: Any, order: Callable[[Any], Any]) -> bool:
     """Return whether tasks on everything so far, put in *order*, have the engine's bits at every message."""
     parts, program, stream = program_of(tiny, {**rehearsing("union"), "clients.replay": {"kind": "reservoir", "capacity": 1000}})
-    memory, start, same = Memory(), Start(parts.first), True
+    memory, start, same = Kept(), Start(parts.first), True
     for number, now in enumerate((3.0, 14.5, 31.0)):
         task, memory = program.plan(Order(parts.job, start), memory, now)
         positions = order(stream.positions[: stream.arrived(now)])
         key = parts.key.fold("client", 0, "task", number)
         ours, theirs = parts.engine.run([task, Task(0, number, parts.job, start, positions, key)])
-        memory, _ = program.absorb(task, ours, memory)
+        memory = memory.having(program.finish(task, ours, memory).parts)
         same = same and all(np.array_equal(a, b) for a, b in zip(ours.params.values(), theirs.params.values(), strict=True))
         start = Start(ours.params)
     return same
@@ -169,14 +170,15 @@ def ledger(tiny: Any, overrides: dict[str, Any], *, local: bool = False) -> tupl
     pool = parts.federation.pooled
     assert pool is not None
     place = {position: item for item, position in enumerate(stream.positions.tolist())}
-    memory, last = Memory(), parts.first
+    memory, last = Kept(), parts.first
     tested: list[Any] = []
     trained: list[Any] = []
     for number, now in enumerate(TIMES):
         received = {name: array + np.float32(0.01 * number) for name, array in parts.first.items()}
         task, memory = program.plan(Order(parts.job, Start(received)), memory, now)
         result = parts.engine.run([task])[0]
-        memory, news = program.absorb(task, result, memory)
+        done = program.finish(task, result, memory)
+        memory, news = memory.having(done.parts), done.news
         assert news is not None
         by = last if local and number else received
         weight, bias = by.values()
@@ -279,13 +281,12 @@ def test_a_foretold_memory_holds_what_the_real_one_does(tiny: Any) -> None:
         parts, program, _ = program_of(
             tiny, {**remembering(kind), "stream.order": {"kind": "class_incremental", "tasks": [[0, 1], [2, 3, 4], [5]]}}
         )
-        memory = Memory()
+        memory = Kept()
         for now in (5.0, 17.0, 40.0):
             task, memory = program.plan(Order(parts.job, Start(parts.first)), memory, now)
-            before = memory.learned
-            memory, _ = program.absorb(task, parts.engine.run([task])[0], memory)
-            assert before is not None and memory.learned is not None
-            foretold, real = before.memory["labels"], memory.learned.memory["labels"]
+            before = memory.parts
+            memory = memory.having(program.finish(task, parts.engine.run([task])[0], memory).parts)
+            foretold, real = before["replay"]["labels"], memory.parts["replay"]["labels"]
             assert len(foretold) == len(real)
             assert kind != "herding" or sorted(foretold) == sorted(real)
 
@@ -307,8 +308,8 @@ def test_every_pass_through_the_model_takes_its_time(name: str, tiny: Any) -> No
     more, beside = PASSES[name]
     parts, program, stream = program_of(tiny, more)
     order = Order(parts.job, Start(parts.first))
-    task, memory = program.plan(order, Memory(), float(stream.arrived_s[12]))
-    memory, _ = program.absorb(task, parts.engine.run([task])[0], memory)
+    task, memory = program.plan(order, Kept(), float(stream.arrived_s[12]))
+    memory = memory.having(program.finish(task, parts.engine.run([task])[0], memory).parts)
     task, memory = program.plan(order, memory, float(stream.arrived_s[28]))  # 16 new ones, in four steps.
     flops, (forward, training) = parts.fleet.flops, beside(16, task.seen - 16)
     plain = flops.of(Task(0, 0, parts.job, order.start, np.arange(16), task.key))

@@ -13,7 +13,8 @@ from flwr.app import Message, RecordDict
 from test_online import DDM, HINKLEY, NONE, ONLINE, program_of, remembering
 
 import fedsim
-from fedsim.client.program import Memory, Order
+from fedsim.client.kept import Kept
+from fedsim.client.program import Order
 from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
 from fedsim.data.stream import Stream
@@ -171,9 +172,9 @@ def test_a_reaction_begins_with_the_next_task(tiny: Any) -> None:
     """After an alarm the memory shrinks at once, the next tasks have a higher rate that fades, and replay more."""
     reaction = {"kind": "adapt", "buffer": "shrink", "keep": 0.25, "lr_factor": 5.0, "lr_steps": 8, "replay_share": 0.8}
     parts, program, _ = program_of(tiny, {"clients.detector": DDM, "clients.reaction": reaction})
-    memory, alarm_step, steps, seen = Memory(), -1, 0, 0
+    memory, alarm_step, steps, seen = Kept(), -1, 0, 0
     for now in (6.0, 12.0, 18.0, 24.0, 30.0, 36.0, 80.0):
-        held = 0 if memory.learned is None else len(memory.learned.memory["items"])
+        held = len(memory.parts["replay"]["items"]) if memory.parts else 0
         task, memory = program.plan(Order(parts.job, Start(parts.first)), memory, now)
         left = 0.0 if alarm_step < 0 else max(0.0, 1 - (steps - alarm_step) / 8)
         assert math.isclose(task.job.lr, 0.1 * (1 + 4 * left))
@@ -181,14 +182,13 @@ def test_a_reaction_begins_with_the_next_task(tiny: Any) -> None:
         assert batches is not None
         ratio = 16 if alarm_step >= 0 else 4
         assert min(ratio, held) == batches.sizes[0] - batches.fresh[0]
-        assert memory.learned is not None
-        before = memory.learned.memory["items"]
+        before = memory.parts["replay"]["items"]
         result = parts.engine.run([task])[0]
-        memory, news = program.absorb(task, result, memory)
-        answer = program.reply(task, result, news)
-        assert news is not None and memory.learned is not None
+        done = program.finish(task, result, memory)
+        memory, news, answer = memory.having(done.parts), done.news, done.reply
+        assert news is not None
         steps += task.steps
-        after = memory.learned.memory["items"]
+        after = memory.parts["replay"]["items"]
         assert len(news.alarms) == answer.metrics["drift"]
         if len(news.alarms):
             alarm_step, seen = steps, seen + 1
@@ -216,7 +216,7 @@ def test_the_server_hears_of_drift(quick: Go) -> None:
 def test_a_client_weighs_what_the_scenario_says(weight: str, tiny: Any) -> None:
     """In averages a client counts for the examples it has just trained on, all it has seen, or all it holds."""
     parts, program, stream = program_of(tiny, {"stream.weight": weight})
-    memory = Memory()
+    memory = Kept()
     for now in (6.0, 16.0, 40.0):
         task, memory = program.plan(Order(parts.job, Start(parts.first)), memory, now)
         seen = stream.arrived(now)

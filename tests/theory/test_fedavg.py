@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import fedsim
-from fedsim.client.program import Memory, Order
+from fedsim.client.kept import Kept
+from fedsim.client.program import Order
 from fedsim.data.source import Examples, Pool
 from fedsim.learn.work import Start
 
@@ -164,7 +165,7 @@ def test_round_time_follows_the_harmonic_number(tmp_path: Any, clients: int) -> 
         "server": {"strategy": {"kind": "FedAvg"}, "rounds": rounds},
     }
     found = preview(load(table), rounds)
-    task, _ = found.parts.fleet.client(0).plan(Order(found.parts.job, Start(found.parts.first)), Memory())
+    task, _ = found.parts.fleet.client(0).plan(Order(found.parts.job, Start(found.parts.first)), Kept())
     mean_s = found.parts.fleet.flops.of(task) / 1e9
     harmonic = sum(1 / i for i in range(1, clients + 1))
     spread = math.sqrt(sum(1 / i**2 for i in range(1, clients + 1)) / rounds)

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedsim.client.program import Memory, Order
+from fedsim.client.kept import Kept
+from fedsim.client.program import Order
 from fedsim.client.stream import AGAIN
 from fedsim.core.keys import Key
 from fedsim.core.types import Params
@@ -215,11 +216,11 @@ class ByHand:
 def gap(parts: Parts, rehearsal: Mapping[str, Any], wrong: str = "") -> float:
     """Return how far the engine's parameters and losses are at most from those by hand, over three tasks."""
     program, hand = parts.fleet.client(0), ByHand(parts, rehearsal, wrong)
-    memory, named, found = Memory(), parts.first, 0.0
+    memory, named, found = Kept(), parts.first, 0.0
     for now in (14.0, 33.0, 60.0):
         task, memory = program.plan(Order(parts.job, Start(named)), memory, now)
         result = parts.engine.run([task])[0]
-        memory, _ = program.absorb(task, result, memory)
+        memory = memory.having(program.finish(task, result, memory).parts)
         params, loss = hand.task([torch.from_numpy(a).clone() for a in named.values()], now)
         found = max(found, abs(loss - result.metrics["train_loss"]))
         for ours, theirs in zip(result.params.values(), params, strict=True):

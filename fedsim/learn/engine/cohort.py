@@ -29,7 +29,7 @@ from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Mixed, Objective, scores_of
 from fedsim.learn.optim import Rows, is_plain
 from fedsim.learn.store import Store
-from fedsim.learn.work import LOCAL, Job, Mix, Result, Start, Task
+from fedsim.learn.work import Job, Mix, Result, Start, Task
 
 RIDE_BYTES = 2**30
 """Parameters of results that nobody has asked for yet: beyond it, tasks in flight wait for their turn."""
@@ -215,19 +215,19 @@ class CohortEngine:
             self.as_built()
             with one_thread():
                 learner = Learner(self._model, self._objective, self._store, task, self._start(task), self._trained)
-                params, state, loss = learner.run()
+                params, parts, loss = learner.run()
             arrays = {name: param.cpu().numpy() for name, param in zip(self._names, params, strict=True)}
             metrics = {"train_loss": loss}
             if job.initial_loss:
                 metrics["initial_loss"] = self._scores(task)["loss"]
-            found.append(Result(metrics, arrays, self._predicted(task), state))
+            found.append(Result(metrics, arrays, self._predicted(task), parts))
         return found
 
     def _predicted(self, task: Task) -> Params:
         """Return target, prediction and loss of each example that *task* tests, before it trains. Shapes: (tested,)."""
         if task.test is None or not len(task.test):  # Labels may come when no example does.
             return {}
-        local = {name.removeprefix(LOCAL): a for name, a in (task.state or {}).items() if name.startswith(LOCAL)}
+        local = task.parts.get("local")
         x, y, _ = self._store.pool([task])
         return self._scorer.each(self._tensors(local) if local else self._start(task), x, y, task.test)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap  # pyright: ignore[reportUnknownVariableType]
 
 from fedsim.core.errors import RunError, must
+from fedsim.core.state import State
 from fedsim.core.types import Array, IntArray, Params
 from fedsim.data.replay import Drawn
 from fedsim.data.replay.losses import most_interfered
@@ -34,7 +35,7 @@ GRADIENT_NUMBERS = 4096
 
 
 class Learner:
-    """Trains one task. ``run()`` returns (parameters and buffers, state for the client's next task, mean loss)."""
+    """Trains one task. ``run()`` returns (parameters and buffers, parts for the client's next task, mean loss)."""
 
     def __init__(
         self, model: nn.Module, objective: Objective, store: Store, task: Task, start: list[Tensor], trained: int
@@ -45,13 +46,13 @@ class Learner:
         self._rows = Rows(task.job, [param.unsqueeze(0) for param in start], trained)
         self._start = start
         self._x, self._y, _ = store.pool([task])
-        state = dict(task.state or {})
-        self._memory = {name.removeprefix("replay/"): a for name, a in state.items() if name.startswith("replay/")}
+        state = task.parts.get("rehearsal", {})
+        self._memory = task.parts.get("replay", {})
         self._logits = dict(zip(state.get("logits/items", np.zeros(0)).tolist(), state.get("logits/values", ()), strict=True))
         self._anchor = {name.removeprefix("anchor/"): self._tensor(a) for name, a in state.items() if name.startswith("anchor/")}
         self._fisher = {name.removeprefix("fisher/"): self._tensor(a) for name, a in state.items() if name.startswith("fisher/")}
 
-    def run(self) -> tuple[list[Tensor], Params, float]:
+    def run(self) -> tuple[list[Tensor], dict[str, State], float]:
         """Train, and return what came of it."""
         live, losses = self._live, list[float]()
         luck = self._task.key.fold("random").numpy()
@@ -63,7 +64,7 @@ class Learner:
         with evaluating(self._model):
             if live.replay.needs and rest < len(live.new.items):  # Steps were fewer than an epoch's: the rest is remembered too.
                 self._remember(rest, len(live.new.items), self._outputs(live.new.items[rest:]))
-            return params, self._state(params), float(np.mean(losses))
+            return params, self._parts(params), float(np.mean(losses))
 
     def _step(self, step: int) -> float:
         live, method = self._live, self._live.rehearsal
@@ -266,11 +267,10 @@ class Learner:
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._start[0])
 
-    def _state(self, params: list[Tensor]) -> Params:
+    def _parts(self, params: list[Tensor]) -> dict[str, State]:
         """Return what the client's next task needs of this one's numbers."""
         live, state = self._live, dict[str, Array]()
-        if live.replay.needs:
-            state |= {f"replay/{name}": array for name, array in self._memory.items()}
+        parts = {"replay": dict(self._memory)} if live.replay.needs else {}
         if live.rehearsal.method in ("der", "der++"):
             items = np.sort(live.replay.held(self._memory) if live.kept is None else live.kept)
             missing = np.array([item for item in items.tolist() if item not in self._logits], dtype=np.int64)
@@ -280,7 +280,7 @@ class Learner:
             state |= {"logits/items": items, "logits/values": np.stack(values) if values else np.zeros((0, 1), np.float32)}
         if live.rehearsal.method == "ewc":
             state |= self._importance(params)
-        return state
+        return {**parts, "rehearsal": state} if state else parts
 
     def _importance(self, params: list[Tensor]) -> Params:
         """Return the Fisher information of this task, added to what is left of that before, and where it was taken."""

@@ -1,0 +1,61 @@
+"""A client whose examples are all there: it trains on what it holds, and is scored on what it keeps back. Knows no stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsim.client.kept import Kept
+from fedsim.client.program import Finished, Order, next_task, reply_to
+from fedsim.core.keys import Key
+from fedsim.core.types import Seconds
+from fedsim.data.federation import Federation
+from fedsim.learn.work import Result, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Offline:
+    """Client *number* of a federation. *root* is the root key; all of a client's luck hangs below its own name."""
+
+    number: int
+    federation: Federation
+    root: Key
+
+    @property
+    def chained(self) -> bool:
+        """Return that no task needs the numbers of the one before."""
+        return False
+
+    @property
+    def leaves(self) -> bool:
+        """Return that a task leaves nothing but its reply."""
+        return False
+
+    @property
+    def tells(self) -> tuple[str, ...]:
+        """Return that a reply has the metrics of its result."""
+        return ()
+
+    def ready_s(self, order: Order, kept: Kept, now: Seconds) -> Seconds:
+        """Return *now*: the client acts at once."""
+        return now
+
+    def ended(self, kept: Kept, now: Seconds) -> bool:
+        """Return that there is always something to train on."""
+        return False
+
+    def plan(self, order: Order, kept: Kept, now: Seconds = 0.0) -> tuple[Task, Kept]:
+        """Return the task that *order* makes, and what the client keeps once it has begun."""
+        training = order.job.kind == "train"
+        count, key, after = next_task(self.number, self.root, kept, training)
+        positions = self.federation.train(self.number) if training else self.federation.validation(self.number)
+        return Task(self.number, count, order.job, order.start, positions, key), after
+
+    def finish(self, task: Task, result: Result, kept: Kept) -> Finished:
+        """Return the reply."""
+        return Finished(reply_to(task, result))
+
+    def held(self, kept: Kept) -> tuple[int, int]:
+        """Return that nothing is remembered."""
+        return 0, 0
+
+
