@@ -293,7 +293,7 @@ class _Session:
         if grid is not None and status != "done":
             steps.take("what was under way could not be settled", lambda: grid.finish(broken=True))
         if journal is not None:
-            journal.digest.add(digest_of(self.latest))
+            journal.digest.add(digest_of({**self.latest, **(self.parts.extras.state if self.parts.extras else {})}))
             if not steps.take(f"{self.folder / JOURNAL}: its last rows could not be written", journal.flush) and status == "done":
                 status, error = "failed", steps.lost[-1]
         if journal is not None and status == "done" and not (self.folder / JOURNAL).is_file():

@@ -14,21 +14,25 @@ from fedsim.learn.work import Result, Task
 
 @dataclass(frozen=True, slots=True)
 class Offline:
-    """Client *number* of a federation. *root* is the root key; all of a client's luck hangs below its own name."""
+    """Client *number* of a federation. *root* is the root key; all of a client's luck hangs below its own name.
+
+    *keeps* are the parts that its training reads of the task before: an optimiser's, an algorithm's.
+    """
 
     number: int
     federation: Federation
     root: Key
+    keeps: tuple[str, ...] = ()
 
     @property
     def chained(self) -> bool:
-        """Return that no task needs the numbers of the one before."""
-        return False
+        """Return whether a training task needs the numbers of the one before."""
+        return bool(self.keeps)
 
     @property
     def leaves(self) -> bool:
-        """Return that a task leaves nothing but its reply."""
-        return False
+        """Return whether a training task leaves more than its reply."""
+        return bool(self.keeps)
 
     @property
     def tells(self) -> tuple[str, ...]:
@@ -48,11 +52,12 @@ class Offline:
         training = order.job.kind == "train"
         count, key, after = next_task(self.number, self.root, kept, training)
         positions = self.federation.train(self.number) if training else self.federation.validation(self.number)
-        return Task(self.number, count, order.job, order.start, positions, key), after
+        parts = kept.few(*self.keeps) if training else {}
+        return Task(self.number, count, order.job, order.start, positions, key, parts=parts), after
 
     def finish(self, task: Task, result: Result, kept: Kept) -> Finished:
-        """Return the reply."""
-        return Finished(reply_to(task, result))
+        """Return the reply, and what the client keeps."""
+        return Finished(reply_to(task, result), result.parts)
 
     def held(self, kept: Kept) -> tuple[int, int]:
         """Return that nothing is remembered."""

@@ -123,4 +123,5 @@ def reply_metrics(job: Job, scores: tuple[str, ...], tells: tuple[str, ...] = ()
     """
     if job.kind == "evaluate":
         return ("num-examples", *scores)
-    return ("num-examples", "train_loss", *(["initial_loss"] if job.initial_loss else []), *tells)
+    more = job.algorithm.metrics if job.algorithm else ()
+    return ("num-examples", "train_loss", *(["initial_loss"] if job.initial_loss else []), *more, *tells)

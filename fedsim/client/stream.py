@@ -70,17 +70,18 @@ class Online:
 
 @dataclass(frozen=True, slots=True)
 class OnStream:
-    """Client *number* on its stream. *root* is the root key; evaluations are a client's without a stream."""
+    """Client *number* on its stream. *root* is the root key, *keeps* as off streams; so are its evaluations."""
 
     number: int
     federation: Federation
     root: Key
     online: Online
+    keeps: tuple[str, ...] = ()
 
     @property
     def chained(self) -> bool:
         """Return whether a training task needs the numbers of the client's task before."""
-        return self.online.chained
+        return self.online.chained or bool(self.keeps)
 
     @property
     def leaves(self) -> bool:
@@ -117,7 +118,6 @@ class OnStream:
             return Offline(self.number, self.federation, self.root).plan(order, kept, now)
         online, stream = self.online, self.stream
         count, key, after = next_task(self.number, self.root, kept, training=True)
-        job = dataclasses.replace(order.job, lr=order.job.lr * self._lr_scale(kept))
         begin, end = stream.arrived(kept.until_s), stream.arrived(now)
         labelled = stream.labelled_s[:end]
         items = np.flatnonzero((labelled > kept.until_s) & (labelled <= now))
@@ -128,8 +128,8 @@ class OnStream:
             )
         new = Arrivals(items, self.federation.targets(self.number, stream.positions[items]), stream.arrived_s[items])
         base = Task(
-            self.number, count, job, order.start, stream.positions[items], key, test=stream.positions[begin:end],
-            parts=kept.few("rehearsal", "local") if online.chained else {},
+            self.number, count, order.job, order.start, stream.positions[items], key, test=stream.positions[begin:end],
+            parts=kept.few("rehearsal", "local", *self.keeps),
         )  # fmt: skip
         if online.rehearsal.method == "union":
             task, memory = self._union(base, new, kept, now)
@@ -139,7 +139,9 @@ class OnStream:
             after, until_s=now, before_s=kept.until_s, seen=kept.seen + len(items), steps=kept.steps + task.steps
         ).having({"replay": memory})
         weight = {"trained": task.seen, "seen": after.seen, "held": max(1, len(online.replay.held(memory)))}[online.weight]
-        return dataclasses.replace(task, weight=weight), after
+        scale = self._lr_scale(kept)
+        rates = None if scale == 1.0 else np.full(task.steps, task.job.lr * scale)
+        return dataclasses.replace(task, weight=weight, rates=rates), after
 
     def finish(self, task: Task, result: Result, kept: Kept) -> Finished:
         """Return what *task* ends with; *kept* is what ``plan`` returned beside it."""

@@ -28,7 +28,11 @@ FRAMING_BYTES = 446
 FRAMING_ARRAY_BYTES = 316
 """What Flower adds per array: its own header and that of its chunk. Measured on flwr 1.41."""
 
-_JOB = {field.name: field.name.replace("_", "-") for field in dataclasses.fields(Job) if field.name != "kind"}
+_JOB = {
+    "epochs": "epochs", "steps": "steps", "batch_size": "batch-size", "lr": "lr", "momentum": "momentum", "weight_decay": "weight-decay",
+    "nesterov": "nesterov", "proximal_mu": "proximal-mu", "initial_loss": "initial-loss", "drop_last": "drop-last",
+}  # fmt: skip
+"""What of a job travels, by which key: frozen, since every byte is on the clock. New settings are read from the scenario on both sides."""
 _STATE = "fedsim"
 KINDS = ("train", "evaluate")
 """The message types that our client takes."""

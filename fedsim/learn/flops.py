@@ -13,7 +13,8 @@ from fedsim.core.errors import ScenarioError
 from fedsim.learn.models import trainable
 from fedsim.learn.objectives import Objective
 from fedsim.learn.operations import COSTS, Watch
-from fedsim.learn.optim import flops_per_step
+from fedsim.learn.optim import rule
+from fedsim.learn.terms import flops_of
 from fedsim.learn.work import Task
 
 ELEMENTWISE = 4.0
@@ -37,7 +38,7 @@ class Flops:
             return self.forward * examples
         forward, training = task.beside
         before = self.forward * (task.tested + (examples if job.initial_loss else 0) + forward)
-        updates = flops_per_step(job, self.parameters) * task.steps
+        updates = flops_of(rule(job), self.parameters) * task.steps
         return before + self.training * (task.seen + training) + updates
 
 

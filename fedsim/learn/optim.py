@@ -1,104 +1,93 @@
-"""Local optimisers, on parameters stacked over clients: elementwise, in place, one row a client.
+"""Local optimisers: what each makes of the settings of a scenario and of a job, as terms of the update rule. Knows no engine.
 
-What is written here has the arithmetic of ``torch.optim.SGD``; stacking rows changes no bit of any row.
+The arithmetic is that of ``torch.optim``, elementwise and in place; stacking rows changes no bit of any row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import Annotated, Literal, Protocol
 
 from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
-from fedsim.core.types import NonNegative, Positive
+from fedsim.core.types import NonNegative, Positive, Range
+from fedsim.learn import terms
+from fedsim.learn.terms import Term
 from fedsim.learn.work import Job
+
+Beta = Annotated[float, Range(ge=0, lt=1, why="the share of the past in a moving average")]
+KEEPS = Literal["reset", "keep"]
+
+
+class Optimizer(Protocol):
+    """A local optimiser: a learning rate, and the terms of its rule."""
+
+    @property
+    def lr(self) -> float:
+        """Return the learning rate, where no message orders another."""
+        ...
+
+    @property
+    def state(self) -> KEEPS:
+        """Return whether what its terms keep starts anew with each task, or stays with the client."""
+        ...
+
+    def terms(self, job: Job) -> Sequence[Term]:
+        """Return the terms of the rule for *job*, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
-    """Settings of mini-batch SGD, as a job carries them."""
+    """Mini-batch SGD. A job carries these settings, so that a message may order others: the rule goes by the job's."""
 
     lr: float
     momentum: float
     weight_decay: float
     nesterov: bool
+    state: KEEPS = "reset"
+
+    def terms(self, job: Job) -> tuple[Term, ...]:
+        """Return weight decay and momentum, those that *job* has."""
+        decay = (terms.WeightDecay(job.weight_decay),) if job.weight_decay else ()
+        return (*decay, terms.Momentum(job.momentum, job.nesterov)) if job.momentum else decay
 
 
-def _sound(made: Sgd, _given: object) -> None:
-    if made.nesterov and not made.momentum:
+def _sound(made: Optimizer, _given: object) -> None:
+    if isinstance(made, Sgd) and made.nesterov and not made.momentum:
         raise ValueError("its nesterov is true, and wants momentum > 0; 0.9 is usual")
 
 
-optimizers: Registry[Callable[..., Sgd]] = Registry(
+optimizers: Registry[Callable[..., Optimizer]] = Registry(
     "optimizer", key="training.optimizer",
     gives=answers.Gives(
-        "settings of an optimizer that fedsim has (sgd)", ("lr", "momentum", "weight_decay", "nesterov"),
-        fields={"lr": answers.within(gt=0), "momentum": answers.within(ge=0, lt=1), "weight_decay": answers.within(ge=0),
-                "nesterov": answers.truth},
-        looked=_sound,
+        "an Optimizer", ("lr", "state", "terms"), looked=_sound,
+        fields={"lr": answers.within(gt=0), "state": answers.among("reset", "keep")},
     ),
-    own="Clients train with SGD and nothing else; adaptive steps are the server's: server.strategy.kind = 'FedAdam', 'FedYogi'"
-    " or 'FedAdagrad'. Your own, 'package.module:name', may only choose the settings of sgd.",
-)
+)  # fmt: skip
 
 
 @optimizers.register("sgd")
 def sgd(
-    *, lr: Positive, momentum: NonNegative = 0.0, weight_decay: NonNegative = 0.0, nesterov: bool = False
+    *, lr: Positive, momentum: NonNegative = 0.0, weight_decay: NonNegative = 0.0, nesterov: bool = False, state: KEEPS = "reset"
 ) -> Sgd:
-    """Mini-batch SGD with momentum and weight decay (``torch.optim.SGD``); its state starts anew with each task."""
+    """Mini-batch SGD with momentum and weight decay (``torch.optim.SGD``); its momentum starts anew with each task, or is kept."""
     if momentum >= 1:
         raise ScenarioError(f"training.optimizer.momentum = {momentum}: must be < 1; 0.9 is usual.")
     if nesterov and not momentum:
         raise ScenarioError("training.optimizer.nesterov = true: needs momentum > 0; 0.9 is usual.")
-    return Sgd(lr, momentum, weight_decay, nesterov)
+    if state == "keep" and not momentum:
+        raise ScenarioError("training.optimizer.state = 'keep': there is nothing to keep without momentum; 0.9 is usual.")
+    return Sgd(lr, momentum, weight_decay, nesterov, state)
 
 
-def flops_per_step(job: Job, parameters: int) -> float:
-    """Return what one update costs beyond the gradient: 2 operations per parameter for each term of the rule."""
-    terms = 1 + (job.weight_decay > 0) + (job.momentum > 0) + job.nesterov + 1.5 * (job.proximal_mu > 0)
-    return 2.0 * terms * parameters
+def rule(job: Job) -> tuple[Term, ...]:
+    """Return the terms of the update that *job* orders, in order: the algorithm's, FedProx's, then the optimiser's.
 
-
-def is_plain(job: Job) -> bool:
-    """Return whether the update of *job* is p <- p - lr g and nothing else."""
-    return not (job.momentum or job.weight_decay or job.proximal_mu)
-
-
-class Rows:
-    """Stacked parameters (and buffers) of a chunk of clients, and the optimiser state that goes with them.
-
-    Shapes: every tensor is (rows, ...). All rows follow the same job; *starts* are what they came from, possibly one
-    set expanded to all rows; the first *trained* of them are parameters.
+    None at all is ``p <- p - lr g``.
     """
-
-    def __init__(self, job: Job, starts: list[Tensor], trained: int) -> None:
-        self.job = job
-        self.params = [start.clone(memory_format=torch.contiguous_format) for start in starts]
-        self._starts = starts
-        self._moments = [torch.zeros_like(p) for p in self.params[:trained]] if job.momentum else []
-
-    def step(self, rows: slice | Tensor, gradients: list[Tensor], first: bool) -> None:
-        """Update *rows* in place, given their gradients; *first* says that it is the task's first step."""
-        job = self.job
-        for i, (whole, gradient) in enumerate(zip(self.params, gradients, strict=False)):
-            param = whole[rows]  # A slice is a view; an index is a copy, written back below.
-            # Products and sums apart, never add(alpha=...): that is fused in vectorised loops and not in scalar ones,
-            # and which elements fall into which depends on how many rows there are.
-            if job.proximal_mu:
-                gradient = gradient + (param - self._starts[i][rows]).mul_(job.proximal_mu)
-            if job.weight_decay:
-                gradient = gradient + param * job.weight_decay
-            if job.momentum:
-                moment = self._moments[i][rows]
-                moment = moment.copy_(gradient) if first else moment.mul_(job.momentum).add_(gradient)
-                if not isinstance(rows, slice):
-                    self._moments[i][rows] = moment
-                gradient = gradient + moment * job.momentum if job.nesterov else moment
-            param.sub_(gradient * job.lr)
-            if not isinstance(rows, slice):
-                whole[rows] = param
+    proximal = (terms.Proximal(job.proximal_mu),) if job.proximal_mu else ()
+    optimizer = job.optimizer or Sgd(job.lr, job.momentum, job.weight_decay, job.nesterov)
+    return (*(job.algorithm.terms(job) if job.algorithm else ()), *proximal, *optimizer.terms(job))

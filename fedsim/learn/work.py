@@ -11,13 +11,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from fedsim.core.keys import Key
 from fedsim.core.state import State, joined, parted
-from fedsim.core.types import IntArray, Params
+from fedsim.core.types import FloatArray, IntArray, Params
+
+if TYPE_CHECKING:
+    from fedsim.learn.algorithms import Algorithm
+    from fedsim.learn.optim import Optimizer
 
 FULL = 0
 """The batch size that stands for "all examples of the client" (McMahan's B = infinity)."""
@@ -31,6 +35,7 @@ class Job:
     short last batch of an epoch out; a client with fewer examples than a batch has one batch all the same, of all that it has.
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
+    *optimizer* and *algorithm* are the scenario's, on both sides: they never travel. None: SGD as the fields say, and no algorithm.
     """
 
     kind: Literal["train", "evaluate"] = "train"
@@ -44,6 +49,15 @@ class Job:
     proximal_mu: float = 0.0
     initial_loss: bool = False
     drop_last: bool = False
+    optimizer: Optimizer | None = None
+    algorithm: Algorithm | None = None
+
+    @property
+    def keeping(self) -> tuple[str, ...]:
+        """Return the parts of what a client keeps that its tasks of this job read and change."""
+        optimizer = self.optimizer is not None and self.optimizer.state == "keep"
+        algorithm = self.algorithm is not None and len(self.algorithm.keeps) > 0
+        return (*(["algorithm"] if algorithm else []), *(["optimizer"] if optimizer else []))
 
     def size(self, examples: int) -> int:
         """Return the batch size on a client with *examples* examples."""
@@ -141,7 +155,7 @@ class Task:
     On a stream there may be more. *batches* are laid out already, or *rehearsing* says how the engine does that. *test*
     are the positions to be predicted before training; by the parameters in the part ``local``, where it is there, and by
     *start* otherwise. *parts* are what the client keeps and this task reads. *weight* is what the client counts
-    for in the server's average; None: its examples.
+    for in the server's average; None: its examples. *rates* are the learning rates of its steps, (steps,); None: the job's.
     """
 
     client: int
@@ -155,6 +169,7 @@ class Task:
     test: IntArray | None = None
     parts: Mapping[str, State] = field(default_factory=dict[str, State])
     weight: int | None = None
+    rates: FloatArray | None = None
 
     @property
     def laid_out(self) -> bool:
@@ -166,6 +181,11 @@ class Task:
         """Return the size of each mini-batch. Shapes: -> (steps,)."""
         laid_out = self.batches or self.rehearsing
         return self.job.sizes(len(self.positions)) if laid_out is None else laid_out.sizes
+
+    @property
+    def step_rates(self) -> FloatArray:
+        """Return the learning rate of each local step. Shapes: -> (steps,)."""
+        return np.full(self.steps, self.job.lr) if self.rates is None else self.rates
 
     @property
     def steps(self) -> int:
@@ -200,7 +220,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a task: *params* (training only), *metrics* by name, and a digest of all that is here.
+    """What came of a task: *params* and an algorithm's extra arrays (training only), *metrics* by name, a digest of all that is here.
 
     *outputs* are for whoever watches: of each example tested, its target, prediction and loss. *parts* are for the
     client's next task. *sealed* is the digest where it was computed elsewhere, beside the numbers.

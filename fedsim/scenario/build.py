@@ -27,12 +27,13 @@ from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
+from fedsim.learn.algorithms import Algorithm, FedAvg
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.templates import many_sizes
 from fedsim.learn.models import build as build_model
-from fedsim.learn.models import check_repeats, check_types, params_of
+from fedsim.learn.models import check_repeats, check_types, params_of, trainable
 from fedsim.learn.objectives import Classification, Objective
-from fedsim.learn.optim import Sgd
+from fedsim.learn.optim import Optimizer, Sgd
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
@@ -43,6 +44,7 @@ from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
 from fedsim.scenario.schema import Clients, Scenario, Table
 from fedsim.sim.world import Fleet
+from fedsim.strategy.extras import Extras, check_goes
 from fedsim.strategy.stock import Built
 from fedsim.strategy.stock import build as build_strategy
 
@@ -65,6 +67,7 @@ class Parts:
     job: Job
     fleet: Fleet
     strategy: Built
+    extras: Extras | None = None
     warned: Heard = field(default_factory=Heard)
 
     @property
@@ -136,14 +139,15 @@ def _built(loaded: Loaded) -> Parts:
     first = params_of(model)
     online = _online(scenario, federation, objective)
     fleet = Fleet(
-        federation=federation, job=job, flops=counted, forms=records.forms(first), scores=scores,
+        federation=federation, job=job, flops=counted, forms=_forms(first, job, model), scores=scores,
         extra_metrics=strategy.extra_metrics, key=key, online=online,
         compute=_made("compute", scenario.clients.compute, key=key.fold("device")),
         network=_made("network", scenario.clients.network, key=key.fold("link")),
         availability=_made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
+    extras = _extras(scenario, strategy, job, first, list(trainable(model)))
     return Parts(
-        scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy
+        scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras
     )
 
 
@@ -165,14 +169,35 @@ def _device(asked: str, workers: int) -> torch.device:
 
 def _job(scenario: Scenario, strategy: Built) -> Job:
     training = scenario.training
-    optimizer: Sgd = _made("optimizer", training.optimizer)
+    optimizer: Optimizer = _made("optimizer", training.optimizer)
+    algorithm: Algorithm = _made("algorithm", training.algorithm or {"kind": "fedavg"})
+    plain = optimizer if isinstance(optimizer, Sgd) else Sgd(optimizer.lr, 0.0, 0.0, False)  # What of it travels.
     return Job(
         epochs=training.epochs or 0, steps=training.steps or 0,
         batch_size=FULL if training.batch_size == "full" else training.batch_size,
-        lr=optimizer.lr, momentum=optimizer.momentum, weight_decay=optimizer.weight_decay,
-        nesterov=optimizer.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
-        drop_last=training.drop_last,
+        lr=optimizer.lr, momentum=plain.momentum, weight_decay=plain.weight_decay,
+        nesterov=plain.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
+        drop_last=training.drop_last, optimizer=None if optimizer is plain and optimizer.state == "reset" else optimizer,
+        algorithm=None if isinstance(algorithm, FedAvg) else algorithm,
     )  # fmt: skip
+
+
+def _extras(scenario: Scenario, strategy: Built, job: Job, first: Params, names: list[str]) -> Extras | None:
+    """Put the server's half of the algorithm around *strategy*, where it has one, and return it."""
+    server = job.algorithm.server(scenario.clients.count) if job.algorithm else None
+    if job.algorithm is None or server is None:
+        return None
+    check_goes(strategy.strategy, scenario.server.strategy["kind"], (scenario.training.algorithm or {})["kind"])
+    extras = Extras(server, names, job.algorithm.down, job.algorithm.up, first)
+    extras.around(strategy.strategy)
+    return extras
+
+
+def _forms(first: Params, job: Job, model: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the type and shape of all that a trained client sends, by name: the parameters, and an algorithm's extra arrays."""
+    forms = records.forms(first)
+    extras = job.algorithm.up if job.algorithm else ()
+    return forms | {f"{extra}/{name}": forms[name] for extra in extras for name in trainable(model)}
 
 
 def _check_classes(scenario: Scenario, federation: Federation) -> None:

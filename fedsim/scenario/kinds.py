@@ -44,6 +44,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.labelling import labellings
     from fedsim.data.stream.order import orders
     from fedsim.data.stream.trigger import triggers
+    from fedsim.learn.algorithms import algorithms
     from fedsim.learn.models import models
     from fedsim.learn.objectives import objectives
     from fedsim.learn.optim import optimizers
@@ -51,7 +52,7 @@ def slots() -> dict[str, Slot]:
 
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, replays, detectors, reactions, triggers, arrivals, orders, labellings,
-        changes, schedules, onsets, models, optimizers, objectives, rehearsals,
+        changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms,
     ]  # fmt: skip
     return {registry.noun: Slot(registry.key, registry.noun, registry) for registry in found}
 

@@ -94,6 +94,7 @@ class Training(Section):
     optimizer: Table
     objective: Table = Field(default_factory=lambda: {"kind": "classification"})
     rehearsal: Table | None = None
+    algorithm: Table | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

@@ -60,8 +60,8 @@ class Fleet:
     def client(self, number: int) -> Program:
         """Return the program of client *number*."""
         if self.online is None:
-            return Offline(number, self.federation, self.key)
-        return OnStream(number, self.federation, self.key, self.online)
+            return Offline(number, self.federation, self.key, self.job.keeping)
+        return OnStream(number, self.federation, self.key, self.online, self.job.keeping)
 
 
 @dataclass(frozen=True, slots=True)

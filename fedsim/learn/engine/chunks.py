@@ -103,8 +103,12 @@ def ranked(tasks: Sequence[Task]) -> Iterator[tuple[Job, list[int]]]:
 
 
 def _layout(task: Task) -> str:
-    """Return how the batches of *task* are laid out: what must be the same within a chunk."""
-    return "live" if task.rehearsing is not None else task.batches.mix + " given" if task.batches else ""
+    """Return how the batches of *task* are laid out, and its rates: what must be the same within a chunk."""
+    layout = "live" if task.rehearsing is not None else task.batches.mix + " given" if task.batches else ""
+    rates = task.rates
+    if rates is None:
+        return layout
+    return f"{layout} at {float(rates[0]).hex() if (rates == rates[0]).all() else rates.tobytes().hex()}"
 
 
 def groups(

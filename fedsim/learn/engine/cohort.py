@@ -16,18 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.core.errors import RunError
+from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params
+from fedsim.learn.algorithms.ending import ended_by, named, sent_of
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, groups, planned, ranked
 from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
+from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer, total
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Mixed, Objective, scores_of
-from fedsim.learn.optim import Rows, is_plain
+from fedsim.learn.optim import rule
 from fedsim.learn.store import Store
 from fedsim.learn.work import Job, Mix, Result, Start, Task
 
@@ -168,7 +171,7 @@ class CohortEngine:
         """
         size = min(job.size(len(self._store.federation.train(0))), PREPARED_EXAMPLES)
         with one_thread():
-            self._step((size if job.batch_size == 1 else max(size, 2), 0), is_plain(job))
+            self._step((size if job.batch_size == 1 else max(size, 2), 0), not rule(job))
 
     @property
     def notes(self) -> list[str]:
@@ -203,9 +206,9 @@ class CohortEngine:
         batches = tasks[0].batches
         if batches is None or batches.mix == "concat":
             largest = max(map(job.size, {len(t.positions) for t in tasks})) if batches is None else int(batches.sizes.max())
-            return 1 if self._step((largest, 0), is_plain(job)).rows == "one" else self.chunk
+            return 1 if self._step((largest, 0), not rule(job)).rows == "one" else self.chunk
         at = int(batches.sizes.argmax())
-        step = self._step((int(batches.sizes[at]), int(batches.fresh[at])), is_plain(job), batches.mix)
+        step = self._step((int(batches.sizes[at]), int(batches.fresh[at])), not rule(job), batches.mix)
         return 1 if step.rows == "one" else self.chunk
 
     def _rehearse(self, job: Job, tasks: list[Task]) -> list[Result]:
@@ -214,13 +217,10 @@ class CohortEngine:
         for task in tasks:
             self.as_built()
             with one_thread():
-                learner = Learner(self._model, self._objective, self._store, task, self._start(task), self._trained)
-                params, parts, loss = learner.run()
-            arrays = {name: param.cpu().numpy() for name, param in zip(self._names, params, strict=True)}
-            metrics = {"train_loss": loss}
-            if job.initial_loss:
-                metrics["initial_loss"] = self._scores(task)["loss"]
-            found.append(Result(metrics, arrays, self._predicted(task), parts))
+                rows = self._rows(job, [task])
+                parts, loss = Learner(self._model, self._objective, self._store, task, self._start(task), rows, self._trained).run()
+            params = {name: param[0].cpu().numpy() for name, param in zip(self._names, rows.params, strict=True)}
+            found.append(self._result(task, params, loss, rows, 0, parts))
         return found
 
     def _predicted(self, task: Task) -> Params:
@@ -242,7 +242,8 @@ class CohortEngine:
     def _train(self, job: Job, tasks: list[Task]) -> list[Result]:
         x, y, offsets = self._store.pool(tasks)
         chunk = planned(job, tasks, offsets)
-        rows, plain, luck = Rows(job, self._starts_of(tasks), self._trained), is_plain(job), Luck(tasks)
+        rows, luck = self._rows(job, tasks), Luck(tasks)
+        plain, rates = not rows.terms, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
         losses = np.zeros(chunk.sizes.shape)
         heads: dict[tuple[int, int], list[tuple[int, slice | IntArray, Tensor]]] = {}
         views: dict[tuple[tuple[int, int], int, int], list[Tensor]] = {}
@@ -261,18 +262,18 @@ class CohortEngine:
                         if mark not in views:
                             views[mark] = compiled.open([param[mine] for param in rows.params])
                         with luck.seeded(compiled, mine):
-                            head, gradients = compiled.run(views[mark], bx, by, masks, -job.lr)
+                            head, gradients = compiled.run(views[mark], bx, by, masks, -rates[step])
                     else:  # Rows apart, or one that needs memory of its own: gathered, and written back.
                         at = torch.from_numpy(mine)
                         copies = [param[at] for param in rows.params]
                         with luck.seeded(compiled, mine):
-                            head, gradients = compiled.run(compiled.open(copies), bx, by, masks, -job.lr)
+                            head, gradients = compiled.run(compiled.open(copies), bx, by, masks, -rates[step])
                         kept = 0 if plain else self._trained  # Buffers have changed either way.
                         for param, changed in zip(rows.params[kept:], copies[kept:], strict=True):
                             param[at] = changed
                     if not plain:
                         where = mine if isinstance(mine, slice) else torch.from_numpy(mine)
-                        rows.step(where, gradients, first=step == 0)
+                        rows.step(where, gradients, step, rates[step])
                     heads.setdefault((size, fresh), []).append((step, mine, head))
             for kind, found in heads.items():
                 closed = self._step(kind, plain, mix).close(torch.cat([head for _, _, head in found]))
@@ -280,20 +281,44 @@ class CohortEngine:
                 for step, mine, head in found:
                     losses[mine, step] = values[at : at + len(head)]
                     at += len(head)
-        return self._results(job, chunk, rows, losses)
+        return self._results(chunk, rows, losses)
 
-    def _results(self, job: Job, chunk: Chunk, rows: Rows, losses: FloatArray) -> list[Result]:
+    def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
         means = losses.cumsum(axis=1)[:, -1] / (chunk.sizes > 0).sum(axis=1)
         arrays = [param.cpu().numpy() for param in rows.params]
         results: list[Result] = []
         for i, task in enumerate(chunk.tasks):
-            metrics = {"train_loss": float(means[i])}
-            if job.initial_loss:
-                metrics["initial_loss"] = self._scores(task)["loss"]
             params = {name: array[i, ...] for name, array in zip(self._names, arrays, strict=True)}  # Never a scalar.
-            results.append(Result(metrics, params, self._predicted(task)))
+            results.append(self._result(task, params, float(means[i]), rows, i, {}))
         return results
+
+    def _result(self, task: Task, params: Params, loss: float, rows: Rows, row: int, parts: dict[str, State]) -> Result:
+        """Return the result of a trained *task*: what its algorithm makes of it, and what its client keeps."""
+        job, metrics = task.job, {"train_loss": loss}
+        if job.initial_loss:
+            metrics["initial_loss"] = self._scores(task)["loss"]
+        if job.algorithm is not None:
+            ended = ended_by(job.algorithm, task, params, self._names[: self._trained])
+            params, metrics = params | named(ended.extra), metrics | dict(ended.metrics)
+            parts = {**parts, "algorithm": ended.kept} if ended.kept else parts
+        if job.optimizer is not None and job.optimizer.state == "keep":
+            kept = [name for term in job.optimizer.terms(job) for name in term.keeps]
+            parts = {**parts, "optimizer": rows.kept(row, kept, task.steps)}
+        return Result(metrics, params, self._predicted(task), parts)
+
+    def _rows(self, job: Job, tasks: list[Task]) -> Rows:
+        """Return the rows of *tasks*, as they start."""
+        sent: dict[str, list[Tensor]] = {}
+        for extra in job.algorithm.down if job.algorithm else ():
+            each = [self._sent(task, extra) for task in tasks]
+            sent[extra] = [torch.stack(list(arrays)) for arrays in zip(*each, strict=True)]
+        kept = [{**task.parts.get("algorithm", {}), **task.parts.get("optimizer", {})} for task in tasks] if job.keeping else []
+        return Rows(rule(job), self._names, self._starts_of(tasks), self._trained, sent=sent, kept=kept)
+
+    def _sent(self, task: Task, extra: str) -> list[Tensor]:
+        arrays = sent_of(task, extra, self._names[: self._trained])
+        return [torch.tensor(array, dtype=self._dtype, device=self._device) for array in arrays.values()]
 
     def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat") -> Step:
         """Return the step for batches of (size, new ones); the second is 0 where it makes no difference."""

@@ -20,11 +20,11 @@ from fedsim.core.state import State
 from fedsim.core.types import Array, IntArray, Params
 from fedsim.data.replay import Drawn
 from fedsim.data.replay.losses import most_interfered
+from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import evaluating
 from fedsim.learn.kept import worn
 from fedsim.learn.models import called, hooked, hooks, travelling
 from fedsim.learn.objectives import Mixed, Objective
-from fedsim.learn.optim import Rows
 from fedsim.learn.rehearsal import Live
 from fedsim.learn.seeded import seeded
 from fedsim.learn.store import Store
@@ -35,16 +35,15 @@ GRADIENT_NUMBERS = 4096
 
 
 class Learner:
-    """Trains one task. ``run()`` returns (parameters and buffers, parts for the client's next task, mean loss)."""
+    """Trains one task in the first of *rows*. ``run()`` returns (parts for the client's next task, mean loss)."""
 
     def __init__(
-        self, model: nn.Module, objective: Objective, store: Store, task: Task, start: list[Tensor], trained: int
+        self, model: nn.Module, objective: Objective, store: Store, task: Task, start: list[Tensor], rows: Rows, trained: int
     ) -> None:
         assert isinstance(task.rehearsing, Live)
         self._model, self._objective, self._task, self._live = model, objective, task, task.rehearsing
         self._names, self._trained, self._hooks = list(travelling(model)), trained, hooks(model)
-        self._rows = Rows(task.job, [param.unsqueeze(0) for param in start], trained)
-        self._start = start
+        self._rows, self._start, self._rates = rows, start, task.step_rates.tolist()
         self._x, self._y, _ = store.pool([task])
         state = task.parts.get("rehearsal", {})
         self._memory = task.parts.get("replay", {})
@@ -52,7 +51,7 @@ class Learner:
         self._anchor = {name.removeprefix("anchor/"): self._tensor(a) for name, a in state.items() if name.startswith("anchor/")}
         self._fisher = {name.removeprefix("fisher/"): self._tensor(a) for name, a in state.items() if name.startswith("fisher/")}
 
-    def run(self) -> tuple[list[Tensor], dict[str, State], float]:
+    def run(self) -> tuple[dict[str, State], float]:
         """Train, and return what came of it."""
         live, losses = self._live, list[float]()
         luck = self._task.key.fold("random").numpy()
@@ -64,7 +63,7 @@ class Learner:
         with evaluating(self._model):
             if live.replay.needs and rest < len(live.new.items):  # Steps were fewer than an epoch's: the rest is remembered too.
                 self._remember(rest, len(live.new.items), self._outputs(live.new.items[rest:]))
-            return params, self._parts(params), float(np.mean(losses))
+            return self._parts(params), float(np.mean(losses))
 
     def _step(self, step: int) -> float:
         live, method = self._live, self._live.rehearsal
@@ -89,7 +88,7 @@ class Learner:
             with evaluating(self._model):
                 self._tell(drawn, told[size:], ry)
                 self._remember(begin, begin + inserted, told[:inserted])
-        self._rows.step(slice(0, 1), [gradient.unsqueeze(0) for gradient in gradients], first=step == 0)
+        self._rows.step(slice(0, 1), [gradient.unsqueeze(0) for gradient in gradients], step, self._rates[step])
         return float(loss)
 
     # -- the methods ---------------------------------------------------------------------------------------------------
@@ -159,16 +158,16 @@ class Learner:
         for draw in range(live.rehearsal.draws if count else 0):
             key = live.key.fold("draw", live.first_step + step, draw)
             drawn = live.replay.draw(self._memory, count, key, live.now)
-            found.append(self._interfered(drawn, count, x, y) if len(drawn.items) > count else drawn)
+            found.append(self._interfered(drawn, count, x, y, self._rates[step]) if len(drawn.items) > count else drawn)
         return found
 
-    def _interfered(self, drawn: Drawn, count: int, x: Tensor, y: Tensor) -> Drawn:
+    def _interfered(self, drawn: Drawn, count: int, x: Tensor, y: Tensor, rate: float) -> Drawn:
         """Return the *count* candidates that a step on the new examples alone would harm most (MIR)."""
         params = self._params()
         leaves = [param.requires_grad_() for param in params[: self._trained]]
         with torch.enable_grad(), self._worn(params):
             gradients = self._gradients(self._objective.loss(self._model(x), y), leaves)
-        ahead = [p.detach() - self._task.job.lr * g for p, g in zip(leaves, gradients, strict=True)]
+        ahead = [p.detach() - rate * g for p, g in zip(leaves, gradients, strict=True)]
         cx, cy = self._examples(drawn.items)
         with torch.no_grad():
             before = self._objective.each(self._forward(self._params(), cx), cy)
