@@ -44,7 +44,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.labelling import labellings
     from fedsim.data.stream.order import orders
     from fedsim.data.stream.trigger import triggers
-    from fedsim.learn.algorithms import algorithms, fednova, scaffold  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.learn.algorithms import algorithms, feddyn, fednova, scaffold  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.models import models
     from fedsim.learn.objectives import objectives
     from fedsim.learn.optim import optimizers
