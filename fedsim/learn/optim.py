@@ -55,6 +55,23 @@ class Sgd:
         return (*decay, terms.Momentum(job.momentum, job.nesterov)) if job.momentum else decay
 
 
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """Adam, as ``torch.optim.Adam``."""
+
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    state: KEEPS
+
+    def terms(self, job: Job) -> tuple[Term, ...]:
+        """Return weight decay, where there is any, and Adam's direction."""
+        decay = (terms.WeightDecay(self.weight_decay),) if self.weight_decay else ()
+        return (*decay, terms.Adam(self.beta1, self.beta2, self.eps))
+
+
 def _sound(made: Optimizer, _given: object) -> None:
     if isinstance(made, Sgd) and made.nesterov and not made.momentum:
         raise ValueError("its nesterov is true, and wants momentum > 0; 0.9 is usual")
@@ -81,6 +98,18 @@ def sgd(
     if state == "keep" and not momentum:
         raise ScenarioError("training.optimizer.state = 'keep': there is nothing to keep without momentum; 0.9 is usual.")
     return Sgd(lr, momentum, weight_decay, nesterov, state)
+
+
+@optimizers.register("adam")
+def adam(
+    *, lr: Positive = 0.001, beta1: Beta = 0.9, beta2: Beta = 0.999, eps: Positive = 1e-8, weight_decay: NonNegative = 0.0,
+    state: KEEPS = "reset",
+) -> Adam:  # fmt: skip
+    """Adam (``torch.optim.Adam``); its moving averages start anew with each task, or stay on the client (``keep``).
+
+    Reference: Kingma & Ba 2015, arXiv:1412.6980.
+    """
+    return Adam(lr, beta1, beta2, eps, weight_decay, state)
 
 
 def rule(job: Job) -> tuple[Term, ...]:

@@ -6,6 +6,7 @@ elementwise, or for each client and array by itself, so that a row's bits do not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -99,6 +100,31 @@ class Momentum:
     def flops(self, parameters: int) -> float:
         """Return two operations for each parameter, and two more with Nesterov."""
         return 2.0 * parameters * (1 + self.nesterov)
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """Adam's direction (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1), as ``torch.optim.Adam`` computes it."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    keeps: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+
+    def apply(
+        self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray
+    ) -> Tensor:
+        """Return m' / (sqrt(v') + eps), with both averages corrected for their begin at 0."""
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean.mul_(self.beta1).add_(gradient * (1 - self.beta1))
+        square.mul_(self.beta2).add_((gradient * gradient).mul_(1 - self.beta2))
+        first = per_row(step, gradient, lambda steps: 1 - self.beta1**steps)
+        second = per_row(step, gradient, lambda steps: math.sqrt(1 - self.beta2**steps))
+        return (mean / first).div_((square.sqrt() / second).add_(self.eps))
+
+    def flops(self, parameters: int) -> float:
+        """Return twelve operations for each parameter."""
+        return 12.0 * parameters
 
 
 def per_row(step: IntArray, like: Tensor, number: Callable[[int], float]) -> Tensor:
