@@ -16,7 +16,7 @@ RANK = {
 BESIDE = {("cli", "show"), ("cli", "listing"), ("preview", "rehearsal"), ("strategy", "flower"), ("learn", "data")}
 """Rooms of one rank of which the first may import the second."""
 ONLY_IN = {
-    "torch": {"learn", "scenario/build.py", "scenario/probe.py"},
+    "torch": {"learn", "scenario/build.py", "scenario/probe.py", "scenario/updating.py"},
     "simpy": {"sim"},
     "flwr": {"flower", "strategy", "sim", "session.py", "rehearsal.py"},
 }

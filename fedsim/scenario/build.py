@@ -43,6 +43,7 @@ from fedsim.scenario.load import Loaded
 from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
 from fedsim.scenario.schema import Clients, Scenario, Table
+from fedsim.scenario.updating import try_algorithm, try_rule
 from fedsim.sim.world import Fleet
 from fedsim.strategy.extras import Extras, check_goes
 from fedsim.strategy.stock import Built
@@ -145,6 +146,7 @@ def _built(loaded: Loaded) -> Parts:
         network=_made("network", scenario.clients.network, key=key.fold("link")),
         availability=_made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
+    _try_own(scenario, job, {name: first[name] for name in trainable(model)})
     extras = _extras(scenario, strategy, job, first, list(trainable(model)))
     return Parts(
         scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras
@@ -180,6 +182,15 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         drop_last=training.drop_last, optimizer=None if optimizer is plain and optimizer.state == "reset" else optimizer,
         algorithm=None if isinstance(algorithm, FedAvg) else algorithm,
     )  # fmt: skip
+
+
+def _try_own(scenario: Scenario, job: Job, params: Params) -> None:
+    """Try what a reader's optimiser and algorithm do before anything runs."""
+    optimizer, algorithm = scenario.training.optimizer["kind"], (scenario.training.algorithm or {"kind": "fedavg"})["kind"]
+    if ":" in optimizer and job.optimizer is not None:
+        try_rule(job, params, f"training.optimizer.kind = {optimizer!r}", job.optimizer)
+    if ":" in algorithm:
+        try_algorithm(job, params, f"training.algorithm.kind = {algorithm!r}")
 
 
 def _extras(scenario: Scenario, strategy: Built, job: Job, first: Params, names: list[str]) -> Extras | None:

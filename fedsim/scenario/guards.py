@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,15 @@ def _checked(answer: Any, check: Check | None, at: str, name: str, args: tuple[A
         raise ScenarioError(f"{at}: its {name} gives {error}.") from error
 
 
+def _having(made: Any, name: str, value: Any) -> Any:
+    """Return *made* with *value* under *name*, as numpy's numbers are Python's."""
+    if is_dataclass(made) and not isinstance(made, type):
+        return replace(made, **{name: value})
+    with suppress(AttributeError, TypeError):  # One that cannot be set stays as it is, which is as good.
+        setattr(made, name, value)
+    return made
+
+
 def guarded(made: Any, gives: Gives, at: str, given: Mapping[str, Any]) -> Any:
     """Return a reader's own *made* behind the door; where it is a value, *given* what it was made of, it is looked at here and now."""
     for name, check in gives.fields.items():
@@ -81,7 +91,7 @@ def guarded(made: Any, gives: Gives, at: str, given: Mapping[str, Any]) -> Any:
         except ValueError as error:
             raise ScenarioError(f"{at}: its {name} is {error}.") from error
         if found is not value:
-            made = replace(made, **{name: found})
+            made = _having(made, name, found)
     if gives.looked:
         try:
             gives.looked(made, given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
@@ -48,7 +49,9 @@ def ended_by(algorithm: Algorithm, task: Task, params: Params, names: Sequence[s
     """
     sent = {extra: sent_of(task, extra, names) for extra in algorithm.down}
     start, trained = ({name: arrays[name] for name in names} for arrays in (task.start.params, params))
-    ended = algorithm.finish(task.job, start, trained, sent, task.parts.get("algorithm", {}), task.step_rates)
+    ended: Any = algorithm.finish(task.job, start, trained, sent, task.parts.get("algorithm", {}), task.step_rates)
+    if not isinstance(ended, Ended):
+        raise RunError(f"training.algorithm: its finish() gives a {type(ended).__name__}, expected an Ended.")
     if set(ended.extra) != set(algorithm.up):
         raise RunError(f"training.algorithm: its finish() gives {sorted(ended.extra)}, and it says that it sends {sorted(algorithm.up)}.")
     if set(ended.metrics) != set(algorithm.metrics):
