@@ -123,6 +123,8 @@ def _built(loaded: Loaded) -> Parts:
     device = _device(scenario.engine.device, scenario.engine.workers)
     strategy = measured(strategy, model)
     model = model.to(device, dtype)
+    first = params_of(model)
+    _try_own(scenario, job, {name: first[name] for name in trainable(model)})
     store = Store(federation, dtype, device)
     if scenario.engine.workers > 1:  # Here already, so that the examples are never kept twice.
         store.share()
@@ -137,7 +139,6 @@ def _built(loaded: Loaded) -> Parts:
             f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
         )
     _check_classes(scenario, federation)
-    first = params_of(model)
     online = _online(scenario, federation, objective)
     fleet = Fleet(
         federation=federation, job=job, flops=counted, forms=_forms(first, job, model), scores=scores,
@@ -146,7 +147,6 @@ def _built(loaded: Loaded) -> Parts:
         network=_made("network", scenario.clients.network, key=key.fold("link")),
         availability=_made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
-    _try_own(scenario, job, {name: first[name] for name in trainable(model)})
     extras = _extras(scenario, strategy, job, first, list(trainable(model)))
     return Parts(
         scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras
@@ -179,8 +179,8 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         batch_size=FULL if training.batch_size == "full" else training.batch_size,
         lr=optimizer.lr, momentum=plain.momentum, weight_decay=plain.weight_decay,
         nesterov=plain.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
-        drop_last=training.drop_last, optimizer=None if optimizer is plain and optimizer.state == "reset" else optimizer,
-        algorithm=None if isinstance(algorithm, FedAvg) else algorithm,
+        drop_last=training.drop_last, optimizer=None if type(optimizer) is Sgd and optimizer.state == "reset" else optimizer,
+        algorithm=None if type(algorithm) is FedAvg else algorithm,
     )  # fmt: skip
 
 
