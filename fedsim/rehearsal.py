@@ -20,9 +20,9 @@ from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
 from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
+from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow
-from fedsim.sim.world import Fleet
 
 Watch = Callable[[int, int], None]
 """Hears how many rounds are rehearsed, and of how many; again and again while it goes."""

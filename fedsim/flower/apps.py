@@ -24,10 +24,6 @@ Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Messag
 App = Callable[[Message, Context], Message]
 
 
-ENDED = 2
-"""Flower's ErrorCode for a client app that raised."""
-
-
 @dataclass(frozen=True, slots=True)
 class Site:
     """What one node has: its client program, the scenario's job, an engine, and the mods its training replies go through.
@@ -108,7 +104,7 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
     kept, now = records.kept_of(context.state), site.now(context)
     ready_s = site.client.ready_s(order, kept, now)
     if math.isinf(ready_s):
-        return Message(Error(ENDED, "the client's stream has ended"), reply_to=message)
+        return Message(Error(records.CLIENT_RAISED, "the client's stream has ended"), reply_to=message)
     if ready_s > now:
         site.wait(ready_s - now)
     task, kept = site.client.plan(order, kept, ready_s)

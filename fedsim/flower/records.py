@@ -34,6 +34,8 @@ _JOB = {
 }  # fmt: skip
 """What of a job travels, by which key: frozen, since every byte is on the clock. New settings are read from the scenario on both sides."""
 _STATE = "fedsim"
+CLIENT_RAISED, NODE_UNAVAILABLE = 2, 5
+"""Flower's ErrorCode of a client app that raised, and of a node that is not there."""
 KINDS = ("train", "evaluate")
 """The message types that our client takes."""
 

@@ -44,7 +44,7 @@ from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
 from fedsim.scenario.schema import Clients, Scenario, Table
 from fedsim.scenario.updating import try_algorithm, try_rule
-from fedsim.sim.world import Fleet
+from fedsim.sim.fleet import Fleet
 from fedsim.strategy.extras import Extras, check_goes
 from fedsim.strategy.stock import Built
 from fedsim.strategy.stock import build as build_strategy

@@ -14,7 +14,7 @@ from fedsim.flower import compat, records
 from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
-from fedsim.sim.grid import CLIENT_RAISED, NODE_UNAVAILABLE, VirtualGrid
+from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.rows import RoundRow, TaskRow
 
 Table = dict[str, Any]
@@ -143,7 +143,7 @@ def test_unknown_work_and_unknown_nodes_get_flowers_error_codes(world: Any) -> N
     codes = [reply.error.code for reply in grid.send_and_receive([query, nobody], timeout=60.0)]
     grid.finish()
 
-    assert [CLIENT_RAISED, NODE_UNAVAILABLE] == codes
+    assert [records.CLIENT_RAISED, records.NODE_UNAVAILABLE] == codes
     assert {"failed"} == {row.outcome for row in heard.tasks}
     assert 0 == next(row.wire_bytes for row in heard.tasks if row.client == 99)
 

@@ -1,0 +1,52 @@
+"""The fleet: everything about the clients that has to do with cost. Knows no clock and no message."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsim.client.offline import Offline
+from fedsim.client.program import Program
+from fedsim.client.stream import Online, OnStream
+from fedsim.core.errors import RunError
+from fedsim.core.keys import Key
+from fedsim.cost.availability import Availability
+from fedsim.cost.compute import Compute
+from fedsim.cost.network import Network
+from fedsim.data.federation import Federation
+from fedsim.data.stream import Stream
+from fedsim.learn.flops import Flops
+from fedsim.learn.work import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Everything about the clients that has to do with cost; functions of (key, client), so nothing is stored.
+
+    *online* says how they act on streams, where there are any. *job* is the scenario's training job, which a message may change;
+    *forms* are the type and shape of each array that a trained client sends back, by name.
+    """
+
+    federation: Federation
+    job: Job
+    compute: Compute
+    network: Network
+    availability: Availability
+    flops: Flops
+    forms: dict[str, tuple[str, tuple[int, ...]]]
+    scores: tuple[str, ...]
+    extra_metrics: tuple[str, ...]
+    key: Key
+    online: Online | None = None
+
+    def client(self, number: int) -> Program:
+        """Return the program of client *number*."""
+        if self.online is None:
+            return Offline(number, self.federation, self.key, self.job.keeping)
+        return OnStream(number, self.federation, self.key, self.online, self.job.keeping)
+
+    def stream(self, number: int) -> Stream:
+        """Return what reaches client *number*. Raises RunError where nothing streams in."""
+        streams = self.federation.streams
+        if streams is None:
+            raise RunError(f"client {number} was asked for a stream, and there are none. This is a defect of fedsim.")
+        return streams.of(number)

@@ -1,0 +1,177 @@
+"""Handing over: what is there gets its numbers, whole cohorts at a time, its row, and its reply. Moves no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from flwr.app import Context, Error, Message, RecordDict
+
+from fedsim.client.program import News, Reply
+from fedsim.core.errors import RunError, door, must
+from fedsim.core.types import Seconds
+from fedsim.flower import compat, records
+from fedsim.flower.apps import Mod, with_mods
+from fedsim.learn.work import Result
+from fedsim.sim.invariants import Invariants
+from fedsim.sim.mail import Delivery, Mail
+from fedsim.sim.rows import Observer, Outcome, PredictionRow
+from fedsim.sim.world import World
+
+
+class Handover:
+    """Answers deliveries that have arrived, and tells *observer* the fate of each.
+
+    Replies go through the client *mods*. *writable* replies may be written to by the strategy; read-only ones share the
+    engine's memory.
+    """
+
+    def __init__(
+        self, world: World, mail: Mail, observer: Observer, invariants: Invariants, *, mods: Sequence[Mod] = (), writable: bool = True
+    ) -> None:
+        self._world, self._mail, self._observer, self._invariants = world, mail, observer, invariants
+        self._fleet, self._engine = world.fleet, world.engine
+        self._mods, self._writable = list(mods), writable
+        self._contexts: dict[int, Context] = {}
+        self._told_until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
+        self._open: dict[str, Delivery] = {}  # Everything sent whose fate is not sealed.
+        self._late: list[Delivery] = []  # What arrived late, and leaves something behind that has not been told.
+        self.arrived = 0
+        """Replies that a strategy was given."""
+
+    def opened(self, delivery: Delivery) -> None:
+        """Take that *delivery* was sent: its fate will be told."""
+        self._open[delivery.id] = delivery
+
+    def late(self, delivery: Delivery) -> None:
+        """Tell the fate of a delivery that nobody waited for, and keep it where its numbers leave something behind."""
+        self._settle(delivery, "late")
+        if delivery.kept is not None:
+            self._late.append(delivery)
+
+    def answered(self, ready: list[Delivery], flying: Iterable[Delivery]) -> list[Message]:
+        """Fill *ready* replies with numbers, and return them sorted by client: float sums depend on order.
+
+        What is *flying* may be computed with them.
+        """
+        ready.sort(key=lambda delivery: (delivery.client, delivery.id))
+        computed = [delivery for delivery in ready if not delivery.failure]
+        tickets = [delivery.ticket for delivery in computed if delivery.ticket is not None]
+        others = [d.ticket for d in [*self._late, *flying] if d.ticket is not None and d.wanted]
+        results = dict(zip(tickets, self._engine.collect(tickets, others), strict=True))
+        replies: list[Message] = []
+        self._tell_late()
+        for delivery in ready:
+            if delivery.failure or delivery.ticket is None:
+                code = records.CLIENT_RAISED if delivery.reached else records.NODE_UNAVAILABLE
+                replies.append(Message(Error(code, delivery.failure), reply_to=delivery.message))
+                self._settle(delivery, "failed")
+                continue
+            result = results[delivery.ticket]
+            self._check(delivery, result)
+            finished = self._world.finish(delivery, result)
+            if finished.news is not None:
+                self._told(delivery, finished.news)
+            reply = self._reply(delivery, finished.reply)
+            if reply.has_error():  # A mod refused.
+                delivery.fail(reply.error.reason or "a mod refused")
+                self._settle(delivery, "failed")
+            else:
+                loss = result.metrics.get("train_loss", result.metrics.get("loss"))
+                self._settle(delivery, "arrived", loss, records.digest_of_reply(reply) if self._mods else result.digest)
+            replies.append(reply)
+        weights = [d.task.examples for d in computed if d.task and not d.failure]
+        if weights:
+            self._invariants.weights(computed[0].round, weights)
+        return replies
+
+    def uncomputed(self, ready: Iterable[Delivery]) -> None:
+        """Tell the fate of *ready* deliveries without numbers, as a rehearsal does."""
+        for delivery in ready:
+            self._settle(delivery, "failed" if delivery.failure else "arrived")
+
+    def finish(self, *, broken: bool = False) -> None:
+        """Settle what has no fate yet, telling what it leaves behind unless the run is *broken*."""
+        if not broken:  # Those on their way have begun, and have predicted.
+            self._late += [d for d in self._open.values() if d.abandoned and d.kept is not None]
+            self._tell_late()
+        for delivery in [*self._late, *self._open.values()]:
+            if delivery.ticket is not None:
+                self._engine.discard(delivery.ticket)
+        for delivery in list(self._open.values()):
+            self._settle(delivery, "failed" if delivery.failure else "in flight")
+
+    def _check(self, delivery: Delivery, result: Result) -> None:
+        """Raise RunError where a number of *result* is none."""
+        task = delivery.planned
+        wrong = [name for name, value in result.metrics.items() if not math.isfinite(value)]
+        if wrong:
+            delivery.fail(f"{wrong[0]} became {result.metrics[wrong[0]]}")
+            raise RunError(
+                f"round {delivery.round}: {wrong[0]} of client {delivery.client} became {result.metrics[wrong[0]]}"
+                f" (its task {task.number}, {len(task.positions)} examples). Training diverged;"
+                f" try a smaller training.optimizer.lr (now {task.job.lr:g})."
+            )
+
+    def _tell_late(self) -> None:
+        """Tell what came of tasks whose replies were late: what they predicted is known, whoever waited for them."""
+        late, self._late = self._late, []
+        tickets = [delivery.ticket for delivery in late if delivery.ticket is not None]
+        for delivery, result in zip(late, self._engine.collect(tickets), strict=True):
+            finished = self._world.finish(delivery, result)
+            if finished.news is not None:
+                self._told(delivery, finished.news)
+
+    def _told(self, delivery: Delivery, news: News) -> None:
+        """Tell the observer what was tested before training, and where a detector signalled drift."""
+        stream = self._fleet.stream(delivery.client)
+        before = self._told_until.get(delivery.client, -math.inf)
+        self._told_until[delivery.client] = max(before, delivery.started_s)  # Late tasks may be told of after later ones.
+        lived = (stream.changes_s > before) & (stream.changes_s <= delivery.started_s)
+        self._observer.tested(
+            PredictionRow(
+                client=delivery.client, message=delivery.id, round=delivery.round, version=delivery.parcel.version,
+                now_s=delivery.started_s, items=news.items, arrived_s=stream.arrived_s[news.items],
+                labelled_s=stream.labelled_s[news.items], y=news.y, prediction=news.prediction, loss=news.loss,
+                concepts=stream.concepts[news.items], alarms=news.alarms, drifts_s=stream.changes_s[lived],
+            )
+        )  # fmt: skip
+
+    def _reply(self, delivery: Delivery, answer: Reply) -> Message:
+        def app(message: Message, context: Context) -> Message:
+            return compat.reply_to(message, records.reply_content(answer, writable=self._writable))
+
+        mods = self._mods if delivery.kind == "train" else []
+        if mods:  # They read the content, which must be as it was sent; a reply takes no more than the metadata.
+            sent = compat.with_metadata(delivery.parcel.content, delivery.message.metadata)
+            names = ", ".join(str(getattr(mod, "__name__", mod)) for mod in mods)
+            with door(f"client {delivery.client} in round {delivery.round}", f"a client mod ({names}) raised", wrong=RunError):
+                reply = with_mods(mods, app)(sent, self._context(delivery.client))
+        else:
+            reply = app(delivery.message, _NO_CONTEXT)
+        if not reply.has_error():
+            size = records.size_of(reply.content)
+            foretold = delivery.parcel.up
+            must(size == foretold, f"{delivery.id}: {foretold} bytes were foretold, {size} encoded")
+        compat.set_message_id(reply, delivery.id.replace("m", "r"))
+        return reply
+
+    def _context(self, client: int) -> Context:
+        if client not in self._contexts:
+            self._contexts[client] = Context(
+                run_id=1, node_id=records.node_of(client), node_config={"partition-id": client},
+                state=RecordDict(), run_config={},
+            )  # fmt: skip
+        return self._contexts[client]
+
+    def _settle(self, delivery: Delivery, outcome: Outcome, loss: float | None = None, result: str = "") -> None:
+        if delivery.stage == "returning":
+            self._invariants.sent(up=delivery.parcel.up.total)  # On the wire, though it never arrives.
+        del self._open[delivery.id]
+        row = delivery.settle(outcome, loss, result)
+        self.arrived += outcome == "arrived"
+        self._invariants.settled(row, self._mail.newest)
+        self._observer.task(row)
+
+
+_NO_CONTEXT = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})

@@ -1,0 +1,68 @@
+"""What is on its way and what is there for the server, and letting the clock run until enough of it is. Computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+
+import simpy
+
+from fedsim.core.types import Seconds
+from fedsim.sim.invariants import Invariants
+from fedsim.sim.mail import Delivery
+
+
+class Inbox:
+    """The server's deliveries by message id: those *flying*, and those that are there and were not taken."""
+
+    def __init__(self, env: simpy.Environment, invariants: Invariants) -> None:
+        self._env, self._invariants = env, invariants
+        self.flying: dict[str, Delivery] = {}
+        self._there: dict[str, Delivery] = {}
+        self._waiters: dict[str, _Waiter] = {}
+
+    def expect(self, delivery: Delivery) -> None:
+        """Take that *delivery* is on its way."""
+        self.flying[delivery.id] = delivery
+
+    def put(self, delivery: Delivery) -> None:
+        """Take that *delivery* is there."""
+        self._there[delivery.id] = delivery
+        if waiter := self._waiters.pop(delivery.id, None):
+            waiter.arrived()
+
+    def holds(self, message_id: str) -> bool:
+        """Return whether the answer to a message is there."""
+        return message_id in self._there
+
+    def take(self, message_ids: Iterable[str]) -> list[Delivery]:
+        """Return those of *message_ids* that are there, which then are not."""
+        return [self._there.pop(message_id) for message_id in message_ids if message_id in self._there]
+
+    def wait(self, message_ids: Iterable[str], timeout: Seconds | None = None, *, enough: int | None = None) -> None:
+        """Let time pass until all of *message_ids* that are flying are there, or *enough* of them, or *timeout* is over."""
+        ids = [message_id for message_id in message_ids if message_id in self.flying]
+        if not ids:
+            return
+        env, waiter = self._env, _Waiter(self._env, len(ids) if enough is None else enough)
+        self._waiters = dict.fromkeys(ids, waiter)
+        until = waiter.done if timeout is None else env.any_of([waiter.done, env.process(_deadline(env, timeout))])
+        env.run(until=until)
+        self._waiters = {}
+        self._invariants.at(float(env.now), "the end of a wait")
+
+
+class _Waiter:
+    """Counts arrivals down to the one that ends a wait."""
+
+    def __init__(self, env: simpy.Environment, left: int) -> None:
+        self.done, self._left = env.event(), left
+
+    def arrived(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.done.succeed()
+
+
+def _deadline(env: simpy.Environment, timeout: Seconds) -> Generator[simpy.Event, None, None]:
+    yield env.timeout(timeout)
+    yield env.timeout(0)  # After whatever else happens at this instant: a reply at the deadline is in time.

@@ -1,0 +1,211 @@
+"""Mail: what a message carries, and how far each one has come. Knows no clock of its own: whoever moves a message says when."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+from flwr.app import Message, RecordDict
+
+from fedsim.client.kept import Kept
+from fedsim.client.program import Finished, Order, reply_metrics
+from fedsim.core.errors import RunError, must
+from fedsim.core.types import Seconds
+from fedsim.flower import compat, records
+from fedsim.flower.records import Size
+from fedsim.learn.work import Task
+from fedsim.sim.fleet import Fleet
+from fedsim.sim.rows import Outcome, TaskRow
+
+NEVER = -1.0
+UNAVAILABLE = "the node is not available"
+"""The failure of a message to a client that is not there."""
+
+Stage = Literal["sent", "held", "computing", "returning", "arrived", "settled"]
+"""How far a message is. sent: on its way to the client. held: there, until its turn comes and its trigger holds. computing: worked
+on. returning: its answer is on the wire. arrived: the answer is at the server. settled: its row is written."""
+
+AFTER: dict[Stage, tuple[Stage, ...]] = {
+    "sent": ("held", "arrived"), "held": ("computing",), "computing": ("returning", "arrived"), "returning": ("arrived",), "arrived": (),
+    "settled": (),
+}  # fmt: skip
+"""What may come after a stage; a run's end settles whatever there is. Arrived at once: nobody was there, or there was nothing to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """What the messages of one push carry: read once, however many clients it goes to.
+
+    *order* is None when our client cannot read it; *failure* then says why. *up* is the size of an answer.
+    """
+
+    content: RecordDict
+    round: int
+    version: int
+    down: Size
+    up: Size
+    order: Order | None
+    failure: str
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One message on its way: a plain record, so that a process could be started again from where it is.
+
+    Each change of *stage* is a method. *abandoned* says that nobody waits for the reply any more, *failure* why there will be none.
+    """
+
+    id: str
+    client: int
+    message: Message
+    parcel: Parcel
+    sent_s: Seconds
+    stage: Stage = "sent"
+    reached: bool = True
+    received_s: Seconds = NEVER
+    started_s: Seconds = NEVER
+    computed_s: Seconds = NEVER
+    arrived_s: Seconds = NEVER
+    task: Task | None = None
+    ticket: int | None = None
+    flops: float = 0.0
+    failure: str = ""
+    abandoned: bool = False
+    kept: Kept | None = None
+    """What the client kept once the task had begun; None unless that leaves more behind than its reply."""
+    finished: Finished | None = None
+
+    @property
+    def round(self) -> int:
+        """Return the server's round that sent it."""
+        return self.parcel.round
+
+    @property
+    def kind(self) -> str:
+        """Return Flower's message type."""
+        return self.message.metadata.message_type
+
+    @property
+    def planned(self) -> Task:
+        """Return what is to be done. Raises RunError while nobody knows."""
+        if self.task is None:
+            raise RunError(f"message {self.id} to client {self.client} was {self.stage} and has no task. This is a defect of fedsim.")
+        return self.task
+
+    @property
+    def answered(self) -> bool:
+        """Return whether its answer was put on the wire."""
+        return self.computed_s != NEVER
+
+    @property
+    def wanted(self) -> bool:
+        """Return whether somebody will want its numbers: its sender, or the client itself."""
+        return not self.abandoned or self.kept is not None
+
+    def lose(self) -> None:
+        """Answer at once that nobody is there."""
+        self.fail(UNAVAILABLE)
+        self.reached, self.arrived_s = False, self.sent_s
+        self._go("arrived")
+
+    def receive(self, now: Seconds) -> None:
+        """Take that the message is at its client."""
+        self.received_s = now
+        self._go("held")
+
+    def start(self, now: Seconds) -> None:
+        """Take that its client acts on it."""
+        self.started_s = now
+        self._go("computing")
+
+    def plan(self, task: Task, flops: float) -> None:
+        """Take what is to be done."""
+        self.task, self.flops = task, flops
+
+    def answer(self, now: Seconds) -> None:
+        """Take that the work is done and the answer on its way."""
+        self.computed_s = now
+        self._go("returning")
+
+    def arrive(self, now: Seconds) -> None:
+        """Take that the answer, or the word that there is none, is at the server."""
+        self.arrived_s = now
+        self._go("arrived")
+
+    def fail(self, why: str) -> None:
+        """Take that there is no reply but an error, and *why*."""
+        self.failure = why
+
+    def abandon(self) -> None:
+        """Take that nobody waits for the reply any more."""
+        self.abandoned = True
+
+    def settle(self, outcome: Outcome, loss: float | None = None, result: str = "") -> TaskRow:
+        """Seal its fate, and return the row that tells it."""
+        must(self.stage != "settled", f"message {self.id} to client {self.client} has its fate already")
+        self.stage = "settled"
+        task = self.task
+        down = self.parcel.down if self.reached else _NOTHING
+        up = self.parcel.up if self.answered else _NOTHING  # What was never sent weighs nothing.
+        return TaskRow(
+            message=self.id, client=self.client, number=task.number if task else -1,
+            kind=self.kind, round=self.parcel.round, version=self.parcel.version, outcome=outcome,
+            sent_s=self.sent_s, received_s=self.received_s, started_s=self.started_s, computed_s=self.computed_s,
+            arrived_s=self.arrived_s, examples=task.examples if task else 0,
+            steps=task.steps if task and task.job.kind == "train" else 0, flops=self.flops,
+            down_bytes=down.payload, down_framing_bytes=down.framing,
+            up_bytes=up.payload, up_framing_bytes=up.framing, loss=loss, result=result, failure=self.failure,
+        )  # fmt: skip
+
+    def _go(self, stage: Stage) -> None:
+        if stage not in AFTER[self.stage]:
+            must(False, f"message {self.id} to client {self.client} went from {self.stage} to {stage}")
+        self.stage = stage
+
+
+_NOTHING = Size(0, 0)
+
+Read = dict[tuple[int, str], tuple[RecordDict, Parcel]]
+"""The parcels of one push, by content and type; the content is kept alive, so that no other gets its id."""
+
+
+class Mail:
+    """Makes deliveries of messages, numbered in the order of sending, and of models, numbered in the order of first meeting."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet, self._starts = fleet, records.StartCache()
+        self.sent = 0
+        """How many messages were sent so far."""
+
+    @property
+    def newest(self) -> int:
+        """Return the number of the newest model sent, -1 before the first."""
+        return self._starts.newest
+
+    def delivery(self, message: Message, now: Seconds, read: Read) -> Delivery:
+        """Return *message*, as it is *now*, as a delivery; *read* holds what was read in this push. Raises RunError."""
+        self.sent += 1
+        message_id = f"m{self.sent:09d}"
+        if message.metadata.message_id:  # Pushed before: its replies must not come under this one's name.
+            message = compat.with_metadata(message.content, copy.copy(message.metadata))
+        compat.set_message_id(message, message_id)
+        # Strategies put one content into all messages of a round: it is read and copied once, until it changes.
+        content, same = message.content, (id(message.content), message.metadata.message_type)
+        if same not in read or not records.unchanged(content, read[same][1].content):
+            read[same] = (content, self._parcel(message))
+        return Delivery(message_id, records.client_of(message.metadata.dst_node_id), message, read[same][1], now)
+
+    def _parcel(self, message: Message) -> Parcel:
+        content = records.snapshot(message.content)
+        version = self._starts.version(next(iter(content.array_records.values()), None))
+        order, up, failure = None, records.Size(0, 0), ""
+        if message.metadata.message_type not in records.KINDS:
+            failure = f"our client takes messages of type {' and '.join(records.KINDS)} only"
+        else:
+            order = records.order_of(message, self._starts, self._fleet.job)
+            names = reply_metrics(order.job, self._fleet.scores, self._fleet.client(0).tells)
+            training = order.job.kind == "train"
+            extra = self._fleet.extra_metrics if training else ()
+            up = records.reply_size(self._fleet.forms if training else {}, (*names, *extra))
+        return Parcel(content, records.round_of(content), version, records.size_of(content), up, order, failure)
