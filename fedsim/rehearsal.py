@@ -6,6 +6,7 @@ after the other is therefore sampled over the virtual time that it will take, an
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from fedsim.data.arriving import Arriving
 from fedsim.data.replay.policies import sorts_by_class
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
+from fedsim.flower.rounds import Course, rounds
 from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
@@ -113,27 +115,24 @@ class _Heard:
 
 @dataclass
 class _Stage:
-    """A world in which rounds are rehearsed. *rows* has one row per round: when it began, and what it took (COLUMNS)."""
+    """A dry world in which rounds are rehearsed. *rows* has one row per round: when it began, and what it took (COLUMNS)."""
 
     parts: Parts
     rows: list[tuple[float, ...]] = field(default_factory=list[tuple[float, ...]])
 
     def __post_init__(self) -> None:
         parts, self.heard = self.parts, _Heard()
-        self.grid = VirtualGrid(_unlabelled(parts.fleet), Timekeeper(), self.heard)
+        self.grid = VirtualGrid(_unlabelled(parts.fleet), Timekeeper(), self.heard, dry=True)
         watched = Watched(parts.scenario.server.strategy["kind"], parts.first)
-        self._strategy = compat.name_draws(watched.around(parts.strategy.strategy), parts.key)
-        self._arrays = compat.array_record(parts.first)
-        self._train, self._evaluate = records.job_config(parts.job), ConfigRecord()
+        strategy = compat.name_draws(watched.around(compat.asks_only(parts.strategy.strategy)), parts.key)
+        course = Course(sys.maxsize, parts.scenario.server.round_timeout_s, records.job_config(parts.job), ConfigRecord())
+        self._rounds = rounds(strategy, self.grid, compat.array_record(parts.first), course)
 
     def play(self) -> None:
         """Rehearse one more round."""
-        grid, strategy, number = self.grid, self._strategy, len(self.rows) + 1
-        sent, heard = grid.invariants, self.heard
+        grid, sent, heard = self.grid, self.grid.invariants, self.heard
         before = (grid.now, heard.asked, heard.missed, sent.down_bytes, sent.up_bytes)
-        timeout_s = self.parts.scenario.server.round_timeout_s
-        for step, config in ((strategy.configure_train, self._train), (strategy.configure_evaluate, self._evaluate)):
-            grid.rehearse(step(number, self._arrays, config, grid), timeout=timeout_s)
+        next(self._rounds)
         after = (grid.now, heard.asked, heard.missed, sent.down_bytes, sent.up_bytes)
         self.rows.append((before[0], *(b - a for a, b in zip(before, after, strict=True))))
 

@@ -23,7 +23,8 @@ from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.source import changed
 from fedsim.flower import compat, records
-from fedsim.flower.aggregated import Enough, Watched
+from fedsim.flower.aggregated import Watched
+from fedsim.flower.rounds import Course, drive
 from fedsim.learn.engine.workers import hired
 from fedsim.learn.work import digest_of
 from fedsim.record import manifest
@@ -141,6 +142,7 @@ class _Session:
     folder: Path = Path()
     began: float = field(default_factory=time.time)
     round: int = 0
+    enough: bool = False
     scores: dict[str, float] = field(default_factory=dict[str, float])
     scored: int = 0
     told: float = 0.0
@@ -213,17 +215,10 @@ class _Session:
         with (
             compat.log_to(self.folder / "flower.log"), log_to(self.folder / "torch.log", "torch", WARNING), hearing() as self.heard,
             compat.virtual_sleep(self.grid.sleep),
-            compat.cheap_collections(), compat.exact_distances(), suppress(Enough),
+            compat.cheap_collections(), compat.exact_distances(),
         ):  # fmt: skip
-            strategy.start(
-                grid=self.grid,
-                initial_arrays=compat.array_record(parts.first),
-                num_rounds=scenario.server.rounds,
-                timeout=scenario.server.round_timeout_s,
-                train_config=records.job_config(parts.job),
-                evaluate_config=ConfigRecord(),
-                evaluate_fn=self._evaluate,
-            )
+            course = Course(scenario.server.rounds, scenario.server.round_timeout_s, records.job_config(parts.job), ConfigRecord())
+            drive(strategy, self.grid, compat.array_record(parts.first), course, self._evaluate, lambda: self.enough)
 
     def _heard(self, step: str, server_round: int, result: Any) -> None:
         metrics = {"aggregate_train": lambda: result[1], "aggregate_evaluate": lambda: result}.get(step, lambda: None)()
@@ -232,7 +227,7 @@ class _Session:
             self._record(server_round, scope, name, value)
 
     def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Score the model in *arrays*: takes no virtual time, and says when it is enough."""
+        """Score the model in *arrays*: takes no virtual time, and knows when it is enough."""
         scenario = self.loaded.scenario
         self.round = server_round
         self.latest = records.params_of(arrays)
@@ -260,7 +255,7 @@ class _Session:
             for name, value in self.parts.engine.test_classes(self.latest, group).items():
                 self._record(server_round, f"classes {','.join(map(str, group))}", name, value)
         if self.grid.exhausted or (scenario.stop and scenario.stop.holds(self.scores[scenario.stop.metric])):
-            raise Enough
+            self.enough = True
         return MetricRecord(dict(self.scores))
 
     def _record(self, server_round: int, scope: str, name: str, value: float) -> None:

@@ -20,19 +20,13 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim.core.errors import RunError, door
 from fedsim.core.types import Params
+from fedsim.flower.rounds import Enough, starts_itself
 
 STEPS = ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate")
 PRIVATE: tuple[type[Strategy], ...] = (
     flower.DifferentialPrivacyServerSideFixedClipping, flower.DifferentialPrivacyClientSideFixedClipping,
     flower.DifferentialPrivacyServerSideAdaptiveClipping, flower.DifferentialPrivacyClientSideAdaptiveClipping,
 )  # fmt: skip
-
-
-class Enough(BaseException):
-    """Raised from the evaluation that a strategy is handed: Flower's ``start`` has no other way to end early.
-
-    Not an Exception, so that no strategy's own handling of errors can take it for one.
-    """
 
 
 @dataclass(slots=True)
@@ -78,7 +72,7 @@ class Watched:
         for name in STEPS:
             setattr(strategy, name, self._step(strategy, name, getattr(strategy, name)))
         setattr(strategy, "summary", self._whole(strategy.summary, "summary"))
-        if type(strategy).start is not Strategy.start:  # Flower's own calls the grid, whose errors are not the strategy's.
+        if starts_itself(strategy):  # What calls the grid in rounds of ours is not the strategy, nor are the grid's errors its own.
             setattr(strategy, "start", self._whole(strategy.start, "start"))
         return strategy
 

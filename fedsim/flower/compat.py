@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import random
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,8 @@ from fedsim.core.keys import Key
 from fedsim.core.types import Array as NDArray
 from fedsim.core.types import Params
 from fedsim.flower.distances import squared_distances
+
+_LOG = logging.getLogger("flwr")
 
 NORM_BIT = KEY_NORM_BIT
 """The metric that Flower's adaptive clipping mod adds to a reply."""
@@ -300,6 +303,13 @@ def keep_types(strategy: Strategy, params: Params) -> Strategy:
     return strategy
 
 
+def asks_only(strategy: Strategy) -> Strategy:
+    """Return *strategy*, made to aggregate nothing: in a dry run there are no replies that it could."""
+    setattr(strategy, "aggregate_train", lambda server_round, replies: (None, None))  # pyright: ignore[reportUnknownLambdaType]
+    setattr(strategy, "aggregate_evaluate", lambda server_round, replies: None)  # pyright: ignore[reportUnknownLambdaType]
+    return strategy
+
+
 Heard = Callable[[str, int, Any], None]
 """Told (step, round, what the step returned) each time a strategy has done a step."""
 
@@ -346,6 +356,16 @@ def cheap_collections() -> Generator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+def say(words: str, *values: object) -> None:
+    """Say *words* in Flower's log, as its own ``start`` would."""
+    _LOG.info(words, *values)
+
+
+def say_start(rounds: int, arrays: ArrayRecord, train: ConfigRecord, evaluate: ConfigRecord) -> None:
+    """Say in Flower's log what a strategy starts with, in Flower's words."""
+    strategy_utils.log_strategy_start_info(rounds, arrays, train, evaluate)
 
 
 def log_to(path: Path | None) -> AbstractContextManager[None]:

@@ -30,18 +30,18 @@ class VirtualGrid(Grid):
     """A federation of ``fleet.federation.count`` virtual clients behind Flower's Grid interface.
 
     Replies go through the client *mods*. *writable* replies may be written to by the strategy; read-only ones share the
-    engine's memory.
+    engine's memory. A *dry* run takes the time and the bytes of a run and computes nothing, so that no reply is handed over.
     """
 
     def __init__(
-        self, fleet: Fleet, engine: Engine, observer: Observer, *, mods: Sequence[Mod] = (), writable: bool = True
+        self, fleet: Fleet, engine: Engine, observer: Observer, *, mods: Sequence[Mod] = (), writable: bool = True, dry: bool = False
     ) -> None:
         compat.set_identity()
         self._fleet, self._observer = fleet, observer
         self.invariants = Invariants()
         self._world = World(fleet, engine, self._arrived, self.invariants)
         self._mail, self._inbox = Mail(fleet), Inbox(self._world.env, self.invariants)
-        self._handover = Handover(self._world, self._mail, observer, self.invariants, mods=mods, writable=writable)
+        self._handover = Handover(self._world, self._mail, observer, self.invariants, mods=mods, writable=writable, dry=dry)
         self._clients = np.arange(fleet.federation.count)
         self._nodes: tuple[Seconds, list[int]] | None = None
         self._available = np.ones(0, dtype=np.bool_)
@@ -107,15 +107,8 @@ class VirtualGrid(Grid):
             return []
         replies = self._answered(ready)
         failed = sum(reply.has_error() for reply in replies)
-        self._observer.round(dataclasses.replace(row, arrived=len(replies) - failed, failed=failed))
+        self._observer.round(dataclasses.replace(row, arrived=row.arrived - failed, failed=failed))
         return replies
-
-    def rehearse(self, messages: Iterable[Message], *, timeout: float | None = None) -> None:
-        """Let *messages* and their replies travel as ``send_and_receive`` would, and compute nothing."""
-        ready, row = self._exchange(messages, timeout)
-        self._handover.uncomputed(ready)
-        if row is not None:
-            self._observer.round(row)
 
     # -- virtual time -------------------------------------------------------------------------------------------
 

@@ -23,15 +23,15 @@ class Handover:
     """Answers deliveries that have arrived, and tells *observer* the fate of each.
 
     Replies go through the client *mods*. *writable* replies may be written to by the strategy; read-only ones share the
-    engine's memory.
+    engine's memory. In a *dry* run there are no numbers, and so no replies.
     """
 
     def __init__(
-        self, world: World, mail: Mail, observer: Observer, invariants: Invariants, *, mods: Sequence[Mod] = (), writable: bool = True
+        self, world: World, mail: Mail, observer: Observer, invariants: Invariants, *, mods: Sequence[Mod], writable: bool, dry: bool
     ) -> None:
         self._world, self._mail, self._observer, self._invariants = world, mail, observer, invariants
         self._fleet, self._engine = world.fleet, world.engine
-        self._mods, self._writable = list(mods), writable
+        self._mods, self._writable, self._dry = list(mods), writable, dry
         self._contexts: dict[int, Context] = {}
         self._told_until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
         self._open: dict[str, Delivery] = {}  # Everything sent whose fate is not sealed.
@@ -54,6 +54,10 @@ class Handover:
 
         What is *flying* may be computed with them.
         """
+        if self._dry:
+            for delivery in ready:
+                self._settle(delivery, "failed" if delivery.failure else "arrived")
+            return []
         ready.sort(key=lambda delivery: (delivery.client, delivery.id))
         computed = [delivery for delivery in ready if not delivery.failure]
         tickets = [delivery.ticket for delivery in computed if delivery.ticket is not None]
@@ -84,11 +88,6 @@ class Handover:
         if weights:
             self._invariants.weights(computed[0].round, weights)
         return replies
-
-    def uncomputed(self, ready: Iterable[Delivery]) -> None:
-        """Tell the fate of *ready* deliveries without numbers, as a rehearsal does."""
-        for delivery in ready:
-            self._settle(delivery, "failed" if delivery.failure else "arrived")
 
     def finish(self, *, broken: bool = False) -> None:
         """Settle what has no fate yet, telling what it leaves behind unless the run is *broken*."""
