@@ -18,6 +18,7 @@ from fedsim.learn.engine import Engine
 from fedsim.learn.work import Result
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.invariants import Invariants
+from fedsim.sim.links import Lay, Unshared
 from fedsim.sim.mail import Delivery
 from fedsim.sim.rows import STREAM_ENDED
 
@@ -29,12 +30,13 @@ _NEW = Kept()
 
 
 class World:
-    """Runs deliveries on the virtual clock. ``arrive`` is called, in virtual order, for each one that has ended."""
+    """Runs deliveries on the virtual clock. ``arrive`` is called, in virtual order, for each one that has ended; *lay* makes the links."""
 
     def __init__(
-        self, fleet: Fleet, engine: Engine, arrive: Callable[[Delivery], None], invariants: Invariants
+        self, fleet: Fleet, engine: Engine, arrive: Callable[[Delivery], None], invariants: Invariants, lay: Lay = Unshared
     ) -> None:
         self.env = simpy.Environment()
+        self._links = lay(self.env, fleet.network)
         self.fleet, self.engine, self._arrive, self._invariants = fleet, engine, arrive, invariants
         self._busy: dict[int, deque[simpy.Event]] = {}
         self._kept: dict[int, Kept] = {}
@@ -45,8 +47,8 @@ class World:
         self.env.process(self._carry(delivery))
 
     def _carry(self, delivery: Delivery) -> Generator[simpy.Event, None, None]:
-        env, network, client = self.env, self.fleet.network, delivery.client
-        yield env.timeout(network.down_s(client, delivery.parcel.down.total))
+        env, client = self.env, delivery.client
+        yield self._links.down(client, delivery.parcel.down.total)
         delivery.receive(env.now)
         if client in self._busy:  # One message at a time per client, as on a real SuperNode.
             turn = env.event()
@@ -63,7 +65,7 @@ class World:
         elif not delivery.failure:
             yield env.timeout(self._begin(delivery, order))
             delivery.answer(env.now)
-            yield env.timeout(network.up_s(client, delivery.parcel.up.total))
+            yield self._links.up(client, delivery.parcel.up.total)
         delivery.arrive(env.now)
         if waiting := self._busy[client]:
             waiting.popleft().succeed()
