@@ -24,7 +24,7 @@ def site(context: Context) -> Site:
     """Return what the node behind *context* has."""
     parts = parts_of(str(context.run_config["scenario"]))
     client = parts.fleet.client(int(context.node_config["partition-id"]))
-    return Site(client, parts.job, parts.engine, parts.strategy.mods, now=since_start)
+    return Site(client, parts.job, parts.engine, parts.strategy.mods, now=since_start, coding=parts.fleet.coding)
 
 
 def since_start(context: Context) -> float:

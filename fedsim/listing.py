@@ -33,7 +33,7 @@ def kinds(noun: str | None) -> None:
         for line in overview(console.width):
             console.print(escape(line), soft_wrap=True)
         return
-    noun = {slot.key: slot.noun for slot in slots().values()}.get(noun, STRATEGY if noun == stock.AT else noun)
+    noun = {key: slot.noun for slot in slots().values() for key in slot.keys}.get(noun, STRATEGY if noun == stock.AT else noun)
     if noun not in (*every, "all"):
         raise ScenarioError(f"{noun!r}: no such kind. {choices(noun, [*every, 'all'])}")
     for each in every if noun == "all" else [noun]:

@@ -19,6 +19,7 @@ from fedsim.data.arriving import Arriving
 from fedsim.data.replay.policies import sorts_by_class
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
+from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Course, rounds
 from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
@@ -126,7 +127,7 @@ class _Stage:
         watched = Watched(parts.scenario.server.strategy["kind"], parts.first)
         strategy = compat.name_draws(watched.around(compat.asks_only(parts.strategy.strategy)), parts.key)
         course = Course(sys.maxsize, parts.scenario.server.round_timeout_s, records.job_config(parts.job), ConfigRecord())
-        self._rounds = rounds(strategy, self.grid, compat.array_record(parts.first), course)
+        self._rounds = rounds(strategy, coded(self.grid, parts.fleet.coding), compat.array_record(parts.first), course)
 
     def play(self) -> None:
         """Rehearse one more round."""

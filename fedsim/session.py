@@ -24,6 +24,7 @@ from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.source import changed
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
+from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Course, drive
 from fedsim.learn.engine.workers import hired
 from fedsim.learn.work import digest_of
@@ -218,7 +219,8 @@ class _Session:
             compat.cheap_collections(), compat.exact_distances(),
         ):  # fmt: skip
             course = Course(scenario.server.rounds, scenario.server.round_timeout_s, records.job_config(parts.job), ConfigRecord())
-            drive(strategy, self.grid, compat.array_record(parts.first), course, self._evaluate, lambda: self.enough)
+            grid = coded(self.grid, parts.fleet.coding)
+            drive(strategy, grid, compat.array_record(parts.first), course, self._evaluate, lambda: self.enough)
 
     def _heard(self, step: str, server_round: int, result: Any) -> None:
         metrics = {"aggregate_train": lambda: result[1], "aggregate_evaluate": lambda: result}.get(step, lambda: None)()

@@ -10,7 +10,7 @@ HOUSE = Path(fedsim.__file__).parent
 RANK = {
     "cli": 0, "show": 0, "listing": 0, "preview": 1, "rehearsal": 1, "session": 1, "scenario": 2, "record": 2, "sim": 3, "flower": 4,
     "strategy": 4,
-    "client": 5, "data": 6, "learn": 6, "cost": 6, "core": 7,
+    "client": 5, "data": 6, "learn": 6, "cost": 6, "codec": 6, "core": 7,
 }  # fmt: skip
 """Smaller is further left; a file may import from its own room, and from rooms of a larger rank."""
 BESIDE = {("cli", "show"), ("cli", "listing"), ("preview", "rehearsal"), ("strategy", "flower"), ("learn", "data")}

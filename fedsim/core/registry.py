@@ -24,12 +24,15 @@ class Registry(Generic[F]):
     """Functions by name: what the simulator gives them by name, the rest of their parameters a scenario may set.
 
     *noun* is the word that error lines and entry points (group ``fedsim.<noun>``) use; *given* are the parameter
-    names that the simulator fills in itself, where a function asks for them. *key* is the scenario's dotted key for it, and
-    *gives* what must come back. *own* ends the error line about a name that there is not: what a reader can do who wants another.
+    names that the simulator fills in itself, where a function asks for them. *key* is the scenario's dotted key for it, *also* are
+    further ones, *gives* is what must come back. *own* ends the error line about a name that there is not: what a reader can do who
+    wants another.
     """
 
-    def __init__(self, noun: str, given: Iterable[str] = (), *, key: str = "", gives: Gives | None = None, own: str = OWN) -> None:
-        self.noun, self.key, self.gives, self.own = noun, key, gives, own
+    def __init__(
+        self, noun: str, given: Iterable[str] = (), *, key: str = "", also: tuple[str, ...] = (), gives: Gives | None = None, own: str = OWN
+    ) -> None:
+        self.noun, self.key, self.also, self.gives, self.own = noun, key, also, gives, own
         self.given = frozenset(given)
         self._entries: dict[str, F] = {}
 

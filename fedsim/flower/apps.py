@@ -13,8 +13,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.client.program import Program
+from fedsim.codec import Coding
+from fedsim.core.state import State
 from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
+from fedsim.flower.decode import coded, recoded
 from fedsim.learn.engine import Engine
 from fedsim.learn.work import Job
 
@@ -38,6 +41,7 @@ class Site:
     mods: Sequence[Mod] = ()
     now: Callable[[Context], Seconds] = lambda _context: 0.0
     wait: Callable[[Seconds], None] = time.sleep
+    coding: Coding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Plan:
     rounds: int
     timeout_s: float
     evaluate: Callable[[int, Params], dict[str, float] | None]
+    coding: Coding | None = None
 
 
 def with_mods(mods: Sequence[Mod], app: App) -> App:
@@ -66,7 +71,7 @@ def client_app(site: Callable[[Context], Site]) -> ClientApp:
     @app.train()
     def train(message: Message, context: Context) -> Message:
         here = site(context)
-        return with_mods(here.mods, lambda m, c: _answer(m, c, here))(message, context)
+        return _coded(with_mods(here.mods, lambda m, c: _answer(m, c, here))(message, context), context, here)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -90,7 +95,7 @@ def server_app(plan: Callable[[Context], Plan]) -> ServerApp:
 
         with compat.exact_distances():
             ready.strategy.start(
-                grid=grid, initial_arrays=compat.array_record(ready.first), num_rounds=ready.rounds,
+                grid=coded(grid, ready.coding), initial_arrays=compat.array_record(ready.first), num_rounds=ready.rounds,
                 timeout=ready.timeout_s, train_config=records.job_config(ready.job), evaluate_config=ConfigRecord(),
                 evaluate_fn=score,
             )  # fmt: skip
@@ -99,8 +104,27 @@ def server_app(plan: Callable[[Context], Plan]) -> ServerApp:
     return app
 
 
+def _coded(reply: Message, context: Context, site: Site) -> Message:
+    """Return *reply* as it travels, and write what is kept of the encoding into *context*."""
+    coding = site.coding
+    if coding is None or reply.has_error():
+        return reply
+    kept = records.kept_of(context.state)
+    state: State = dict(kept.parts.get("codec", {}))
+
+    def code(params: Params) -> Params:
+        nonlocal state
+        encoded, state = coding.sent_up(params, state)
+        return encoded
+
+    coded = compat.with_metadata(recoded(reply.content, code), reply.metadata)
+    if state:
+        records.keep(context.state, kept.having({"codec": state}))
+    return coded
+
+
 def _answer(message: Message, context: Context, site: Site) -> Message:
-    order = records.order_of(message, records.StartCache(), site.job)
+    order = records.order_of(message, records.StartCache(site.coding), site.job)
     kept, now = records.kept_of(context.state), site.now(context)
     ready_s = site.client.ready_s(order, kept, now)
     if math.isinf(ready_s):

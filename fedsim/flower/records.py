@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedsim.client.kept import Kept
 from fedsim.client.program import Order, Reply
+from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
 from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
@@ -51,6 +52,11 @@ class Size:
     def total(self) -> int:
         """Return payload and framing together."""
         return self.payload + self.framing
+
+
+def forms_of(arrays: ArrayRecord) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the type and shape of each array of a record."""
+    return {name: (array.dtype, tuple(array.shape)) for name, array in arrays.items()}
 
 
 def node_of(client: int) -> int:
@@ -107,7 +113,8 @@ def unchanged(content: RecordDict, copy: RecordDict) -> bool:
 class StartCache:
     """Decodes each set of parameters once, however many messages carry it, and numbers the models it has met."""
 
-    def __init__(self) -> None:
+    def __init__(self, coding: Coding | None = None) -> None:
+        self._coding = coding
         self._last: tuple[ArrayRecord, Start] | None = None
         self._versions: dict[str, int] = {}
 
@@ -125,7 +132,8 @@ class StartCache:
     def of(self, arrays: ArrayRecord) -> Start:
         """Return the parameters in *arrays*."""
         if self._last is None or self._last[0] is not arrays:
-            self._last = (arrays, Start(params_of(arrays)))
+            came = params_of(arrays)
+            self._last = (arrays, Start(self._coding.got_down(came) if self._coding else came))
         return self._last[1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.client.stream import Online
+from fedsim.codec import Coding, Plain
 from fedsim.core import own
 from fedsim.core.errors import ScenarioError, choices, door
 from fedsim.core.keys import Key
@@ -38,7 +40,7 @@ from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
 from fedsim.scenario.guards import guarded, unwritable
-from fedsim.scenario.kinds import Slot, chosen, slots
+from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
@@ -141,12 +143,13 @@ def _built(loaded: Loaded) -> Parts:
     _check_classes(scenario, federation)
     online = _online(scenario, federation, objective)
     fleet = Fleet(
-        federation=federation, job=job, flops=counted, forms=_forms(first, job, model), scores=scores,
+        federation=federation, job=job, flops=counted, forms=_forms(first, job.algorithm.up if job.algorithm else (), model), scores=scores,
         extra_metrics=strategy.extra_metrics, key=key, online=online,
         compute=_made("compute", scenario.clients.compute, key=key.fold("device")),
         network=_made("network", scenario.clients.network, key=key.fold("link")),
         availability=_made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
+    fleet = replace(fleet, coding=_coding(scenario, job, fleet, first, model))
     extras = _extras(scenario, strategy, job, first, list(trainable(model)))
     return Parts(
         scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras
@@ -204,10 +207,22 @@ def _extras(scenario: Scenario, strategy: Built, job: Job, first: Params, names:
     return extras
 
 
-def _forms(first: Params, job: Job, model: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the type and shape of all that a trained client sends, by name: the parameters, and an algorithm's extra arrays."""
+def _coding(scenario: Scenario, job: Job, fleet: Fleet, first: Params, model: nn.Module) -> Coding | None:
+    """Return how arrays travel; None where they do as they are."""
+    asked = scenario.codec
+    if asked is None:
+        return None
+    down, up = (
+        _made("codec", table or {"kind": "plain"}, place=f"codec.{name}") for name, table in (("down", asked.down), ("up", asked.up))
+    )
+    if type(down) is Plain and type(up) is Plain:
+        return None
+    return Coding(down, up, _forms(first, job.algorithm.down if job.algorithm else (), model), fleet.forms)
+
+
+def _forms(first: Params, extras: Sequence[str], model: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the type and shape of all that travels one way, by name: the parameters, and an algorithm's *extras*."""
     forms = records.forms(first)
-    extras = job.algorithm.up if job.algorithm else ()
     return forms | {f"{extra}/{name}": forms[name] for extra in extras for name in trainable(model)}
 
 
@@ -359,9 +374,10 @@ def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source,
     return attach(base, arrivals, order, labelling, drift, stream.items, stream.stored, stream.drifts_s)
 
 
-def _made(noun: str, table: Table, **given: Any) -> Any:
-    """Return what the kind that *table* names makes, *given* what the simulator fills in."""
-    slot: Slot = slots()[noun]
+def _made(noun: str, table: Table, *, place: str = "", **given: Any) -> Any:
+    """Return what the kind that *table*, which stands at *place*, names makes, *given* what the simulator fills in."""
+    slot = slots()[noun]
+    slot = replace(slot, key=place) if place else slot
     function, settings = chosen(slot, table)
     with door(f"{slot.key}.kind = {table['kind']!r}"):
         made = slot.registry.call(function, settings, **{name: unwritable(each) for name, each in given.items()})

@@ -31,7 +31,7 @@ def json_schema() -> dict[str, Any]:
     """
     schema = Scenario.model_json_schema()
     parts: dict[str, Any] = schema["$defs"]
-    places = {slot.key: slot.noun for slot in slots().values()} | {stock.AT: "strategy"}
+    places = {key: slot.noun for slot in slots().values() for key in slot.keys} | {stock.AT: "strategy"}
     for key, noun in places.items():
         section, _, name = key.rpartition(".")
         fields = parts[section.rpartition(".")[2].capitalize()]["properties"] if section else schema["properties"]

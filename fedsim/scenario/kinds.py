@@ -25,11 +25,17 @@ class Slot:
     noun: str
     registry: Registry[Any]
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return every dotted key at which it may stand."""
+        return (self.key, *self.registry.also)
+
 
 def slots() -> dict[str, Slot]:
     """Return every slot but the strategy's, by noun. Imports what registers, torch included."""
     from fedsim.client.detectors import detectors
     from fedsim.client.reactions import reactions
+    from fedsim.codec import bfloat16, codecs  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
     from fedsim.cost.network import networks
@@ -52,7 +58,7 @@ def slots() -> dict[str, Slot]:
 
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, replays, detectors, reactions, triggers, arrivals, orders, labellings,
-        changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms,
+        changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs,
     ]  # fmt: skip
     return {registry.noun: Slot(registry.key, registry.noun, registry) for registry in found}
 

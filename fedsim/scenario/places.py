@@ -80,7 +80,8 @@ def _sections(model: type[BaseModel], above: str = "") -> Iterator[str]:
 def _kinds() -> Iterator[tuple[str, dict[str, list[str]]]]:
     """Yield each slot's key, and the settings of each of its kinds."""
     for slot in slots().values():
-        yield slot.key, {kind: _settings(slot.registry, kind) for kind in slot.registry.names()}
+        found = {kind: _settings(slot.registry, kind) for kind in slot.registry.names()}
+        yield from ((key, found) for key in slot.keys)
     yield stock.AT, {kind: [*stock.arguments(kind), "clients_per_round"] for kind in stock.names()}
 
 

@@ -112,6 +112,13 @@ class Server(Section):
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
 
+class Codec(Section):
+    """What travels in the place of plain arrays, to the clients and back."""
+
+    down: Table | None = None
+    up: Table | None = None
+
+
 class Evaluate(Section):
     """When the model is scored: on the server's test part, and by clients on examples they keep back."""
 
@@ -163,6 +170,7 @@ class Scenario(Section):
     model: Model
     training: Training
     server: Server
+    codec: Codec | None = None
     evaluate: Evaluate = Evaluate()
     stop: Stop | None = None
     engine: Engine = Engine()

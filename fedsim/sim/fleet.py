@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fedsim.client.offline import Offline
 from fedsim.client.program import Program
 from fedsim.client.stream import Online, OnStream
+from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
 from fedsim.cost.availability import Availability
@@ -23,7 +24,7 @@ class Fleet:
     """Everything about the clients that has to do with cost; functions of (key, client), so nothing is stored.
 
     *online* says how they act on streams, where there are any. *job* is the scenario's training job, which a message may change;
-    *forms* are the type and shape of each array that a trained client sends back, by name.
+    *forms* are the type and shape of each array that a trained client sends back, by name, before *coding* makes something else of it.
     """
 
     federation: Federation
@@ -37,6 +38,7 @@ class Fleet:
     extra_metrics: tuple[str, ...]
     key: Key
     online: Online | None = None
+    coding: Coding | None = None
 
     def client(self, number: int) -> Program:
         """Return the program of client *number*."""

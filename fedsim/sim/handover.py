@@ -9,9 +9,11 @@ from flwr.app import Context, Error, Message, RecordDict
 
 from fedsim.client.program import News, Reply
 from fedsim.core.errors import RunError, door, must
-from fedsim.core.types import Seconds
+from fedsim.core.state import State
+from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.apps import Mod, with_mods
+from fedsim.flower.decode import recoded
 from fedsim.learn.work import Result
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import Delivery, Mail
@@ -82,7 +84,9 @@ class Handover:
                 self._settle(delivery, "failed")
             else:
                 loss = result.metrics.get("train_loss", result.metrics.get("loss"))
-                self._settle(delivery, "arrived", loss, records.digest_of_reply(reply) if self._mods else result.digest)
+                coding = self._fleet.coding
+                other = self._mods or (coding is not None and coding.changes_up)  # Then what travels is not what was computed.
+                self._settle(delivery, "arrived", loss, records.digest_of_reply(reply) if other else result.digest)
             replies.append(reply)
         weights = [d.task.examples for d in computed if d.task and not d.failure]
         if weights:
@@ -149,11 +153,48 @@ class Handover:
         else:
             reply = app(delivery.message, _NO_CONTEXT)
         if not reply.has_error():
-            size = records.size_of(reply.content)
-            foretold = delivery.parcel.up
-            must(size == foretold, f"{delivery.id}: {foretold} bytes were foretold, {size} encoded")
+            reply = self._coded(delivery, reply)
+            self._check_size(delivery, reply)
         compat.set_message_id(reply, delivery.id.replace("m", "r"))
         return reply
+
+    def _coded(self, delivery: Delivery, reply: Message) -> Message:
+        """Return *reply* as it travels; what its client keeps of the encoding is kept."""
+        coding, client = self._fleet.coding, delivery.client
+        if coding is None or delivery.kind != "train":
+            return reply
+        kept: State = dict(self._world.kept(client).parts.get("codec", {}))
+
+        def code(params: Params) -> Params:
+            nonlocal kept
+            encoded, kept = coding.sent_up(params, kept)
+            return encoded
+
+        coded = compat.with_metadata(recoded(reply.content, code), reply.metadata)
+        if kept:
+            self._world.keep(client, {"codec": kept})
+        return coded
+
+    def _check_size(self, delivery: Delivery, reply: Message) -> None:
+        """Check that *reply* is as large as was foretold. Raises RunError that says what a mod made larger or smaller."""
+        size, foretold = records.size_of(reply.content), delivery.parcel.up
+        if size == foretold:
+            return
+        forms = self._fleet.forms
+        came = {name: form for record in reply.content.array_records.values() for name, form in records.forms_of(record).items()}
+        wrong = sorted(name for name in {*forms, *came} if came.get(name) != forms.get(name))
+        if not self._mods or self._fleet.coding or delivery.kind != "train":
+            must(False, f"{delivery.id}: {foretold} bytes were foretold, {size} encoded")
+        names = ", ".join(str(getattr(mod, "__name__", mod)) for mod in self._mods)
+        what = (
+            f"{wrong[0]} is {came.get(wrong[0], 'gone')} where {forms.get(wrong[0], 'nothing')} was expected"
+            if wrong
+            else f"its metrics are {sorted(name for record in reply.content.metric_records.values() for name in record)}"
+        )
+        raise RunError(
+            f"client {delivery.client} in round {delivery.round}: a client mod ({names}) changed the size of the reply, on which its time"
+            f" depends: {what}. A mod may change numbers; what changes sizes is a codec ([codec] up), which states them beforehand."
+        )
 
     def _context(self, client: int) -> Context:
         if client not in self._contexts:

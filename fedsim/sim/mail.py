@@ -174,7 +174,7 @@ class Mail:
     """Makes deliveries of messages, numbered in the order of sending, and of models, numbered in the order of first meeting."""
 
     def __init__(self, fleet: Fleet) -> None:
-        self._fleet, self._starts = fleet, records.StartCache()
+        self._fleet, self._starts = fleet, records.StartCache(fleet.coding)
         self.sent = 0
         """How many messages were sent so far."""
 
@@ -207,5 +207,6 @@ class Mail:
             names = reply_metrics(order.job, self._fleet.scores, self._fleet.client(0).tells)
             training = order.job.kind == "train"
             extra = self._fleet.extra_metrics if training else ()
-            up = records.reply_size(self._fleet.forms if training else {}, (*names, *extra))
+            forms, coding = self._fleet.forms if training else {}, self._fleet.coding
+            up = records.reply_size(coding.up.forms(forms) if coding else forms, (*names, *extra))
         return Parcel(content, records.round_of(content), version, records.size_of(content), up, order, failure)

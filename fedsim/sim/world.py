@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 
 import simpy
 
-from fedsim.client.kept import Kept
+from fedsim.client.kept import Kept, Parts
 from fedsim.client.program import Finished, Order
 from fedsim.core.types import Seconds
 from fedsim.learn.engine import Engine
@@ -97,6 +97,10 @@ class World:
     def kept(self, client: int) -> Kept:
         """Return what *client* keeps now."""
         return self._kept.get(client, _NEW)
+
+    def keep(self, client: int, parts: Parts) -> None:
+        """Let *client* keep *parts* in the place of those of the same names."""
+        self._kept[client] = self.kept(client).having(parts)
 
     def _leaves(self, delivery: Delivery) -> bool:
         """Return whether a task leaves more behind than its reply."""
