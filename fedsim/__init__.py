@@ -12,12 +12,12 @@ from fedsim.core.warned import spare_dependencies
 
 if TYPE_CHECKING:
     from fedsim.core.keys import Key
-    from fedsim.record.runs import Run, load
+    from fedsim.score.run import Run, load
     from fedsim.session import run
 
 __all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "load", "run"]
 
-_LATE = {"Key": "fedsim.core.keys", "Run": "fedsim.record.runs", "load": "fedsim.record.runs", "run": "fedsim.session"}
+_LATE = {"Key": "fedsim.core.keys", "Run": "fedsim.score.run", "load": "fedsim.score.run", "run": "fedsim.session"}
 
 
 def __getattr__(name: str) -> Any:

@@ -80,7 +80,7 @@ def run(
             from fedsim.session import execute
 
             done = execute(loaded, out, watch)
-        from fedsim.record.report import write_report
+        from fedsim.report.page import write_report
 
         try:
             write_report(done)
@@ -170,7 +170,7 @@ def verify(
 def report(run: RunFolder) -> None:
     """Write the HTML report of a run (again), and print its path."""
     with _errors():
-        from fedsim.record.report import write_report
+        from fedsim.report.page import write_report
 
         print(write_report(_opened(run)))
 
@@ -203,7 +203,7 @@ def main() -> None:
 def _opened(folder: Path) -> Any:
     """Return the run in *folder*; naming a folder that holds none is the arguments' fault, not the run's."""
     from fedsim.record import manifest
-    from fedsim.record.runs import load
+    from fedsim.score.run import load
 
     try:
         there = (folder / manifest.FILE).is_file()

@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedsim.record.runs import Run, streams_ended, uncounted
-from fedsim.record.units import duration, megabytes
+from fedsim.report.units import duration, megabytes
 from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
+from fedsim.score.run import Run, streams_ended, uncounted
 
 if TYPE_CHECKING:
     from fedsim.data.arriving import Arriving
@@ -69,7 +69,7 @@ def rehearsing(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, 
 
 def summary_line(run: Run) -> dict[str, Any]:
     """Return the figures of a run as one table: what ``--json`` prints. ``online`` is there where clients have streams."""
-    from fedsim.record.online import pooled
+    from fedsim.score.online import pooled
 
     about = run.manifest
     streams = {"online": pooled(run.tested)} if "stream" in about["scenario"] else {}
@@ -123,7 +123,7 @@ def summary(run: Run) -> None:
 
 def _online(run: Run, scenario: Scenario) -> dict[str, str]:
     """Return the rows about what clients predicted before they trained."""
-    from fedsim.record.online import noticed, pooled
+    from fedsim.score.online import noticed, pooled
 
     found = pooled(run.tested)
     if found["accuracy"] is None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fedsim
-from fedsim.record.report import write_report
+from fedsim.report.page import write_report
 from fedsim.scenario.load import load
 
 Go = Callable[..., fedsim.Run]

@@ -11,7 +11,7 @@ import fedsim
 from conftest import tiny_table
 from fedsim.record import journal
 from fedsim.record.journal import Journal, MetricRow
-from fedsim.record.report import write_report
+from fedsim.report.page import write_report
 from fedsim.scenario.load import load
 
 

@@ -15,8 +15,8 @@ from conftest import tiny_table
 from fedsim import show
 from fedsim.core.errors import FedsimError, RunError
 from fedsim.record import journal, manifest
-from fedsim.record.compare import difference
-from fedsim.record.report import write_report
+from fedsim.report.page import write_report
+from fedsim.score.compare import difference
 from fedsim.session import verify
 
 TABLE = {

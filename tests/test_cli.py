@@ -20,7 +20,7 @@ import fedsim
 from fedsim.record.journal import read
 
 FEDSIM = [sys.executable, "-c", "from fedsim.cli import main; main()"]
-REPORT = "fedsim.record.report"
+REPORT = "fedsim.report.page"
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def uses(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
     patch = pytest.MonkeyPatch()
     with disk(root, 0, patch) as counted:
         run = fedsim.run(tiny_table(TABLE), out=root / "run")
-        from fedsim.record.report import write_report
+        from fedsim.report.page import write_report
 
         write_report(run)
     return counted.done, run.digest
@@ -233,12 +233,12 @@ def test_a_report_that_cannot_be_written_loses_no_run(
     tmp_path: Path, cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The line says that the run is done, and where."""
-    from fedsim.record import report
+    from fedsim.report import page
 
     def refuse(run: fedsim.Run) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device", str(run.path / "report.html"))
 
-    monkeypatch.setattr(report, "write_report", refuse)
+    monkeypatch.setattr(page, "write_report", refuse)
     answer = cli("run", scenario_file(TABLE), "--out", tmp_path / "run", "--quiet")
 
     assert (1, "done") == (answer.code, fedsim.load(tmp_path / "run").status)

@@ -397,7 +397,7 @@ def test_out_that_cannot_be_made(cli: Callable[..., Any], scenario_file: Callabl
 def test_a_folder_that_is_no_run(command: str, cli: Callable[..., Any], tmp_path: Path) -> None:
     """What reads a run folder says in one line that this is none."""
     if command == "report":
-        pytest.importorskip("fedsim.record.report")
+        pytest.importorskip("fedsim.report.page")
     answer = cli(command, tmp_path)
 
     assert (2, 1) == (answer.code, len(answer.err.splitlines())), answer

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fedsim.record.figures import Drawing
-from fedsim.record.online_figures import DRIFTS, POINTS, accuracy_matrix_figure, prequential_figure, weights_figure
-from fedsim.record.prequential import curves, windowed
+from fedsim.report.figures import Drawing
+from fedsim.report.online_figures import DRIFTS, POINTS, accuracy_matrix_figure, prequential_figure, weights_figure
+from fedsim.score.prequential import curves, windowed
 
 
 def stream(n: int) -> pd.DataFrame:

@@ -14,10 +14,10 @@ import pytest
 import fedsim
 from fedsim.record import manifest
 from fedsim.record.journal import Journal, MetricRow
-from fedsim.record.online import gini, pooled, recoveries
-from fedsim.record.report import write_report
+from fedsim.report.page import write_report
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
+from fedsim.score.online import gini, pooled, recoveries
 from fedsim.session import verify
 from fedsim.sim import rows as row_kinds
 from fedsim.sim.rows import RoundRow, TaskRow

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 import fedsim
-from fedsim.record.continual import average_accuracy, forgetting
-from fedsim.record.detection import detection_scores
-from fedsim.record.prequential import baselines, summary
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
+from fedsim.score.continual import average_accuracy, forgetting
+from fedsim.score.detection import detection_scores
+from fedsim.score.prequential import baselines, summary
 
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 SEEDS = (1, 2, 3)

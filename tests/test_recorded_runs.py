@@ -9,7 +9,7 @@ import pytest
 
 import fedsim
 from fedsim.record import manifest
-from fedsim.record.report import write_report
+from fedsim.report.page import write_report
 from fedsim.session import verify
 
 RECORDED = Path(__file__).with_name("recorded")

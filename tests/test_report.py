@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import fedsim
-from fedsim.record import figures
-from fedsim.record.figures import Seen
-from fedsim.record.report import toml, write_report
-from fedsim.record.runs import uncounted
+from fedsim.report import figures
+from fedsim.report.figures import Seen
+from fedsim.report.page import toml, write_report
+from fedsim.score.run import uncounted
 
 Go = Callable[..., fedsim.Run]
 

@@ -18,9 +18,10 @@ from conftest import tiny_table
 from fedsim import session
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.work import digest_of
-from fedsim.record import leaving, manifest, runs
+from fedsim.record import leaving, manifest
 from fedsim.record.leaving import Patience
 from fedsim.record.place import take_place
+from fedsim.score.run import MODEL_FILE
 from fedsim.session import Interrupted, Progress, verify
 
 SMALL = {"clients.count": 2, "data.test_fraction": 0.95, "server.rounds": 3}
@@ -212,7 +213,7 @@ def test_warnings_may_be_errors(tmp_path: Path) -> None:
     """Under ``-W error`` fedsim starts, runs and reports: what dependencies warn of is told, and of ours there is nothing."""
     import json
 
-    code = "import json, sys, fedsim; from fedsim.record.report import write_report; "
+    code = "import json, sys, fedsim; from fedsim.report.page import write_report; "
     code += "write_report(fedsim.run(json.loads(sys.argv[1]), out=sys.argv[2]))"
     said = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, json.dumps(tiny_table(SMALL)), str(tmp_path / "run")],
@@ -223,4 +224,4 @@ def test_warnings_may_be_errors(tmp_path: Path) -> None:
     started = subprocess.run([sys.executable, "-W", "error", "-m", "fedsim", "--help"], capture_output=True, text=True, timeout=60)
 
     assert 0 == said.returncode == started.returncode, said.stderr + started.stderr
-    assert "fedsim/" not in said.stderr.replace(str(tmp_path), "") and (tmp_path / "run" / runs.MODEL_FILE).exists()
+    assert "fedsim/" not in said.stderr.replace(str(tmp_path), "") and (tmp_path / "run" / MODEL_FILE).exists()

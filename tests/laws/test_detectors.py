@@ -13,7 +13,7 @@ from fedsim.client.detectors import Detector, Never, detectors, kswin
 from fedsim.client.reactions import reaction
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
-from fedsim.record.detection import detection_scores
+from fedsim.score.detection import detection_scores
 
 pytest.importorskip("river", reason="needs river, whose detectors these are")
 

@@ -7,7 +7,7 @@ import pytest
 
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray
-from fedsim.record.continual import (
+from fedsim.score.continual import (
     any_time_accuracy,
     average_accuracy,
     backward_transfer,

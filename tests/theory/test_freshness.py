@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedsim.core.keys import Key
-from fedsim.record.freshness import age_of_newest, mean_age_s, newest_in_versions, time_to_influence
+from fedsim.score.freshness import age_of_newest, mean_age_s, newest_in_versions, time_to_influence
 
 NAN = np.nan
 

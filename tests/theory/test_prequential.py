@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedsim.record import prequential as scores
-from fedsim.record.prequential import baselines, cumulative, curves, fading, prequential, summary, windowed
+from fedsim.score import prequential as scores
+from fedsim.score.prequential import baselines, cumulative, curves, fading, prequential, summary, windowed
 
 river = pytest.importorskip("river", reason="needs river, the oracle of these tests")
 from river import datasets, dummy, evaluate, linear_model, metrics, optim, preprocessing  # noqa: E402

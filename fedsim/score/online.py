@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from fedsim.core.types import FloatArray, IntArray, Seconds
-from fedsim.record.continual import RECOVERY_EPS, RECOVERY_WINDOW, recovery_s
-from fedsim.record.detection import detection_scores
-from fedsim.record.prequential import Frame, summary
+from fedsim.score.continual import RECOVERY_EPS, RECOVERY_WINDOW, recovery_s
+from fedsim.score.detection import detection_scores
+from fedsim.score.prequential import Frame, summary
 
 ALL = -1
 """Stands for a client in the row that is about all of them."""

@@ -11,11 +11,12 @@ from string import Template
 from typing import Any
 
 from fedsim.core.errors import RunError, door
-from fedsim.record import figures, manifest, online_report
-from fedsim.record.figures import MEANINGS, Seen
-from fedsim.record.online import pooled
-from fedsim.record.runs import Run, streams_ended, uncounted
-from fedsim.record.units import duration, megabytes
+from fedsim.record import manifest
+from fedsim.report import figures, online
+from fedsim.report.figures import MEANINGS, Seen
+from fedsim.report.units import duration, megabytes
+from fedsim.score.online import pooled
+from fedsim.score.run import Run, streams_ended, uncounted
 
 FILE = "report.html"
 
@@ -36,7 +37,7 @@ def _page(run: Run, seen: Seen) -> str:
     draw = figures.Drawing()
     drawn = [figure(seen, draw) for figure in (figures.learning, figures.timeline, figures.rounds)]
     if "stream" in about["scenario"]:
-        drawn.insert(1, online_report.sections(run, draw))
+        drawn.insert(1, online.sections(run, draw))
     return PAGE.substitute(name=name, status=status, body="\n".join([_facts(run, seen), _notice(run), *drawn, _origin(about)]))
 
 

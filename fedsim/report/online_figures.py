@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.core.types import FloatArray, IntArray
-from fedsim.record.figures import ALARM, GRID, INK
-from fedsim.record.prequential import WINDOW, Frame, curves, windowed
-from fedsim.record.units import clock
+from fedsim.report.figures import ALARM, GRID, INK
+from fedsim.report.units import clock
+from fedsim.score.prequential import WINDOW, Frame, curves, windowed
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -45,7 +45,7 @@ def prequential_figure(
 ) -> Figure:
     """Return the accuracy over the last *window* tested examples against virtual time, beside both baselines.
 
-    *frame* is as ``record.prequential`` reads it; *drifts_s* are the true drift times, which become vertical lines, and
+    *frame* is as ``score.prequential`` reads it; *drifts_s* are the true drift times, which become vertical lines, and
     *alarms_s* when a detector signalled, which become marks at the bottom. The stretch before the first full window is
     drawn too: its means are over what there is.
     """
@@ -110,7 +110,7 @@ def accuracy_matrix_figure(matrix: FloatArray, tasks: Sequence[str] = (), after:
 
 
 def weights_figure(shares: Frame, clients: int | None = None) -> Figure:
-    """Return the share of the weight that each client has, largest first. *shares* is as ``record.online.weights`` gives.
+    """Return the share of the weight that each client has, largest first. *shares* is as ``score.online.weights`` gives.
 
     The dotted line is the equal share of *clients*, of those in *shares* where it is None.
     """

@@ -13,15 +13,15 @@ from fedsim.core.errors import RunError, door
 from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
 from fedsim.record import journal, manifest
-from fedsim.record.continual import RECOVERY_EPS, RECOVERY_WINDOW
+from fedsim.score.continual import RECOVERY_EPS, RECOVERY_WINDOW
 from fedsim.sim.rows import STREAM_ENDED
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from fedsim.record.matrix import AccuracyMatrix
-    from fedsim.record.prequential import Running
+    from fedsim.score.matrix import AccuracyMatrix
+    from fedsim.score.prequential import Running
 
 MODEL_FILE = "model.safetensors"
 EVENTS = ("received_s", "started_s", "computed_s", "arrived_s")
@@ -141,9 +141,9 @@ class Run:
     def prequential(self) -> pd.DataFrame:
         """Return the scores of what clients predicted before they trained: per client, mean, worst tenth, pooled.
 
-        Beside no-change and majority; see ``record.prequential.summary``. Examples whose label never comes do not count.
+        Beside no-change and majority; see ``score.prequential.summary``. Examples whose label never comes do not count.
         """
-        from fedsim.record import online, prequential
+        from fedsim.score import online, prequential
 
         return prequential.summary(online.scored(self.tested))
 
@@ -153,9 +153,9 @@ class Run:
         """Return the same scores along virtual time, after each example: ``time_s`` and a column per score.
 
         *running* is ``cumulative``, ``windowed(n)`` (the default, n = 1000) or ``fading(factor)`` of
-        ``record.prequential``; *clients* are those to follow, all unless given.
+        ``score.prequential``; *clients* are those to follow, all unless given.
         """
-        from fedsim.record import online, prequential
+        from fedsim.score import online, prequential
 
         tested = self.tested if clients is None else self.tested[self.tested.client.isin(clients)]
         return prequential.curves(online.scored(tested), running)
@@ -165,7 +165,7 @@ class Run:
 
         These are average accuracy, forgetting, backward and forward transfer, and any-time accuracy.
         """
-        from fedsim.record import matrix
+        from fedsim.score import matrix
 
         metrics = self.metrics
         if not metrics.scope.str.startswith(matrix.GROUP).any():
@@ -177,7 +177,7 @@ class Run:
 
         NaN of clients whose true drifts nobody told: recorded data, without ``stream.drifts_s``.
         """
-        from fedsim.record import online
+        from fedsim.score import online
 
         drifts = self.drifts
         known = online.told(self.manifest["scenario"], drifts)
@@ -186,18 +186,18 @@ class Run:
     def recovery(self, window: int = RECOVERY_WINDOW, eps: float = RECOVERY_EPS) -> pd.DataFrame:
         """Return how long after each true drift the accuracy before training was back within *eps*: a row per moment.
 
-        Accuracies are means over *window* examples; see ``record.online.recoveries``.
+        Accuracies are means over *window* examples; see ``score.online.recoveries``.
         """
-        from fedsim.record import online
+        from fedsim.score import online
 
         return online.recoveries(self.tested, self.drifts, window=window, eps=eps)
 
     def freshness(self) -> pd.DataFrame:
         """Return how old the newest example in each client's model is, and how soon an example reaches the global model.
 
-        The last row is over all clients; see ``record.influence.freshness``.
+        The last row is over all clients; see ``score.influence.freshness``.
         """
-        from fedsim.record import influence
+        from fedsim.score import influence
 
         stream = self.manifest["scenario"].get("stream") or {}
         tasks, rounds = self._frame("tasks"), self._frame("rounds")
@@ -206,13 +206,13 @@ class Run:
 
     def weights(self) -> pd.DataFrame:
         """Return what each client weighed in the aggregation: client, tasks that arrived, examples, share."""
-        from fedsim.record import online
+        from fedsim.score import online
 
         return online.weights(self.tasks)
 
     def weight_gini(self) -> float:
         """Return how unequal these shares are, over all clients: 0 for equal ones, near 1 where one client is all."""
-        from fedsim.record import online
+        from fedsim.score import online
 
         return online.gini(self.weights().share.to_numpy(), int(self.manifest["scenario"]["clients"]["count"]))
 

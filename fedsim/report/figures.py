@@ -9,8 +9,8 @@ from html import escape
 from string import Template
 from typing import Any, TypeAlias
 
-from fedsim.record.runs import Run, uncounted
-from fedsim.record.units import clock, duration, megabytes
+from fedsim.report.units import clock, duration, megabytes
+from fedsim.score.run import Run, uncounted
 from fedsim.sim.rows import STREAM_ENDED
 
 Frame: TypeAlias = Any

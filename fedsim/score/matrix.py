@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from fedsim.core.types import BoolArray, FloatArray, IntArray
-from fedsim.record import continual
-from fedsim.record.influence import merges, trained
-from fedsim.record.prequential import Frame
+from fedsim.score import continual
+from fedsim.score.influence import merges, trained
+from fedsim.score.prequential import Frame
 
 GROUP = "classes "
 """How the scope of a score by classes begins; the classes follow."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedsim.learn.work import digest_of
 from fedsim.record import manifest
-from fedsim.record.runs import Run
+from fedsim.score.run import Run
 
 FIGURES = ("virtual_s", "bytes_down", "bytes_up", "bytes_wasted", "digest", "metrics_digest", "scenario_digest", "seed")
 """What a manifest says that follows from the scenario alone, beside its final scores."""

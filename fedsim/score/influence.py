@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from fedsim.core.types import FloatArray, IntArray, Seconds
-from fedsim.record.freshness import age_of_newest, mean_age_s, newest_in_versions, time_to_influence
-from fedsim.record.online import ALL
-from fedsim.record.prequential import Frame
+from fedsim.score.freshness import age_of_newest, mean_age_s, newest_in_versions, time_to_influence
+from fedsim.score.online import ALL
+from fedsim.score.prequential import Frame
 
 NEVER = -1
 """The model that nothing was merged into."""
