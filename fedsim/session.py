@@ -32,12 +32,13 @@ from fedsim.record import manifest
 from fedsim.record.journal import FILE as JOURNAL
 from fedsim.record.journal import Journal, MetricRow
 from fedsim.record.leaving import Patience, Steps, spoken
+from fedsim.record.model import MODEL_FILE, save_model
 from fedsim.record.place import check_place, take_place
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.scenario.schema import Scenario
 from fedsim.score.compare import difference
-from fedsim.score.run import MODEL_FILE, Run, save_model
+from fedsim.score.run import Run
 from fedsim.sim.grid import VirtualGrid
 from fedsim.strategy.privacy import privacy_of
 

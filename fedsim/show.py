@@ -14,7 +14,8 @@ from rich.table import Table
 from fedsim.report.units import duration, megabytes
 from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
-from fedsim.score.run import Run, streams_ended, uncounted
+from fedsim.score.outcomes import streams_ended, uncounted
+from fedsim.score.run import Run
 
 if TYPE_CHECKING:
     from fedsim.data.arriving import Arriving

@@ -17,7 +17,7 @@ import fedsim
 from fedsim.report import figures
 from fedsim.report.figures import Seen
 from fedsim.report.page import toml, write_report
-from fedsim.score.run import uncounted
+from fedsim.score.outcomes import uncounted
 
 Go = Callable[..., fedsim.Run]
 

@@ -20,8 +20,8 @@ from fedsim.core.errors import ScenarioError
 from fedsim.learn.work import digest_of
 from fedsim.record import leaving, manifest
 from fedsim.record.leaving import Patience
+from fedsim.record.model import MODEL_FILE
 from fedsim.record.place import take_place
-from fedsim.score.run import MODEL_FILE
 from fedsim.session import Interrupted, Progress, verify
 
 SMALL = {"clients.count": 2, "data.test_fraction": 0.95, "server.rounds": 3}

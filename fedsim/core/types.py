@@ -13,6 +13,8 @@ BoolArray: TypeAlias = NDArray[np.bool_]
 Array: TypeAlias = NDArray[Any]
 Params: TypeAlias = dict[str, Array]
 """A model's arrays by name, in the module's own order."""
+Frame: TypeAlias = Any
+"""A pandas frame. By pandas' own annotations every column is a union of five types, which helps nobody."""
 Seconds: TypeAlias = float
 """Virtual seconds since the start of the run."""
 

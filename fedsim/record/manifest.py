@@ -87,6 +87,12 @@ def process() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": platform.node(), "began": _began(os.getpid())}
 
 
+def status(about: Mapping[str, Any]) -> str:
+    """Return running, done, failed or interrupted; killed, where *about* says running and its process is gone."""
+    said = str(about["status"])
+    return "killed" if said == "running" and gone(about) else said
+
+
 def gone(about: Mapping[str, Any]) -> bool:
     """Return whether the process that wrote a manifest is known to be gone; of another machine's nobody knows."""
     writer = about.get("process")

@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from string import Template
-from typing import Any, TypeAlias
+from typing import Any
 
+from fedsim.core.types import Frame
 from fedsim.report.units import clock, duration, megabytes
-from fedsim.score.run import Run, uncounted
+from fedsim.score.outcomes import uncounted
+from fedsim.score.run import Run
 from fedsim.sim.rows import STREAM_ENDED
-
-Frame: TypeAlias = Any
-"""A pandas frame. By pandas' own annotations every column is a union of five types, which helps nobody."""
 
 BARS = 400
 """Client tasks that the timeline shows at most: more are neither read by a person nor drawn fast by a browser."""
@@ -30,7 +29,7 @@ MARKS = {
     ENDED: ("after its stream's end", "square-open", ENDED),
     "in flight": ("cut off by the end", "triangle-right-open", "were cut off by the end of the run"),
 }  # fmt: skip
-"""What did not count, by outcome as ``runs.uncounted`` names it: name, symbol, and words for a sentence."""
+"""What did not count, by outcome as ``outcomes.uncounted`` names it: name, symbol, and words for a sentence."""
 SCOPES = {"central": "#1f8fd0", "training": "#e69f00", "federated": "#cc79a7"}
 MEANINGS = {
     "accuracy": "The share of examples classified correctly.",

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.core.types import Frame
 from fedsim.report.figures import Drawing
 from fedsim.report.online_figures import WINDOW, accuracy_matrix_figure, fitting, prequential_figure, weights_figure
 from fedsim.report.units import duration
 from fedsim.score import matrix, online
 from fedsim.score.continual import RECOVERY_EPS, RECOVERY_WINDOW
-from fedsim.score.prequential import Frame, summary
+from fedsim.score.prequential import summary
 from fedsim.score.run import Run
 
 CLIENTS = 10

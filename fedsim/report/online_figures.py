@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedsim.core.types import FloatArray, IntArray
+from fedsim.core.types import FloatArray, Frame, IntArray
 from fedsim.report.figures import ALARM, GRID, INK
 from fedsim.report.units import clock
-from fedsim.score.prequential import WINDOW, Frame, curves, windowed
+from fedsim.score.prequential import WINDOW, curves, windowed
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

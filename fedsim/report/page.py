@@ -16,7 +16,8 @@ from fedsim.report import figures, online
 from fedsim.report.figures import MEANINGS, Seen
 from fedsim.report.units import duration, megabytes
 from fedsim.score.online import pooled
-from fedsim.score.run import Run, streams_ended, uncounted
+from fedsim.score.outcomes import streams_ended, uncounted
+from fedsim.score.run import Run
 
 FILE = "report.html"
 

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.core.types import FloatArray, Frame, IntArray, Seconds
 from fedsim.score.freshness import age_of_newest, mean_age_s, newest_in_versions, time_to_influence
 from fedsim.score.online import ALL
-from fedsim.score.prequential import Frame
 
 NEVER = -1
 """The model that nothing was merged into."""

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedsim.core.types import BoolArray, FloatArray, IntArray
+from fedsim.core.types import BoolArray, FloatArray, Frame, IntArray
 from fedsim.score import continual
 from fedsim.score.influence import merges, trained
-from fedsim.score.prequential import Frame
 
 GROUP = "classes "
 """How the scope of a score by classes begins; the classes follow."""

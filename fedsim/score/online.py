@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import pandas as pd
 
-from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.core.types import FloatArray, Frame, IntArray, Seconds
 from fedsim.score.continual import RECOVERY_EPS, RECOVERY_WINDOW, recovery_s
 from fedsim.score.detection import detection_scores
-from fedsim.score.prequential import Frame, summary
+from fedsim.score.prequential import summary
 
 ALL = -1
 """Stands for a client in the row that is about all of them."""

@@ -24,10 +24,8 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import pandas as pd
 
-from fedsim.core.types import BoolArray, FloatArray, IntArray
+from fedsim.core.types import BoolArray, FloatArray, Frame, IntArray
 
-Frame: TypeAlias = Any
-"""A pandas frame. By pandas' own annotations every column is a union of five types, which helps nobody."""
 Running: TypeAlias = Callable[[FloatArray], FloatArray]
 """Sums along a stream, (n,) -> (n,): a score is such a sum of what was won over the same sum of what was played."""
 

@@ -1,0 +1,29 @@
+"""What did not count in a run, and whether its streams ended it: words and numbers of its rows and its manifest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedsim.sim.rows import STREAM_ENDED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def streams_ended(about: Mapping[str, Any]) -> bool:
+    """Return whether the run that *about* tells of was done before all its rounds because every stream had ended."""
+    scenario, final, stop = about["scenario"], about["final"], about["scenario"].get("stop")
+    reached = final.get(stop["metric"], math.nan) if stop else math.nan
+    met = stop is not None and (reached >= stop.get("at_least", math.inf) or reached <= stop.get("at_most", -math.inf))
+    return about["status"] == "done" and "stream" in scenario and final.get("rounds", 0) < scenario["server"]["rounds"] and not met
+
+
+def uncounted(tasks: pd.DataFrame) -> dict[str, int]:
+    """Return how many client tasks did not count, by why: words of a summary; a stream's end is no failure."""
+    outcomes = tasks.outcome.value_counts()
+    ended = int((tasks.failure == STREAM_ENDED).sum())
+    counts = {name: int(outcomes.get(name, 0)) for name in ("late", "failed", "in flight")}
+    found = {**counts, "failed": counts["failed"] - ended, "came after a stream's end": ended}
+    return {name: count for name, count in found.items() if count}
