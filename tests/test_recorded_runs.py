@@ -3,12 +3,14 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fedsim
-from fedsim.record import manifest
+from fedsim.record import journal, manifest
 from fedsim.report.page import write_report
 from fedsim.session import verify
 
@@ -31,6 +33,40 @@ def test_an_old_run_is_loaded(old: Path) -> None:
     assert len(run.tasks) and len(run.rounds) and len(run.metrics)
     assert list(run.params()) == run.manifest["model"]["arrays"]
     assert (len(run.tested) > 0) == (old.name == "split-digits")
+
+
+FRAMES = ("tasks", "rounds", "metrics", "tested", "alarms", "drifts")
+
+
+def test_a_table_is_read_once(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a run is asked for its frames and scores, each table of its journal is read once; another run reads again."""
+    read: list[str] = []
+    whole = journal.read
+    monkeypatch.setattr(journal, "read", lambda folder, table: (read.append(table), whole(folder, table))[1])
+    for times in (1, 2):
+        run = fedsim.load(old)
+        _ = [getattr(run, name) for name in FRAMES for _ in range(2)], run.freshness(), run.weights(), run.series("accuracy")
+        assert times * ["metrics", "rounds", "tasks", "tested"] == [*sorted(read[:4]), *sorted(read[4:])]
+
+
+def spoils(read: Callable[[], Any]) -> bool:
+    """Return whether changing the frame that *read* hands out, in every way in place, changes the next one."""
+    before, frame = read().copy(), read()
+    frame["client"] = -7
+    frame.iloc[:, 0] = frame.iloc[::-1, 0].to_numpy()
+    frame.rename(columns={frame.columns[1]: "mine"}, inplace=True)
+    frame.drop(frame.index, inplace=True)
+    return not before.equals(read())
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_callers_frame_is_the_callers(name: str) -> None:
+    """Whatever a caller does to a frame, the run hands out the next one as it was; one that handed out its own would not."""
+    run = fedsim.load(RECORDED / "split-digits")
+    kept = getattr(run, name)
+
+    assert not spoils(lambda: getattr(run, name))
+    assert spoils(lambda: kept)
 
 
 def test_an_old_run_is_shown_and_reported(old: Path) -> None:

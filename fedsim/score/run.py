@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. Frames are read when asked for, so a run that is still going can be looked at too."""
+    """A run folder. A run that is still going can be looked at too.
+
+    The manifest and each table are read when they are first asked for, and stay as they were then: ``fedsim.load`` looks again.
+    What is handed out is a copy, so that changing it changes nothing here.
+    """
 
     path: Path
 
@@ -138,7 +142,7 @@ class Run:
         metrics = self.metrics
         if not metrics.scope.str.startswith(matrix.GROUP).any():
             raise RunError(f"{self.path}: has no accuracy by classes. Set evaluate.by_classes, like [[0, 1], [2, 3]], and run again.")
-        return matrix.accuracy_matrix(metrics, self.tested, self.drifts, self._frames.table("tasks"), self.rounds)
+        return matrix.accuracy_matrix(metrics, self.tested, self.drifts, self.tasks, self.rounds)
 
     def detection(self, horizon_s: float = float("inf")) -> pd.DataFrame:
         """Return how each client's alarms met its true drifts (no later than *horizon_s*); the last row is over all.
@@ -168,7 +172,7 @@ class Run:
         from fedsim.score import influence
 
         stream = self.manifest["scenario"].get("stream") or {}
-        tasks, rounds = self._frames.table("tasks"), self._frames.table("rounds")
+        tasks, rounds = self.tasks, self.rounds
         end_s = max([float(self.manifest["virtual_s"]), *rounds.ended_s])
         return influence.freshness(self.tested, tasks, rounds, end_s, local=stream.get("predict") == "local")
 
