@@ -28,7 +28,7 @@ from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Course, drive
 from fedsim.learn.engine.workers import hired
 from fedsim.learn.work import digest_of
-from fedsim.record import manifest
+from fedsim.record import digest, manifest
 from fedsim.record.journal import FILE as JOURNAL
 from fedsim.record.journal import Journal, MetricRow
 from fedsim.record.leaving import Patience, Steps, spoken
@@ -122,6 +122,8 @@ def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None, *,
     about = old.manifest
     if about["status"] != "done":
         raise RunError(f"{path}: is {old.status}; only a run that is done can be verified.")
+    if about.get("digest_format", digest.FORMAT) != digest.FORMAT:  # Of before there was another, nobody said.
+        raise RunError(f"{path}: cannot be verified, because its digest is {about['digest_format']!r}, and ours {digest.FORMAT!r}.")
     scenario, strange = recorded(about["scenario"])
     if strange:
         raise RunError(f"{path}: cannot be verified, because this version does not know {', '.join(strange)} of its scenario.")
@@ -291,7 +293,7 @@ class _Session:
         if grid is not None and status != "done":
             steps.take("what was under way could not be settled", lambda: grid.finish(broken=True))
         if journal is not None:
-            journal.digest.add(digest_of({**self.latest, **(self.parts.extras.state if self.parts.extras else {})}))
+            journal.seal(self.latest, self.parts.extras.state if self.parts.extras else {})
             if not steps.take(f"{self.folder / JOURNAL}: its last rows could not be written", journal.flush) and status == "done":
                 status, error = "failed", steps.lost[-1]
         if journal is not None and status == "done" and not (self.folder / JOURNAL).is_file():
@@ -357,6 +359,7 @@ class _Session:
             "seed": scenario.seed,
             "digest": done.digest.value if done else None,
             "metrics_digest": done.metrics_digest.value if done else None,
+            "digest_format": digest.FORMAT,
             "final": {**self.scores, "rounds": self.round, **self._scored_before()},
             "virtual_s": grid.now if grid else 0.0,
             "bytes_down": sent.down_bytes if sent else 0,

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedsim.record.digest import FORMAT
+
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Counted = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -80,6 +82,7 @@ class About(_Part):
     seed: Counted
     digest: Digest | None
     metrics_digest: Digest | None
+    digest_format: str = FORMAT
     final: dict[str, float]
     virtual_s: float
     bytes_down: Counted

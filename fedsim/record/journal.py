@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.errors import RunError, reason
-from fedsim.core.types import Array, Seconds
-from fedsim.record.digest import Chain
+from fedsim.core.types import Array, Params, Seconds
+from fedsim.record import digest
 from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow
 
 FILE = "journal.sqlite"
@@ -71,14 +71,13 @@ class Journal:
         self._rows: dict[type, list[tuple[Any, ...]]] = {row: [] for row in _TABLES}
         self._values = {row: attrgetter(*(f.name for f in dataclasses.fields(row))) for row in _TABLES}
         self._flushed = time.monotonic()
-        self.digest, self.metrics_digest = Chain(), Chain()
+        self.digest, self.metrics_digest = digest.Chain(), digest.Chain()
         self.down_bytes = self.up_bytes = self.wasted_bytes = 0
 
     def task(self, row: TaskRow) -> None:
         """Record a task whose fate is sealed."""
-        values = self._values[TaskRow](row)
-        (self.digest if row.kind == "train" else self.metrics_digest).add(*values)
-        self._rows[TaskRow].append(values)
+        (self.digest if row.kind == "train" else self.metrics_digest).add(*digest.task(row))
+        self._rows[TaskRow].append(self._values[TaskRow](row))
         self.down_bytes += row.down_bytes + row.down_framing_bytes
         self.up_bytes += row.up_bytes + row.up_framing_bytes
         if row.outcome != "arrived":
@@ -96,16 +95,19 @@ class Journal:
             np.ascontiguousarray(value, dtype=ARRAYS[name]).tobytes() if name in ARRAYS else value
             for name, value in ((f.name, getattr(row, f.name)) for f in dataclasses.fields(row))
         )
-        self.metrics_digest.add(*values)
+        self.metrics_digest.add(*digest.tested(row))
         self._rows[PredictionRow].append(values)
         self._maybe_flush()
 
     def metric(self, row: MetricRow) -> None:
         """Record a score."""
-        values = self._values[MetricRow](row)
-        self.metrics_digest.add(*values)
-        self._rows[MetricRow].append(values)
+        self.metrics_digest.add(*digest.metric(row))
+        self._rows[MetricRow].append(self._values[MetricRow](row))
         self._maybe_flush()
+
+    def seal(self, params: Params, extras: Mapping[str, Array] | None = None) -> None:
+        """End the digest with the final parameters, and the *extras* beside them."""
+        self.digest.add(*digest.seal(params, extras))
 
     def flush(self) -> None:
         """Write what waits in memory, all of it or nothing. Raises sqlite3.Error; what could not be written goes on waiting."""
@@ -146,18 +148,23 @@ def arrays(row: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def read(folder: Path, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Return the column names and rows of *table*, in the order of writing; works while a run is writing."""
+    """Return the column names and rows of *table*, in the order of writing; works while a run is writing.
+
+    A column that came after a folder was written is at its default there.
+    """
     if not (folder / FILE).is_file():
         raise RunError(f"{folder}: has no rows; there is no {FILE}.")
     fields = dataclasses.fields(next(row for row, name in _TABLES.items() if name == table))
     kinds = {f.name: _SQL.get(str(f.type), "TEXT") for f in fields}
-    wrong = " OR ".join(f"typeof(\"{name}\") NOT IN ({_STORED[kind]})" for name, kind in kinds.items())
     try:
         with closing(sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)) as file:
             cursor = file.execute(f"SELECT * FROM {table} ORDER BY rowid")
             columns, rows = [column[0] for column in cursor.description], cursor.fetchall()
-            if lacking := [name for name in kinds if name not in columns]:
-                raise RunError(f"{folder / FILE}: table {table} has no {', '.join(lacking)}; another version wrote it.")
+            lacking = {f.name: f.default for f in fields if f.name not in columns}
+            if needed := [name for name, default in lacking.items() if default is dataclasses.MISSING]:
+                raise RunError(f"{folder / FILE}: table {table} has no {', '.join(needed)}; another version wrote it.")
+            columns, rows = [*columns, *lacking], [(*row, *lacking.values()) for row in rows] if lacking else rows
+            wrong = " OR ".join(f"typeof(\"{name}\") NOT IN ({_STORED[kind]})" for name, kind in kinds.items() if name not in lacking)
             if (bad := file.execute(f"SELECT rowid FROM {table} WHERE {wrong} LIMIT 1").fetchone()) is not None:
                 raise RunError(f"{folder / FILE}: table {table} is damaged in row {bad[0]}.")
             return columns, rows
