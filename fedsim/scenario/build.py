@@ -1,4 +1,4 @@
-"""From a scenario to the things that run it: data, model, engine, fleet, strategy."""
+"""From a scenario to the things that run it: data, model, engine, fleet, strategy. Puts together, and judges nothing (``judge``)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from fedsim.client.stream import Online
 from fedsim.codec import Coding, Plain
 from fedsim.core import own
-from fedsim.core.errors import ScenarioError, choices, door
+from fedsim.core.errors import ScenarioError, door
 from fedsim.core.keys import Key
-from fedsim.core.machine import memory
 from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.checked import Checked, check_pool, checked
@@ -39,20 +38,18 @@ from fedsim.learn.optim import Optimizer, Sgd
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
+from fedsim.scenario import judge
 from fedsim.scenario.guards import guarded, unwritable
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
-from fedsim.scenario.schema import Clients, Scenario, Table
+from fedsim.scenario.schema import Scenario, Table
 from fedsim.scenario.updating import try_algorithm, try_rule
 from fedsim.sim.fleet import Fleet
 from fedsim.strategy.extras import Extras, check_goes
 from fedsim.strategy.stock import Built
 from fedsim.strategy.stock import build as build_strategy
-
-ITEM_BYTES = 40
-"""What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +133,8 @@ def _built(loaded: Loaded) -> Parts:
     counted, scores = probe(
         model, objective, engine, store, federation, job, f"training.objective.kind = {scenario.training.objective['kind']!r}"
     )
-    if scenario.stop and scenario.stop.metric not in scores:
-        raise ScenarioError(
-            f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
-        )
-    _check_classes(scenario, federation)
+    judge.check_stop(scenario, scores)
+    judge.check_classes(scenario, federation)
     online = _online(scenario, federation, objective)
     fleet = Fleet(
         federation=federation, job=job, flops=counted, forms=_forms(first, job.algorithm.up if job.algorithm else (), model), scores=scores,
@@ -157,19 +151,9 @@ def _built(loaded: Loaded) -> Parts:
 
 
 def _device(asked: str, workers: int) -> torch.device:
-    if asked == "cuda" and workers > 1:
-        raise ScenarioError(
-            f"engine.workers = {workers}: several processes train on the CPU only, and engine.device = 'cuda'. Leave workers at"
-            f" 1 for a GPU, or take device = 'cpu'."
-        )
-    if workers > 1:
-        return torch.device("cpu")
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise ScenarioError(
-            "engine.device = 'cuda': torch finds no CUDA device on this machine. 'cpu' always works, and 'auto' takes a"
-            " GPU where there is one."
-        )
-    return torch.device("cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu")
+    gpu = asked != "cpu" and torch.cuda.is_available()
+    judge.check_device(asked, workers, gpu=gpu)
+    return torch.device("cuda" if gpu and workers == 1 else "cpu")
 
 
 def _job(scenario: Scenario, strategy: Built) -> Job:
@@ -226,41 +210,12 @@ def _forms(first: Params, extras: Sequence[str], model: nn.Module) -> dict[str, 
     return forms | {f"{extra}/{name}": forms[name] for extra in extras for name in trainable(model)}
 
 
-def _check_classes(scenario: Scenario, federation: Federation) -> None:
-    groups = scenario.evaluate.by_classes
-    if groups is not None and not groups:
-        raise ScenarioError("evaluate.by_classes = []: names no group. It takes lists of classes, like [[0, 1], [2, 3]].")
-    seen: list[set[int]] = []
-    for group in groups or ():
-        if len(set(group)) < len(group) or set(group) in seen:  # Two groups of one name would be one row in the journal.
-            raise ScenarioError(f"evaluate.by_classes = {groups}: names {group} twice. Each group, and each class in it, goes in once.")
-        seen.append(set(group))
-        for label in group:
-            if label >= federation.outputs:
-                raise ScenarioError(
-                    f"evaluate.by_classes = {groups}: there is no class {label}. The data have 0 to {federation.outputs - 1}."
-                )
-        if not np.isin(federation.test.y, group).any():
-            raise ScenarioError(f"evaluate.by_classes = {groups}: no test example has a class of {group}.")
-
-
 def _online(scenario: Scenario, federation: Federation, objective: Objective) -> Online | None:
     """Return how clients act on their streams; None where there are none, and what needs one is refused."""
     clients, stream = scenario.clients, scenario.stream
-    asked = {
-        "clients.replay": clients.replay, "clients.detector": clients.detector, "clients.reaction": clients.reaction,
-        "training.rehearsal": scenario.training.rehearsal,
-    }  # fmt: skip
+    judge.check_streams(scenario, federation, objective)
     if stream is None:
-        for name, table in asked.items():
-            if table is not None:
-                raise ScenarioError(f"{name}: works on streams only. Add a [stream], if only [stream] with nothing in it.")
         return None
-    if not hasattr(objective, "each") or not np.issubdtype(federation.test.y.dtype, np.integer):
-        raise ScenarioError(
-            f"training.objective.kind = {scenario.training.objective['kind']!r}: has no loss per example (each), which a"
-            f" [stream] is scored by. 'classification' has."
-        )
     example_bytes = 4 * math.prod(federation.shape) + 8
     replay: Replay = _made("replay", clients.replay or {"kind": "none"}, outputs=federation.outputs, example_bytes=example_bytes)
     rehearsal: Rehearsal = _made("rehearsal", scenario.training.rehearsal or {"kind": "er"})
@@ -272,74 +227,25 @@ def _online(scenario: Scenario, federation: Federation, objective: Objective) ->
         trigger, replay, rehearsal, _made("detector", clients.detector or {"kind": "none"}),
         reaction, stream.predict, stream.weight,
     )  # fmt: skip
-    _check_online(online, clients)
+    judge.check_online(online, clients)
     return online
-
-
-def _check_online(online: Online, clients: Clients) -> None:
-    replay, method = online.replay, online.rehearsal.method
-    kind = (clients.replay or {"kind": "none"})["kind"]
-    if replay.needs and method in ("union", "lwf", "ewc"):
-        raise ScenarioError(
-            f"training.rehearsal.kind = {method!r}: tells no policy the {', '.join(replay.needs)} that clients.replay.kind ="
-            f" {kind!r} needs. Try 'er', or the policy 'reservoir'."
-        )
-    if not replay.capacity and method in ("er_ace", "der", "der++", "a_gem"):
-        raise ScenarioError(
-            f"training.rehearsal.kind = {method!r}: rehearses what clients remember, and they remember nothing. Set"
-            f" clients.replay, like {{ kind = 'reservoir', capacity = 200 }}."
-        )
-    if replay.needs and clients.replay and clients.replay.get("max_age_s") is not None:
-        raise ScenarioError(
-            f"clients.replay.max_age_s: how many examples are left would depend on {', '.join(replay.needs)}, and time"
-            f" may not. Use a policy that goes by positions, like 'reservoir'."
-        )
-    if online.reaction is None:
-        return
-    if not online.watching:
-        raise ScenarioError("clients.reaction: reacts to a detector, and there is none. Set clients.detector, like { kind = 'adwin' }.")
-    share = online.reaction.replay_share
-    if share == 1.0:
-        raise ScenarioError(
-            "clients.reaction.replay_share = 1.0: must be < 1 (the replayed share of a mini-batch, beside new examples)."
-        )
-    if share is not None and (not replay.capacity or method in ("union", "lwf", "ewc")):
-        what = f"training.rehearsal.kind = {method!r}" if replay.capacity else "without clients.replay"
-        raise ScenarioError(
-            f"clients.reaction.replay_share = {share}: has no effect {'with ' if replay.capacity else ''}{what}, which replays nothing"
-            f" in shares. Leave it out."
-        )
-    if online.reaction.keep_share < 1 and not replay.capacity:
-        raise ScenarioError("clients.reaction.buffer: clients remember nothing that could shrink. Set clients.replay, or leave it out.")
-    if replay.needs and 0 < online.reaction.keep_share < 1:
-        raise ScenarioError(
-            f"clients.reaction.buffer = 'shrink': clients.replay.kind = {kind!r} cannot be shrunk. 'keep' and 'reset' work."
-        )
 
 
 def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> Federation:
     scenario = loaded.scenario
     data, count = scenario.data, scenario.clients.count
     kept_back = scenario.evaluate.client_test_fraction if scenario.evaluate.federated_fraction else 0.0
-    if data.test_fraction == 0 and scenario.stream is None:
-        raise ScenarioError("data.test_fraction = 0: must be > 0. Only with a [stream] may it be 0: the test is then hindsight.")
+    judge.check_test(scenario)
     if not isinstance(source, Pool):
-        if data.partition is not None:
-            raise ScenarioError(
-                f"data.partition: {data.source['kind']!r} makes each client's examples itself; leave it out."
-            )
+        judge.check_generated(data)
         federation = generated_federation(source, count, key.fold("data"), data.test_fraction, kept_back)
         return _streamed(loaded, key.fold("stream"), federation, source, None)
-    if data.partition is None:
-        raise ScenarioError("data.partition: missing. Try { kind = 'iid' } or { kind = 'dirichlet', alpha = 0.3 }.")
-    natural = data.partition.get("kind") == "natural" and source.groups is not None
+    table = judge.partition_of(data)
+    natural = table.get("kind") == "natural" and source.groups is not None
     train, test, kept = split(source, data.test_fraction, key.fold("data"), source.groups if natural else None)
-    if count > len(train):
-        raise ScenarioError(
-            f"clients.count = {count}: more clients than the {len(train)} examples to train on, and each needs one."
-        )
+    judge.check_count(count, len(train))
     partition = _made(
-        "partition", data.partition, labels=train.y, clients=count, key=key.fold("data", "partition"),
+        "partition", table, labels=train.y, clients=count, key=key.fold("data", "partition"),
         groups=None if source.groups is None else source.groups[kept],
     )  # fmt: skip
     federation = pool_federation(source, partition, test, train, key.fold("data"), kept_back, source.clients if natural else ())
@@ -351,11 +257,7 @@ def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source,
     stream = loaded.scenario.stream
     if stream is None:
         return base
-    if stream.items and ITEM_BYTES * stream.items > memory():
-        raise ScenarioError(
-            f"stream.items = {stream.items}: what comes to one client alone takes {ITEM_BYTES * stream.items / 1e9:,.1f} GB, and"
-            f" this machine has {memory() / 1e9:,.1f} GB."
-        )
+    judge.check_items(stream)
     stamps: Stamps | None = None
     if isinstance(source, Pool) and kept is not None and stream.arrivals.get("kind") == "stamps":
         stamps = stamps_of(source, kept, base)

@@ -1,0 +1,157 @@
+"""What only shows when the parts of a scenario meet: refused here in the reader's words. Puts nothing together, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from fedsim.client.stream import Online
+from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.machine import memory
+from fedsim.data.federation import Federation
+from fedsim.learn.objectives import Objective
+from fedsim.scenario.schema import Clients, Data, Scenario, Stream, Table
+
+ITEM_BYTES = 40
+"""What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
+
+
+def check_device(asked: str, workers: int, *, gpu: bool) -> None:
+    """Refuse ``engine.device = "cuda"`` with several workers, or where torch finds no *gpu*."""
+    if asked == "cuda" and workers > 1:
+        raise ScenarioError(
+            f"engine.workers = {workers}: several processes train on the CPU only, and engine.device = 'cuda'. Leave workers at"
+            f" 1 for a GPU, or take device = 'cpu'."
+        )
+    if asked == "cuda" and not gpu:
+        raise ScenarioError(
+            "engine.device = 'cuda': torch finds no CUDA device on this machine. 'cpu' always works, and 'auto' takes a"
+            " GPU where there is one."
+        )
+
+
+def check_test(scenario: Scenario) -> None:
+    """Refuse to test on nothing."""
+    if scenario.data.test_fraction == 0 and scenario.stream is None:
+        raise ScenarioError("data.test_fraction = 0: must be > 0. Only with a [stream] may it be 0: the test is then hindsight.")
+
+
+def check_generated(data: Data) -> None:
+    """Refuse a partition of what is no pool."""
+    if data.partition is not None:
+        raise ScenarioError(
+            f"data.partition: {data.source['kind']!r} makes each client's examples itself; leave it out."
+        )
+
+
+def partition_of(data: Data) -> Table:
+    """Return the partition of a pool; refuse where there is none."""
+    if data.partition is None:
+        raise ScenarioError("data.partition: missing. Try { kind = 'iid' } or { kind = 'dirichlet', alpha = 0.3 }.")
+    return data.partition
+
+
+def check_count(clients: int, examples: int) -> None:
+    """Refuse more clients than there are *examples* to train on."""
+    if clients > examples:
+        raise ScenarioError(
+            f"clients.count = {clients}: more clients than the {examples} examples to train on, and each needs one."
+        )
+
+
+def check_items(stream: Stream) -> None:
+    """Refuse streams of which one client's alone would not fit into memory."""
+    if stream.items and ITEM_BYTES * stream.items > memory():
+        raise ScenarioError(
+            f"stream.items = {stream.items}: what comes to one client alone takes {ITEM_BYTES * stream.items / 1e9:,.1f} GB, and"
+            f" this machine has {memory() / 1e9:,.1f} GB."
+        )
+
+
+def check_stop(scenario: Scenario, scores: Collection[str]) -> None:
+    """Refuse a stop by a score that is not among those of the objective."""
+    if scenario.stop and scenario.stop.metric not in scores:
+        raise ScenarioError(
+            f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
+        )
+
+
+def check_classes(scenario: Scenario, federation: Federation) -> None:
+    """Refuse groups of classes (``evaluate.by_classes``) that are none, are named twice, or that no test example has."""
+    groups = scenario.evaluate.by_classes
+    if groups is not None and not groups:
+        raise ScenarioError("evaluate.by_classes = []: names no group. It takes lists of classes, like [[0, 1], [2, 3]].")
+    seen: list[set[int]] = []
+    for group in groups or ():
+        if len(set(group)) < len(group) or set(group) in seen:  # Two groups of one name would be one row in the journal.
+            raise ScenarioError(f"evaluate.by_classes = {groups}: names {group} twice. Each group, and each class in it, goes in once.")
+        seen.append(set(group))
+        for label in group:
+            if label >= federation.outputs:
+                raise ScenarioError(
+                    f"evaluate.by_classes = {groups}: there is no class {label}. The data have 0 to {federation.outputs - 1}."
+                )
+        if not np.isin(federation.test.y, group).any():
+            raise ScenarioError(f"evaluate.by_classes = {groups}: no test example has a class of {group}.")
+
+
+def check_streams(scenario: Scenario, federation: Federation, objective: Objective) -> None:
+    """Refuse what works on streams only where there are none, and streams where an objective cannot score them."""
+    clients = scenario.clients
+    asked = {
+        "clients.replay": clients.replay, "clients.detector": clients.detector, "clients.reaction": clients.reaction,
+        "training.rehearsal": scenario.training.rehearsal,
+    }  # fmt: skip
+    if scenario.stream is None:
+        for name, table in asked.items():
+            if table is not None:
+                raise ScenarioError(f"{name}: works on streams only. Add a [stream], if only [stream] with nothing in it.")
+        return
+    if not hasattr(objective, "each") or not np.issubdtype(federation.test.y.dtype, np.integer):
+        raise ScenarioError(
+            f"training.objective.kind = {scenario.training.objective['kind']!r}: has no loss per example (each), which a"
+            f" [stream] is scored by. 'classification' has."
+        )
+
+
+def check_online(online: Online, clients: Clients) -> None:
+    """Refuse what the replay, the rehearsal, the detector and the reaction of clients cannot do together."""
+    replay, method = online.replay, online.rehearsal.method
+    kind = (clients.replay or {"kind": "none"})["kind"]
+    if replay.needs and method in ("union", "lwf", "ewc"):
+        raise ScenarioError(
+            f"training.rehearsal.kind = {method!r}: tells no policy the {', '.join(replay.needs)} that clients.replay.kind ="
+            f" {kind!r} needs. Try 'er', or the policy 'reservoir'."
+        )
+    if not replay.capacity and method in ("er_ace", "der", "der++", "a_gem"):
+        raise ScenarioError(
+            f"training.rehearsal.kind = {method!r}: rehearses what clients remember, and they remember nothing. Set"
+            f" clients.replay, like {{ kind = 'reservoir', capacity = 200 }}."
+        )
+    if replay.needs and clients.replay and clients.replay.get("max_age_s") is not None:
+        raise ScenarioError(
+            f"clients.replay.max_age_s: how many examples are left would depend on {', '.join(replay.needs)}, and time"
+            f" may not. Use a policy that goes by positions, like 'reservoir'."
+        )
+    if online.reaction is None:
+        return
+    if not online.watching:
+        raise ScenarioError("clients.reaction: reacts to a detector, and there is none. Set clients.detector, like { kind = 'adwin' }.")
+    share = online.reaction.replay_share
+    if share == 1.0:
+        raise ScenarioError(
+            "clients.reaction.replay_share = 1.0: must be < 1 (the replayed share of a mini-batch, beside new examples)."
+        )
+    if share is not None and (not replay.capacity or method in ("union", "lwf", "ewc")):
+        what = f"training.rehearsal.kind = {method!r}" if replay.capacity else "without clients.replay"
+        raise ScenarioError(
+            f"clients.reaction.replay_share = {share}: has no effect {'with ' if replay.capacity else ''}{what}, which replays nothing"
+            f" in shares. Leave it out."
+        )
+    if online.reaction.keep_share < 1 and not replay.capacity:
+        raise ScenarioError("clients.reaction.buffer: clients remember nothing that could shrink. Set clients.replay, or leave it out.")
+    if replay.needs and 0 < online.reaction.keep_share < 1:
+        raise ScenarioError(
+            f"clients.reaction.buffer = 'shrink': clients.replay.kind = {kind!r} cannot be shrunk. 'keep' and 'reset' work."
+        )
