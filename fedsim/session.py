@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sqlite3
 import time
 import traceback
@@ -29,12 +28,14 @@ from fedsim.flower.rounds import Course, drive
 from fedsim.learn.engine.workers import hired
 from fedsim.learn.work import digest_of
 from fedsim.record import digest, manifest
+from fedsim.record.composed import Reached, composed
 from fedsim.record.journal import FILE as JOURNAL
 from fedsim.record.journal import Journal, MetricRow
 from fedsim.record.leaving import Patience, Steps, spoken
 from fedsim.record.model import MODEL_FILE, save_model
 from fedsim.record.place import check_place, take_place
 from fedsim.scenario.build import Parts, build
+from fedsim.scenario.described import described
 from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.scenario.schema import Scenario
 from fedsim.score.compare import difference
@@ -58,12 +59,6 @@ class Progress:
 
 Watch = Callable[[Progress], None]
 
-
-PROMISES = {
-    True: "On one machine type the digest is the same for a second run, and for any engine.chunk and engine.workers.",
-    False: "On a GPU sums may be taken in another order each time: digests may differ between runs, in last bits at first.",
-}
-"""What a digest promises, on a CPU and elsewhere."""
 
 MANIFEST_WALL_S = 2.0
 """How stale the manifest of a run that is going may be."""
@@ -157,7 +152,7 @@ class _Session:
 
     def go(self, out: str | Path | None) -> None:
         """Run to the end, and leave a folder that is readable whatever happens."""
-        self.latest = self.parts.first
+        self.latest, self.setup = self.parts.first, described(self.parts, self.loaded)
         table = self.loaded.scenario.server.strategy
         self.watched = Watched(table["kind"], self.parts.first)
         self.privacy = privacy_of(self.parts.strategy.strategy, float(table.get("noise_multiplier", 0.0)))
@@ -344,51 +339,18 @@ class _Session:
         ]
 
     def _manifest(self, status: str, error: str = "") -> dict[str, Any]:
-        parts, scenario = self.parts, self.loaded.scenario
+        parts = self.parts
         grid, journal = getattr(self, "grid", None), getattr(self, "journal", None)  # Neither is there for the first one.
-        sent = grid.invariants if grid else None
-        done = journal if status == "done" else None
-        plain = scenario.plain()
-        return {
-            "status": status,
-            **({"error": error} if error else {}),
-            "scenario": plain,
-            "scenario_digest": scenario.digest,
-            "folder": os.path.relpath(self.loaded.folder.resolve(), self.folder.resolve()),
-            "origin": manifest.origin(self.loaded.folder),
-            "seed": scenario.seed,
-            "digest": done.digest.value if done else None,
-            "metrics_digest": done.metrics_digest.value if done else None,
-            "digest_format": digest.FORMAT,
-            "final": {**self.scores, "rounds": self.round, **self._scored_before()},
-            "virtual_s": grid.now if grid else 0.0,
-            "bytes_down": sent.down_bytes if sent else 0,
-            "bytes_up": sent.up_bytes if sent else 0,
-            "bytes_wasted": journal.wasted_bytes if journal else 0,
-            "wall_s": round(time.time() - self.began, 3),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.began)),
-            "model": {
-                "shape": list(parts.federation.shape), "outputs": parts.federation.outputs,
-                "parameters": parts.fleet.flops.parameters, "arrays": list(parts.first),
-                "training_flops_per_example": parts.fleet.flops.training,
-            },
-            "executor": {
-                "device": parts.engine.device, "chunk": parts.engine.chunk, "intra_op_threads": 1,
-                "workers": scenario.engine.workers,
-            },
-            "promise": PROMISES[parts.engine.device == "cpu"],
-            "notes": [
+        sent, done = grid.invariants if grid else None, journal if status == "done" else None
+        return composed(self.folder, self.setup, Reached(
+            status=status, error=error, digest=done.digest.value if done else None,
+            metrics_digest=done.metrics_digest.value if done else None,
+            final={**self.scores, "rounds": self.round, **self._scored_before()},
+            virtual_s=grid.now if grid else 0.0, down_bytes=sent.down_bytes if sent else 0, up_bytes=sent.up_bytes if sent else 0,
+            wasted_bytes=journal.wasted_bytes if journal else 0,
+            notes=[
                 *parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()),
                 *self._warnings(status), *self.heard.lines("while it ran", parts.warned),
             ],
-            **({"privacy": self.privacy.section()} if self.privacy else {}),
-            "hindsight": parts.federation.hindsight,
-            **({"classes": list(parts.federation.classes)} if parts.federation.classes else {}),
-            **({"natural_clients": list(parts.federation.clients)} if parts.federation.clients else {}),
-            "files": manifest.seen_from(self.loaded.folder, parts.federation.files),
-            "code": manifest.own_code(plain, self.loaded.folder),
-            "versions": manifest.versions(),
-            "machine": manifest.machine(),
-            "interpreter": manifest.interpreter(),
-            "process": manifest.process(),
-        }  # fmt: skip
+            privacy=self.privacy.section() if self.privacy else None,
+        ), self.began)  # fmt: skip

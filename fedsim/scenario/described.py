@@ -1,0 +1,21 @@
+"""What a manifest says of a scenario and its parts, before anything ran. Knows what parts are; knows nothing of how a run goes."""
+
+from __future__ import annotations
+
+from fedsim.record.composed import Setup
+from fedsim.scenario.build import Parts
+from fedsim.scenario.load import Loaded
+
+
+def described(parts: Parts, loaded: Loaded) -> Setup:
+    """Return what *parts* were built of, as the manifest has it."""
+    scenario, federation, engine, flops = loaded.scenario, parts.federation, parts.engine, parts.fleet.flops
+    return Setup(
+        scenario=scenario.plain(), scenario_digest=scenario.digest, folder=loaded.folder, seed=scenario.seed,
+        model={
+            "shape": list(federation.shape), "outputs": federation.outputs, "parameters": flops.parameters, "arrays": list(parts.first),
+            "training_flops_per_example": flops.training,
+        },
+        executor={"device": engine.device, "chunk": engine.chunk, "intra_op_threads": 1, "workers": scenario.engine.workers},
+        hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients, files=federation.files,
+    )  # fmt: skip
