@@ -7,6 +7,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -190,9 +191,7 @@ def test_names_in_a_scenario_are_text(go: Go, tmp_path: Path) -> None:
     run.manifest["final"][evil] = 1.0
     run.manifest["files"][evil] = evil
     seen = Seen.of(run)
-    shown = figures.learning(
-        Seen(seen.about, seen.tasks, seen.rounds, seen.metrics.replace({"name": {"accuracy": evil}})), figures.Drawing()
-    )
+    shown = figures.learning(replace(seen, metrics=seen.metrics.replace({"name": {"accuracy": evil}})), figures.Drawing())
 
     assert "img" not in page_of(run).tags
     assert "<img" not in shown
@@ -227,7 +226,7 @@ def test_a_run_without_rows_has_a_page(go: Go, tmp_path: Path) -> None:
         go(out=tmp_path / "run", watch=stop)
     run = fedsim.load(tmp_path / "run")
     seen = Seen.of(run)
-    empty = Seen(seen.about, seen.tasks, seen.rounds, seen.metrics.iloc[:0])
+    empty = replace(seen, metrics=seen.metrics.iloc[:0])
     page = page_of(run)
 
     assert "No client task was recorded." in page.words and "interrupted after round 0" in page.words

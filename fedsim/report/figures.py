@@ -40,18 +40,24 @@ MEANINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a run folder holds, read once."""
+    """A run as its report sees it: the run, and its frames, read once."""
 
-    about: dict[str, Any]
+    run: Run
     tasks: Frame
     rounds: Frame
     metrics: Frame
-    hindsight: bool = False
 
     @classmethod
     def of(cls, run: Run) -> Seen:
-        """Return what *run*'s folder holds now."""
-        return cls(run.manifest, run.tasks, run.rounds, run.metrics, run.hindsight)
+        """Return what *run*'s folder holds. Raises RunError where one of its tables cannot be read."""
+        if "stream" in run.manifest["scenario"]:
+            _ = run.tested
+        return cls(run, run.tasks, run.rounds, run.metrics)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Return the run's manifest."""
+        return self.run.manifest
 
     @property
     def now_s(self) -> float:
@@ -82,7 +88,7 @@ class Drawing:
     """Turns figures into HTML; the first one brings the plotting library along."""
 
     def __init__(self) -> None:
-        self._drawn = 0
+        self.drawn = 0
 
     def html(self, figure: Any, height: int) -> str:
         """Return *figure*, *height* pixels tall, as a piece of HTML."""
@@ -97,13 +103,13 @@ class Drawing:
         )  # fmt: skip
         figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
         figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
-        self._drawn += 1
+        self.drawn += 1
         # No button that sends a run to somebody's cloud, and no address to send it to.
         config = {
             "displaylogo": False, "responsive": True, "plotlyServerURL": "",
             "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
         }  # fmt: skip
-        return to_html(figure, config=config, full_html=False, include_plotlyjs=self._drawn == 1, default_height=f"{height}px")
+        return to_html(figure, config=config, full_html=False, include_plotlyjs=self.drawn == 1, default_height=f"{height}px")
 
 
 def learning(seen: Seen, draw: Drawing) -> str:
@@ -112,7 +118,7 @@ def learning(seen: Seen, draw: Drawing) -> str:
 
     metrics = seen.metrics
     if metrics.empty:
-        return "<h2>Learning</h2><p>No score was recorded.</p>"
+        return "<p>No score was recorded.</p>"
     unit, unit_name = clock(seen.now_s)
     metrics = metrics.assign(
         shown=metrics.name.replace("train_loss", "loss"), now=metrics.now_s / unit,
@@ -143,7 +149,7 @@ def learning(seen: Seen, draw: Drawing) -> str:
     )
     meanings = " ".join(f"<b>{name}</b>: {text}" for name, text in MEANINGS.items() if name in set(metrics.shown))
     scopes = {str(scope).split(" ")[0] for scope in metrics.scope}
-    on = "the examples that clients trained on, in hindsight" if seen.hindsight else "the server's test examples"
+    on = "the examples that clients trained on, in hindsight" if seen.run.hindsight else "the server's test examples"
     said = {
         "central": f"<b>Central</b> scores are the global model's, on {on}.",
         "classes": "<b>Classes</b> are the same, on those of these classes.",
@@ -152,7 +158,7 @@ def learning(seen: Seen, draw: Drawing) -> str:
     }
     who = " ".join(text for scope, text in said.items() if scope in scopes)
     return (
-        f"<h2>Learning</h2><fieldset><legend>against</legend>{radios}</fieldset><div class=pair>{''.join(drawn)}</div>"
+        f"<fieldset><legend>against</legend>{radios}</fieldset><div class=pair>{''.join(drawn)}</div>"
         f"<p class=note>{meanings} {who}</p>"
         f"<script>{SWITCH.substitute(titles=json.dumps(titles))}</script>"
     )
@@ -172,7 +178,7 @@ def timeline(seen: Seen, draw: Drawing) -> str:
     import plotly.graph_objects as go
 
     if seen.tasks.empty:
-        return "<h2>What the clients did, and when</h2><p>No client task was recorded.</p>"
+        return "<p>No client task was recorded.</p>"
     tasks, caption = _first_rounds(seen.tasks)
     clients = sorted(tasks.client.unique().tolist())
     place = {client: i for i, client in enumerate(clients)}
@@ -223,7 +229,7 @@ def timeline(seen: Seen, draw: Drawing) -> str:
     waits = any(segment.phase == "waiting" for segment in segments)
     waiting = f" A thin grey line is a message that waits for a device that is still at work on an earlier one{trigger}." if waits else ""
     return (
-        f"<h2>What the clients did, and when</h2><figure class=timeline>{drawn}</figure><p class=note>{escape(caption)} A dotted"
+        f"<figure class=timeline>{drawn}</figure><p class=note>{escape(caption)} A dotted"
         " line is where a round begins or ends, the first of all and some others with their numbers"
         f" above.{hatched}{waiting} The buttons at the top right of a figure zoom and pan.</p>"
     )
@@ -293,7 +299,7 @@ def rounds(seen: Seen, draw: Drawing) -> str:
 
     rows = seen.rounds
     if rows.empty:
-        return "<h2>Rounds</h2><p>No round was finished.</p>"
+        return "<p>No round was finished.</p>"
     lasted = rows.ended_s - rows.started_s
     unit, unit_name = clock(float(lasted.max()))
     lengths, missing = go.Figure(), go.Figure()
@@ -323,7 +329,7 @@ def rounds(seen: Seen, draw: Drawing) -> str:
     said = (
         f"{lost:,} of {asked:,} messages brought no answer, or none in time." if lost else "Every client that was asked answered in time."
     )
-    return f"<h2>Rounds</h2><div class=pair>{drawn}</div><p class=note>{said}</p>"
+    return f"<div class=pair>{drawn}</div><p class=note>{said}</p>"
 
 
 SWITCH = Template("""

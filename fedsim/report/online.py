@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.types import Frame
-from fedsim.report.figures import Drawing
+from fedsim.report.figures import Drawing, Seen
 from fedsim.report.online_figures import WINDOW, accuracy_matrix_figure, fitting, prequential_figure, weights_figure
 from fedsim.report.units import duration
 from fedsim.score import matrix, online
@@ -31,15 +31,16 @@ SCORES = {
 """Columns of the table of scores, and how they are headed."""
 
 
-def sections(run: Run, draw: Drawing) -> str:
-    """Return what the report says about *run*'s streams."""
+def streams(seen: Seen, draw: Drawing) -> str:
+    """Return what the report says about a run's streams."""
+    run = seen.run
     tested = run.tested
     scored = online.scored(tested)
     if scored.empty:
-        return "<h2>Online learning</h2><p>No example was tested.</p>"
+        return "<p>No example was tested.</p>"
     drifts, alarms = run.drifts, run.alarms
     parts = [
-        "<h2>Online learning</h2>", STYLE, _prequential(tested, scored, drifts, alarms, draw), _matrix(run, draw),
+        STYLE, _prequential(tested, scored, drifts, alarms, draw), _matrix(run, draw),
         _drift(run, tested, drifts, alarms),
         _freshness(run), _weights(run, draw),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import Template
@@ -13,7 +14,8 @@ from typing import Any
 from fedsim.core.errors import RunError, door
 from fedsim.record import manifest
 from fedsim.report import figures, online
-from fedsim.report.figures import MEANINGS, Seen
+from fedsim.report.figures import MEANINGS, Drawing, Seen
+from fedsim.report.sections import Section, part, sections
 from fedsim.report.units import duration, megabytes
 from fedsim.score.online import pooled
 from fedsim.score.outcomes import streams_ended, uncounted
@@ -24,26 +26,24 @@ FILE = "report.html"
 
 def write_report(run: Run) -> Path:
     """Write ``report.html`` into the run's folder, whatever the state of the run, and return its path."""
-    seen = Seen.of(run)
     path = run.path / FILE
     with door(f"{run.path}: its report", "cannot be drawn:", wrong=RunError):  # Rows may say anything: a folder may be damaged.
-        page = _page(run, seen)
+        page = _page(Seen.of(run))
     manifest.whole(path, page)
     return path
 
 
-def _page(run: Run, seen: Seen) -> str:
-    about = seen.about
-    name, status = escape(run.name), escape(run.status)
-    draw = figures.Drawing()
-    drawn = [figure(seen, draw) for figure in (figures.learning, figures.timeline, figures.rounds)]
-    if "stream" in about["scenario"]:
-        drawn.insert(1, online.sections(run, draw))
-    return PAGE.substitute(name=name, status=status, body="\n".join([_facts(run, seen), _notice(run), *drawn, _origin(about)]))
+def _page(seen: Seen) -> str:
+    draw = Drawing()
+    *ours, last = OURS
+    others = [name for name in sections if name not in OURS]
+    parts = [part(name, seen, draw) for name in (*ours, *others, last)]
+    name, status = escape(seen.run.name), escape(seen.run.status)
+    return PAGE.substitute(name=name, status=status, body="\n".join(each for each in parts if each))
 
 
-def _facts(run: Run, seen: Seen) -> str:
-    about, final = seen.about, seen.final
+def _facts(seen: Seen, _: Drawing) -> str:
+    run, about, final = seen.run, seen.about, seen.final
     down, up, wasted = seen.sent
     others = ", ".join(f"{count:,} {name}" for name, count in uncounted(seen.tasks).items())
     digest = str(about["digest"] or "")
@@ -84,10 +84,8 @@ def _title(text: str) -> str:
     return f' title="{escape(text)}"' if text else ""
 
 
-def _notice(run: Run) -> str:
-    status, error = run.status, str(run.manifest.get("error", ""))
-    if status == "done":
-        return ""
+def _notice(seen: Seen, _: Drawing) -> str:
+    status, error = seen.run.status, str(seen.about.get("error", ""))
     if status == "running":
         said = "This run was still going when the report was written."
     else:
@@ -96,7 +94,8 @@ def _notice(run: Run) -> str:
     return f'<div class="notice"><p>{escape(said)} The page shows what was recorded until then.</p>{shown}</div>'
 
 
-def _origin(about: Mapping[str, Any]) -> str:
+def _origin(seen: Seen, _: Drawing) -> str:
+    about = seen.about
     model = about["model"]
     tables = {
         "Run": {
@@ -112,7 +111,7 @@ def _origin(about: Mapping[str, Any]) -> str:
     }  # fmt: skip
     shown = "".join(f"<section><h3>{title}</h3>{_table(rows)}</section>" for title, rows in tables.items() if rows)
     scenario = f"<section><h3>Scenario</h3><pre>{escape(toml(about['scenario']))}</pre></section>"
-    return f"<h2>What the run was</h2><div class=pair>{scenario}<div>{shown}</div></div>"
+    return f"<div class=pair>{scenario}<div>{shown}</div></div>"
 
 
 def _notes(about: Mapping[str, Any]) -> dict[str, str]:
@@ -160,6 +159,24 @@ def _value(value: Any) -> str:
         return f"[{', '.join(_value(item) for item in value)}]"
     return json.dumps(value)
 
+
+def _always(_: Seen) -> bool:
+    return True
+
+
+OURS = {
+    "facts": Section("", _always, _facts),
+    "notice": Section("", lambda seen: seen.run.status != "done", _notice),
+    "learning": Section("Learning", _always, figures.learning),
+    "online": Section("Online learning", lambda seen: "stream" in seen.about["scenario"], online.streams),
+    "timeline": Section("What the clients did, and when", _always, figures.timeline),
+    "rounds": Section("Rounds", _always, figures.rounds),
+    "origin": Section("What the run was", _always, _origin),
+}
+"""Our sections in their order; those of others come before the last."""
+
+for _name, _section in OURS.items():
+    sections.register(_name)(partial(lambda section: section, _section))
 
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -19,17 +19,6 @@ class Detections:
     delays_s: FloatArray
     false_alarms: int
 
-    @property
-    def missed(self) -> int:
-        """Return the number of drifts that no alarm followed in time."""
-        return int(np.isnan(self.delays_s).sum())
-
-    @property
-    def mean_delay_s(self) -> Seconds:
-        """Return the mean delay of the drifts that were noticed; NaN if none was."""
-        noticed = self.delays_s[~np.isnan(self.delays_s)]
-        return float(noticed.mean()) if len(noticed) else float("nan")
-
 
 def detection_scores(alarms_s: FloatArray, drifts_s: FloatArray, horizon_s: Seconds = np.inf) -> Detections:
     """Return the delays and false alarms of one client's detector.

@@ -124,7 +124,7 @@ def weights(tasks: Frame) -> Frame:
     """Return what each client weighed in the aggregation: client, tasks, examples, share.
 
     Counts training tasks that arrived. Strategies average by ``num-examples`` within a round, so the share is a
-    client's part of its round's examples, meant over the rounds; all shares sum to 1.
+    client's part of its round's examples, averaged over the rounds; all shares sum to 1.
     """
     arrived = tasks[(tasks.kind == "train") & (tasks.outcome == "arrived")]
     part = arrived.examples / arrived.groupby("round").examples.transform("sum")
