@@ -21,6 +21,7 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
@@ -29,12 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shared_steps
 
 import fedsim
+from fedsim.learn.engine import workers
 from fedsim.learn.engine.workers import Workers, hired
 from fedsim.scenario.load import _set
 
 Table = dict[str, Any]
+WORKER = "fedsim.learn.engine.worker"
+"""What a worker's process runs."""
 
 
 def tiny_table(overrides: Mapping[str, Any] | None = None, /, **more: Any) -> Table:
@@ -78,20 +83,36 @@ def go(tmp_path: Path) -> Callable[..., fedsim.Run]:
     return run
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _steps() -> None:
+    """Let the runs of a session share compiled steps."""
+    shared_steps.share()
+
 
 @pytest.fixture(scope="session")
 def crews() -> Iterator[Callable[[int], Workers | None]]:
-    """Return ``crews(n)``: n workers that serve many runs, None for one; to start them takes seconds."""
+    """Return ``crews(n)``: n workers that serve many runs, None for one; to start them takes seconds.
+
+    They are what workers are, but for the compiled steps that their runs share.
+    """
     with ExitStack() as stack:
-        yield functools.cache(lambda n: stack.enter_context(hired(n)))
+
+        def crew(n: int) -> Workers | None:
+            with pytest.MonkeyPatch.context() as patch:
+                popen = subprocess.Popen
+                patch.setattr(
+                    workers.subprocess, "Popen",
+                    lambda words, **more: popen([{WORKER: shared_steps.__name__}.get(word, word) for word in words], **more),
+                )  # fmt: skip
+                return stack.enter_context(hired(n))
+
+        yield functools.cache(crew)
 
 
 @pytest.fixture
 def hands(crews: Callable[[int], Workers | None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs of this test have their workers from ``crews``."""
     monkeypatch.setattr("fedsim.session.hired", lambda n: nullcontext(crews(n)))  # pyright: ignore
-
-
 
 
 @dataclass(frozen=True)
