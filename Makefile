@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 # One intra-op thread per process: faster for small models, and what makes digests equal.
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
+# What is imported first is compiled, once: without, where this is set, every process of a test would compile all of torch anew.
+export PYTHONDONTWRITEBYTECODE :=
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
