@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +18,21 @@ jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema, which n
 SCENARIOS = sorted((Path(__file__).resolve().parents[1] / "scenarios").glob("*.toml"))
 
 
+@functools.cache
+def schema() -> dict[str, Any]:
+    """Return the schema, made once."""
+    return json_schema()
+
+
 def complaints(table: dict[str, Any]) -> list[str]:
     """Return the dotted keys that the schema refuses in *table*."""
-    found = jsonschema.Draft202012Validator(json_schema()).iter_errors(table)
+    found = jsonschema.Draft202012Validator(schema()).iter_errors(table)
     return sorted(".".join(map(str, error.absolute_path)) for error in found)
 
 
 def test_it_is_a_schema() -> None:
     """The schema is valid by the rules of draft 2020-12, and each of its references leads somewhere."""
-    schema = json_schema()
-    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator.check_schema(schema())
 
     def references(value: Any) -> set[str]:
         if isinstance(value, dict):
@@ -34,7 +40,7 @@ def test_it_is_a_schema() -> None:
             return own.union(*map(references, value.values()))
         return set().union(*map(references, value)) if isinstance(value, list) else set()
 
-    assert set() == references(schema) - {f"#/$defs/{name}" for name in schema["$defs"]}
+    assert set() == references(schema()) - {f"#/$defs/{name}" for name in schema()["$defs"]}
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
@@ -95,7 +101,7 @@ def test_a_slip_is_seen(tiny: Callable[..., dict[str, Any]], overrides: dict[str
 
 def test_every_kind_is_in_it() -> None:
     """Each slot's schema names exactly the registered kinds, and leaves room for plug-ins."""
-    parts = json_schema()["$defs"]
+    parts = schema()["$defs"]
     registered = {slot.noun: slot.registry.names() for slot in slots().values()} | {"strategy": stock.names()}
     listed = {noun: [k["properties"]["kind"].get("const") for k in parts[noun]["anyOf"]] for noun in registered}
 

@@ -333,7 +333,7 @@ class Net(nn.Module):
 
 
 def test_what_is_said_while_training_is_kept_from_the_terminal(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, hands: None
 ) -> None:
     """Warnings are one note for each place, with how often; torch's log is a file of the run; who asks for TORCH_LOGS gets his."""
     file = scenario(tmp_path / "a", **{"server.rounds": 4})

@@ -28,6 +28,8 @@ OURS = {
     "server": {"strategy": {"kind": "FedAvg", "min_available_nodes": 1, "min_train_nodes": 1}, "rounds": 1250},
     "evaluate": {"every": 1250},
 }
+FEW = 400
+"""Answers that are enough to tell two learning rates apart; all 1,250 give an accuracy of 0.8896."""
 # river moves the intercept by a rate of its own, 0.01 by default. Here it counts sqrt(2) times, and so moves at twice the rate.
 QUICK_INTERCEPT = """
 from torch import nn
@@ -72,11 +74,11 @@ def test_it_answers_as_rivers_does(answered: Any) -> None:
 
 
 def test_with_one_rate_for_all(answered: Any) -> None:
-    """As it is, with the intercept learning as the weights do, it answers as river's with intercept_lr = lr: 0.8896."""
-    tested = answered()
+    """As it is, with the intercept learning as the weights do, it answers as river's with intercept_lr = lr, and not as above."""
+    tested = answered(**{"server.rounds": FEW, "evaluate.every": FEW})
 
-    assert rivers(RIVERS_LR).astype(int).tolist() == tested.prediction.tolist()
-    assert (tested.prediction != rivers(0.01)).sum() > 0
+    assert rivers(RIVERS_LR)[:FEW].astype(int).tolist() == tested.prediction.tolist()
+    assert (tested.prediction != rivers(0.01)[:FEW]).sum() > 0
 
 
 @pytest.mark.parametrize("size", [1, 7])
