@@ -21,7 +21,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
@@ -31,6 +30,7 @@ from typing import Any
 
 import pytest
 import shared_steps
+from warm import Processes, Warm
 
 import fedsim
 from fedsim.learn.engine import workers
@@ -38,8 +38,6 @@ from fedsim.learn.engine.workers import Workers, hired
 from fedsim.scenario.load import _set
 
 Table = dict[str, Any]
-WORKER = "fedsim.learn.engine.worker"
-"""What a worker's process runs."""
 
 
 def tiny_table(overrides: Mapping[str, Any] | None = None, /, **more: Any) -> Table:
@@ -84,29 +82,22 @@ def go(tmp_path: Path) -> Callable[..., fedsim.Run]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _steps() -> None:
-    """Let the runs of a session share compiled steps."""
+def _sooner() -> Iterator[None]:
+    """Let the runs of a session share compiled steps, and have their workers forked from one that is warm."""
     shared_steps.share()
+    warm = Warm()
+    with pytest.MonkeyPatch.context() as patch:
+        if hasattr(os, "pidfd_open"):
+            patch.setattr(workers, "subprocess", Processes(warm))
+        yield
+    warm.close()
 
 
 @pytest.fixture(scope="session")
 def crews() -> Iterator[Callable[[int], Workers | None]]:
-    """Return ``crews(n)``: n workers that serve many runs, None for one; to start them takes seconds.
-
-    They are what workers are, but for the compiled steps that their runs share.
-    """
+    """Return ``crews(n)``: n workers that serve many runs, None for one."""
     with ExitStack() as stack:
-
-        def crew(n: int) -> Workers | None:
-            with pytest.MonkeyPatch.context() as patch:
-                popen = subprocess.Popen
-                patch.setattr(
-                    workers.subprocess, "Popen",
-                    lambda words, **more: popen([{WORKER: shared_steps.__name__}.get(word, word) for word in words], **more),
-                )  # fmt: skip
-                return stack.enter_context(hired(n))
-
-        yield functools.cache(crew)
+        yield functools.cache(lambda n: stack.enter_context(hired(n)))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 A step follows from what ``compile_step`` is given, and from the code that compiles it. Both are the key, whole and by value (a function
 by identity): a test that patches a pass or a probe gets a step of its own. Knows only models and objectives of torch and fedsim, whose
-classes no test writes anew; the engine's own tests call ``compile_step`` itself. Run as a script, it is a worker whose runs share too.
+classes no test writes anew; the engine's own tests call ``compile_step`` itself.
 """
 
 from __future__ import annotations
@@ -74,9 +74,3 @@ def share() -> None:
     """Let every engine of this process share compiled steps from now on."""
     cohort.compile_step = remembering(cohort.compile_step)
 
-
-if __name__ == "__main__":
-    from fedsim.learn.engine import worker
-
-    share()
-    worker.main()

@@ -260,11 +260,11 @@ def in_mid_round(monkeypatch: pytest.MonkeyPatch, act: Callable[[Workers], None]
 
 @pytest.mark.parametrize("how", ["a worker is killed", "Ctrl-C"])
 def test_a_round_cut_short_leaves_nothing_but_its_folder(
-    how: str, go: Go, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    how: str, go: Go, crews: Callable[[int], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A worker killed in mid-round is a RunError that names it and its tasks; Ctrl-C is itself. Either way the folder
     is readable, and neither processes nor memory stay."""
-    go()  # What a first run leaves for good.
+    go(), crews(2)  # What a first run leaves for good, and the process that workers come from here.
     before, processes = left_behind(), children()
     ended = {
         "a worker is killed": lambda crew: os.kill(crew.processes[1], signal.SIGKILL),
@@ -296,7 +296,8 @@ def test_a_check_starts_no_process(
     cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``fedsim check`` of a scenario with workers foretells its cost without any."""
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    for starts in (subprocess, module.subprocess):
+        monkeypatch.setattr(starts, "Popen", lambda *_, **__: pytest.fail("a process was started"))
 
     assert 0 == cli("check", scenario_file({"engine.workers": 2}), "--json").code
 
