@@ -161,7 +161,7 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
     stage.grid.patience.ends_wall_s = began + 2.0 * wall_s  # One round may well take longer than what is left for all.
     share = 1.0 if streams else IN_A_ROW  # Streams cannot be looked at ahead: what comes depends on what has come.
     row, sampled, span_s, coming = 0, 0, 0.0, None
-    with compat.log_to(None), compat.virtual_sleep(stage.grid.sleep), compat.cheap_collections():
+    with compat.log_to(None), compat.virtual_sleep(stage.grid.wait_for_others), compat.cheap_collections():
         while row < within and not stage.grid.exhausted:
             spent_s = time.monotonic() - began
             # All of them, if they will be done by the end of the time: better than samples of them.
@@ -224,7 +224,7 @@ def _sample(stage: _Stage, span_s: Seconds, samples: int, watch: Watch | None, a
     from_s, before = stage.grid.now, len(stage.rows)
     shifts = np.random.default_rng(0).uniform(size=samples)  # Within its piece each, or a short cycle might go unseen.
     for at_s in (from_s + span_s * (np.arange(samples) + shifts) / samples).tolist():
-        stage.grid.skip_to(at_s)
+        stage.grid.sleep(max(0.0, at_s - stage.grid.now))
         for _ in range(EACH):
             stage.play()
             if watch:

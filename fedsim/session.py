@@ -213,7 +213,7 @@ class _Session:
         strategy = compat.name_draws(strategy, parts.key, self._heard)
         with (
             compat.log_to(self.folder / "flower.log"), log_to(self.folder / "torch.log", "torch", WARNING), hearing() as self.heard,
-            compat.virtual_sleep(self.grid.sleep),
+            compat.virtual_sleep(self.grid.wait_for_others),
             compat.cheap_collections(), compat.exact_distances(),
         ):  # fmt: skip
             course = Course(scenario.server.rounds, scenario.server.round_timeout_s, records.job_config(parts.job), ConfigRecord())

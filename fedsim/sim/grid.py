@@ -6,12 +6,14 @@ Timing runs ahead (``world``); the numbers in a reply are computed when the repl
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.apps import Mod
@@ -92,10 +94,7 @@ class VirtualGrid(Grid):
 
         Advancing to it is what lets a server that polls make progress on a clock that only events move.
         """
-        wanted = list(message_ids)
-        if not any(map(self._inbox.holds, wanted)):
-            self._inbox.wait(wanted, enough=1)
-        return self._answered(self._inbox.take(wanted))
+        return self.pull(message_ids, enough=1)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send *messages* and return the replies that arrive within *timeout* virtual seconds, sorted by client.
@@ -117,18 +116,32 @@ class VirtualGrid(Grid):
         """Return the virtual time."""
         return float(self._world.env.now)
 
+    def pull(self, message_ids: Iterable[str], timeout: Seconds | None = None, *, enough: int | None = None) -> list[Message]:
+        """Wait until all of *message_ids* are answered, or *enough* of them, or *timeout* is over; return the replies, sorted by client.
+
+        A reply at the very deadline is in time. Those that come later are not lost: they can be pulled then. Nothing is waited
+        for that cannot come: what was pulled before, and what nobody sent.
+        """
+        if timeout is not None:
+            _check(timeout, "a pull's timeout")
+        wanted = list(message_ids)
+        self._inbox.wait(wanted, timeout, enough=enough)
+        return self._answered(self._inbox.take(wanted))
+
     def sleep(self, duration_s: Seconds) -> None:
-        """Wait at least *duration_s*, and until who is available changes; raise RunError when it never will."""
+        """Let *duration_s* of virtual time pass; what arrives in it is there to be pulled."""
+        _check(duration_s, "a sleep")
+        self._inbox.sleep(duration_s)
+
+    def wait_for_others(self, duration_s: Seconds) -> None:
+        """Wait at least *duration_s*, and until who is available changes; raise RunError when it never will.
+
+        What Flower's own waiting for nodes comes to: it looks again each second, and would find the same.
+        """
         change = self._fleet.availability.next_change(self._clients, self.now)
         self.patience.looked(self.now, self._nodes_now(), change)
         self._world.env.run(until=max(change, self.now + duration_s))
-        self.invariants.at(self.now, "a sleep")
-
-    def skip_to(self, at_s: Seconds) -> None:
-        """Let virtual time pass until *at_s*, if that is still to come; for rehearsals, which look ahead."""
-        if at_s > self.now:
-            self._world.env.run(until=at_s)
-            self.invariants.at(self.now, "a look ahead")
+        self.invariants.at(self.now, "a wait for others")
 
     def finish(self, *, broken: bool = False) -> None:
         """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
@@ -200,3 +213,8 @@ class VirtualGrid(Grid):
             return False
         self._nodes_now()
         return bool(self._available[client])
+
+
+def _check(duration_s: Seconds, what: str) -> None:
+    if not 0.0 <= duration_s < math.inf:
+        raise RunError(f"{what} of {duration_s} s: must be >= 0 and finite.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 
 import simpy
 
@@ -30,25 +30,27 @@ class Inbox:
         if waiter := self._waiters.pop(delivery.id, None):
             waiter.arrived()
 
-    def holds(self, message_id: str) -> bool:
-        """Return whether the answer to a message is there."""
-        return message_id in self._there
-
     def take(self, message_ids: Iterable[str]) -> list[Delivery]:
         """Return those of *message_ids* that are there, which then are not."""
         return [self._there.pop(message_id) for message_id in message_ids if message_id in self._there]
 
-    def wait(self, message_ids: Iterable[str], timeout: Seconds | None = None, *, enough: int | None = None) -> None:
-        """Let time pass until all of *message_ids* that are flying are there, or *enough* of them, or *timeout* is over."""
+    def wait(self, message_ids: Sequence[str], timeout: Seconds | None = None, *, enough: int | None = None) -> None:
+        """Let time pass until all of *message_ids* are there that can be, or *enough* of them, or *timeout* is over."""
         ids = [message_id for message_id in message_ids if message_id in self.flying]
-        if not ids:
+        left = len(ids) if enough is None else min(len(ids), enough - sum(map(self._there.__contains__, message_ids)))
+        if left <= 0:
             return
-        env, waiter = self._env, _Waiter(self._env, len(ids) if enough is None else enough)
+        env, waiter = self._env, _Waiter(self._env, left)
         self._waiters = dict.fromkeys(ids, waiter)
         until = waiter.done if timeout is None else env.any_of([waiter.done, env.process(_deadline(env, timeout))])
         env.run(until=until)
         self._waiters = {}
         self._invariants.at(float(env.now), "the end of a wait")
+
+    def sleep(self, duration_s: Seconds) -> None:
+        """Let *duration_s* pass, and whatever happens in it, its last instant included."""
+        self._env.run(until=self._env.process(_deadline(self._env, duration_s)))
+        self._invariants.at(float(self._env.now), "a sleep")
 
 
 class _Waiter:

@@ -164,10 +164,60 @@ def test_a_mod_that_refuses_gives_an_error_reply(world: Any) -> None:
 
 
 def test_waiting_for_nobody_ends_the_run(world: Any) -> None:
-    """A sleep when availability never changes stops the run and says so."""
+    """A wait for others when availability never changes stops the run and says so; a plain sleep there is a sleep."""
     grid, _, _ = world()
+    grid.sleep(2.5)
+    grid.sleep(0.0)
+    assert 2.5 == grid.now
     with pytest.raises(RunError, match="no other will ever come"):
-        grid.sleep(1.0)
+        grid.wait_for_others(1.0)
+    for wrong in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(RunError, match="must be >= 0 and finite"):
+            grid.sleep(wrong)
+
+
+def test_what_comes_in_a_sleep_is_there_after_it(world: Any) -> None:
+    """A sleep lets everything happen that it covers, the last instant included, and moves the clock by no more than itself."""
+    grid, parts, heard = world()
+    ids = list(grid.push_messages([order(parts, 0)]))
+    assert 1 == len(grid.pull(ids))
+    took_s = heard.tasks[0].arrived_s
+    grid, parts, heard = world()
+    ids = list(grid.push_messages([order(parts, c) for c in range(6)]))
+    grid.sleep(took_s)
+    replies = grid.pull(ids, timeout=0.0)
+
+    assert took_s == grid.now
+    assert 0 in [row.client for row in heard.tasks] and len(replies) == sum(row.arrived_s <= took_s for row in heard.tasks) < 6
+
+
+def test_a_polling_server_waits_for_a_deadline(world: Any) -> None:
+    """Pulls with a deadline hand over what came in time, end at the deadline or with the last reply, and lose nothing."""
+    grid, parts, heard = world({"clients.compute.sigma": 2.0})
+    ids = list(grid.push_messages([order(parts, c) for c in range(6)]))
+    seen: list[list[float]] = []
+    while sum(map(len, seen)) < 6:
+        before = len(heard.tasks)
+        began_s, replies = grid.now, grid.pull(ids, timeout=0.03)
+        seen.append([row.arrived_s for row in heard.tasks[before:]])
+        assert len(replies) == len(seen[-1]) and all(began_s < at <= began_s + 0.03 for at in seen[-1])
+        assert grid.now == (began_s + 0.03 if sum(map(len, seen)) < 6 else max(seen[-1]))
+    before_s = grid.now
+
+    assert len([got for got in seen if got]) > 1 and not all(seen)
+    assert [] == grid.pull(ids, timeout=5.0) and before_s == grid.now
+
+
+def test_a_polling_server_waits_for_enough(world: Any) -> None:
+    """A buffered server gets three replies at a time, those first that come first; asked for more than can come it gets the rest."""
+    grid, parts, heard = world({"clients.compute.sigma": 2.0, "clients.count": 7})
+    ids, sizes = list(grid.push_messages([order(parts, c) for c in range(7)])), []
+    while replies := grid.pull(ids, enough=3):
+        sizes.append(len(replies))
+    arrived_s = [row.arrived_s for row in heard.tasks]
+
+    assert [3, 3, 1] == sizes
+    assert max(arrived_s[:3]) <= min(arrived_s[3:6]) and max(arrived_s[3:6]) <= arrived_s[6]
 
 
 def test_bytes_that_vanish_are_noticed(world: Any) -> None:
