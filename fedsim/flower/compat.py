@@ -321,11 +321,11 @@ def name_draws(strategy: Strategy, key: Key, heard: Heard = lambda *_: None) -> 
     ``numpy.random``; both are set for the call and given back as they were.
     """
     for step in ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate"):
-        setattr(strategy, step, _named(getattr(strategy, step), key.fold("strategy", step), heard))
+        setattr(strategy, step, _named(step, getattr(strategy, step), key.fold("strategy", step), heard))
     return strategy
 
 
-def _named(step: Callable[..., Any], key: Key, heard: Heard) -> Callable[..., Any]:
+def _named(name: str, step: Callable[..., Any], key: Key, heard: Heard) -> Callable[..., Any]:
     @functools.wraps(step)
     def call(server_round: int, *args: Any, **kwargs: Any) -> Any:
         named = key.fold("round", server_round)
@@ -334,12 +334,12 @@ def _named(step: Callable[..., Any], key: Key, heard: Heard) -> Callable[..., An
         np.random.seed(named.seed64() % 2**32)
         try:
             result = step(server_round, *args, **kwargs)
-            if step.__name__.startswith("configure"):
+            if name.startswith("configure"):
                 result = list(result)  # A generator would draw later, when the names are gone.
         finally:
             random.setstate(before)
             np.random.set_state(before_numpy)
-        heard(step.__name__, server_round, result)
+        heard(name, server_round, result)
         return result
 
     return call

@@ -5,6 +5,7 @@ Stock classes would average, adapt or clip them like parameters, and move the we
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,10 +54,12 @@ class Extras:
         key = str(getattr(strategy, "weighted_by_key", "num-examples"))
         start: Params = dict(self.params)
 
+        @functools.wraps(configure)
         def configured(server_round: int, arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Iterable[Message]:
             start.update(records.params_of(arrays))
             return self._joined(configure(server_round, arrays, *args, **kwargs))
 
+        @functools.wraps(aggregate)
         def aggregated(server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
             replies = list(replies)
             good = [reply for reply in replies if not reply.has_error()]

@@ -48,6 +48,7 @@ def test_one_digest(name: str, around: str, go: Go, hands: None) -> None:
     serial, spread = go({**settings, "engine.chunk": 1}), go({**settings, "engine.workers": 2})
 
     assert serial.digest == spread.digest
+    assert len(serial.series("train_loss", "training"))
     if around == "late":
         assert {"late", "arrived"} <= set(serial.tasks.outcome)
 
