@@ -53,7 +53,8 @@ class Offline:
         count, key, after = next_task(self.number, self.root, kept, training)
         positions = self.federation.train(self.number) if training else self.federation.validation(self.number)
         parts = kept.few(*self.keeps) if training else {}
-        return Task(self.number, count, order.job, order.start, positions, key, parts=parts), after
+        held_back = self.federation.validation(self.number) if training and order.job.stopping else None
+        return Task(self.number, count, order.job, order.start, positions, key, parts=parts, held_back=held_back), after
 
     def finish(self, task: Task, result: Result, kept: Kept) -> Finished:
         """Return the reply, and what the client keeps."""

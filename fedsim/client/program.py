@@ -123,5 +123,5 @@ def reply_metrics(job: Job, scores: tuple[str, ...], tells: tuple[str, ...] = ()
     """
     if job.kind == "evaluate":
         return ("num-examples", *scores)
-    more = job.algorithm.metrics if job.algorithm else ()
+    more = (*(job.algorithm.metrics if job.algorithm else ()), *(["steps"] if job.stopping else []))
     return ("num-examples", "train_loss", *(["initial_loss"] if job.initial_loss else []), *more, *tells)

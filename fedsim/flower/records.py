@@ -93,6 +93,8 @@ def order_of(message: Message, starts: StartCache, usual: Job) -> Order:
     job = dataclasses.replace(usual, **fields)
     if (job.epochs > 0) == (job.steps > 0):
         raise RunError(f"a message orders epochs = {job.epochs} and steps = {job.steps}; one of them must be 0")
+    if job.stopping is not None and not job.epochs:
+        raise RunError(f"a message orders steps = {job.steps}, and training.stopping stops after epochs")
     return Order(job, starts.of(arrays))
 
 

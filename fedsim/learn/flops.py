@@ -31,15 +31,17 @@ class Flops:
     note: str = ""
     """What the count leaves out, in one sentence; empty where it leaves nothing out."""
 
-    def of(self, task: Task) -> float:
-        """Return the operations that *task* takes."""
+    def of(self, task: Task, steps: int | None = None) -> float:
+        """Return the operations that *task* takes; where it ended early, after so many *steps*."""
         job, examples = task.job, len(task.positions)
         if job.kind == "evaluate":
             return self.forward * examples
         forward, training = task.beside
         before = self.forward * (task.tested + (examples if job.initial_loss else 0) + forward)
-        updates = flops_of(rule(job), self.parameters) * task.steps
-        return before + self.training * (task.seen + training) + updates
+        taken, seen = (task.steps, task.seen) if steps is None else (steps, int(task.sizes[:steps].sum()))
+        if task.held_back is not None:
+            before += self.forward * len(task.held_back) * (taken // (task.steps // job.epochs))
+        return before + self.training * (seen + training) + flops_of(rule(job), self.parameters) * taken
 
 
 def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops:

@@ -22,6 +22,7 @@ from fedsim.core.types import FloatArray, IntArray, Params
 if TYPE_CHECKING:
     from fedsim.learn.algorithms import Algorithm
     from fedsim.learn.optim import Optimizer
+    from fedsim.learn.stopping import Stopping
 
 FULL = 0
 """The batch size that stands for "all examples of the client" (McMahan's B = infinity)."""
@@ -35,7 +36,8 @@ class Job:
     short last batch of an epoch out; a client with fewer examples than a batch has one batch all the same, of all that it has.
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
-    *optimizer* and *algorithm* are the scenario's, on both sides: they never travel. None: SGD as the fields say, and no algorithm.
+    *optimizer*, *algorithm* and *stopping* are the scenario's, on both sides: they never travel. None: SGD as the fields say, no
+    algorithm, and as many epochs as were ordered.
     """
 
     kind: Literal["train", "evaluate"] = "train"
@@ -51,6 +53,7 @@ class Job:
     drop_last: bool = False
     optimizer: Optimizer | None = None
     algorithm: Algorithm | None = None
+    stopping: Stopping | None = None
 
     @property
     def keeping(self) -> tuple[str, ...]:
@@ -155,7 +158,8 @@ class Task:
     On a stream there may be more. *batches* are laid out already, or *rehearsing* says how the engine does that. *test*
     are the positions to be predicted before training; by the parameters in the part ``local``, where it is there, and by
     *start* otherwise. *parts* are what the client keeps and this task reads. *weight* is what the client counts
-    for in the server's average; None: its examples. *rates* are the learning rates of its steps, (steps,); None: the job's.
+    for in the server's average; None: its examples. *rates* are the learning rates of its steps, (steps,); None: the
+    job's. *held_back* are positions of examples by which it may stop early.
     """
 
     client: int
@@ -170,6 +174,12 @@ class Task:
     parts: Mapping[str, State] = field(default_factory=dict[str, State])
     weight: int | None = None
     rates: FloatArray | None = None
+    held_back: IntArray | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Return whether how long it takes depends on its own numbers."""
+        return self.job.kind == "train" and self.job.stopping is not None
 
     @property
     def laid_out(self) -> bool:

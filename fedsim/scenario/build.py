@@ -157,6 +157,7 @@ def _device(asked: str, workers: int) -> torch.device:
 
 
 def _job(scenario: Scenario, strategy: Built) -> Job:
+    judge.check_stopping(scenario)
     training = scenario.training
     optimizer: Optimizer = _made("optimizer", training.optimizer)
     algorithm: Algorithm = _made("algorithm", training.algorithm or {"kind": "fedavg"})
@@ -168,6 +169,7 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         nesterov=plain.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
         drop_last=training.drop_last, optimizer=None if type(optimizer) is Sgd and optimizer.state == "reset" else optimizer,
         algorithm=None if type(algorithm) is FedAvg else algorithm,
+        stopping=None if training.stopping is None else _made("stopping", training.stopping),
     )  # fmt: skip
 
 
@@ -234,7 +236,7 @@ def _online(scenario: Scenario, federation: Federation, objective: Objective) ->
 def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> Federation:
     scenario = loaded.scenario
     data, count = scenario.data, scenario.clients.count
-    kept_back = scenario.evaluate.client_test_fraction if scenario.evaluate.federated_fraction else 0.0
+    kept_back = scenario.evaluate.client_test_fraction if scenario.evaluate.federated_fraction or scenario.training.stopping else 0.0
     judge.check_test(scenario)
     if not isinstance(source, Pool):
         judge.check_generated(data)

@@ -52,6 +52,18 @@ def partition_of(data: Data) -> Table:
     return data.partition
 
 
+def check_stopping(scenario: Scenario) -> None:
+    """Refuse early stopping where there is no epoch to stop after, or nothing kept back to stop by."""
+    if scenario.training.stopping is None:
+        return
+    if scenario.training.epochs is None:
+        raise ScenarioError(
+            "training.stopping: stops after an epoch, and training.steps counts none. Set training.epochs, to the most there may be."
+        )
+    if scenario.stream is not None:
+        raise ScenarioError("training.stopping: stops by examples that a client keeps back, and on a [stream] it keeps none. Leave it out.")
+
+
 def check_count(clients: int, examples: int) -> None:
     """Refuse more clients than there are *examples* to train on."""
     if clients > examples:

@@ -55,10 +55,11 @@ def slots() -> dict[str, Slot]:
     from fedsim.learn.objectives import objectives
     from fedsim.learn.optim import optimizers
     from fedsim.learn.rehearsal import rehearsals
+    from fedsim.learn.stopping import stoppings
 
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, replays, detectors, reactions, triggers, arrivals, orders, labellings,
-        changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs,
+        changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs, stoppings,
     ]  # fmt: skip
     return {registry.noun: Slot(registry.key, registry.noun, registry) for registry in found}
 

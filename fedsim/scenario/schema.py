@@ -95,6 +95,7 @@ class Training(Section):
     objective: Table = Field(default_factory=lambda: {"kind": "classification"})
     rehearsal: Table | None = None
     algorithm: Table | None = None
+    stopping: Table | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

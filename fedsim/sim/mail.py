@@ -70,6 +70,7 @@ class Delivery:
     task: Task | None = None
     ticket: int | None = None
     flops: float = 0.0
+    steps: int = 0
     failure: str = ""
     abandoned: bool = False
     kept: Kept | None = None
@@ -119,9 +120,9 @@ class Delivery:
         self.started_s = now
         self._go("computing")
 
-    def plan(self, task: Task, flops: float) -> None:
-        """Take what is to be done."""
-        self.task, self.flops = task, flops
+    def plan(self, task: Task, flops: float, steps: int) -> None:
+        """Take what is to be done, and what it costs."""
+        self.task, self.flops, self.steps = task, flops, steps
 
     def answer(self, now: Seconds) -> None:
         """Take that the work is done and the answer on its way."""
@@ -153,7 +154,7 @@ class Delivery:
             kind=self.kind, round=self.parcel.round, version=self.parcel.version, outcome=outcome,
             sent_s=self.sent_s, received_s=self.received_s, started_s=self.started_s, computed_s=self.computed_s,
             arrived_s=self.arrived_s, examples=task.examples if task else 0,
-            steps=task.steps if task and task.job.kind == "train" else 0, flops=self.flops,
+            steps=self.steps, flops=self.flops,
             down_bytes=down.payload, down_framing_bytes=down.framing,
             up_bytes=up.payload, up_framing_bytes=up.framing, loss=loss, result=result, failure=self.failure,
         )  # fmt: skip

@@ -129,6 +129,11 @@ class World:
         elif ready_s > now:
             yield self.env.timeout(ready_s - now)
 
+    def _measured(self, ticket: int | None) -> int | None:
+        """Return how many steps a task comes to, computing it; None in a dry run, which takes the most."""
+        result = None if ticket is None else self.engine.peek(ticket)
+        return None if result is None else int(result.metrics["steps"])
+
     def _begin(self, delivery: Delivery, order: Order) -> Seconds:
         """Fix what the task depends on, submit it, and return how long it takes: time before numbers."""
         fleet, client = self.fleet, delivery.client
@@ -137,9 +142,11 @@ class World:
         if training and program.chained:
             self._read(client)
         task, kept = program.plan(order, self.kept(client), self.env.now)
-        delivery.plan(task, fleet.flops.of(task))
-        if self._leaves(delivery) or not delivery.abandoned:  # A task known to be lost, that leaves nothing, is not computed.
+        # A task known to be lost, that leaves nothing, is not computed; unless nobody knows how long it takes before it is.
+        if self._leaves(delivery) or not delivery.abandoned or task.measured:
             delivery.ticket = self.engine.submit(task)
+        steps = self._measured(delivery.ticket) if task.measured else None
+        delivery.plan(task, fleet.flops.of(task, steps), 0 if not training else task.steps if steps is None else steps)
         if self._leaves(delivery):
             delivery.kept = kept
             self._unread[client] = delivery

@@ -7,9 +7,12 @@ rows (one intra-op thread), and "serial" is the stacked step with one row.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from functools import partial
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named, sent_of
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, groups, planned, ranked
 from fedsim.learn.engine.eager import remembers
+from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.rows import Rows
@@ -31,6 +35,7 @@ from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Mixed, Objective, scores_of
 from fedsim.learn.optim import rule
+from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
 from fedsim.learn.work import Job, Mix, Result, Start, Task
 
@@ -185,7 +190,7 @@ class CohortEngine:
             for first in range(0, len(rows), width):
                 places = rows[first : first + width]
                 chunk = [tasks[i] for i in places]
-                run = self._train if job.kind == "train" else self._score
+                run = self._score if job.kind != "train" else self._train if job.stopping is None else self._train_early
                 if tasks[rows[0]].rehearsing is not None:
                     run = self._rehearse
                 try:
@@ -220,7 +225,7 @@ class CohortEngine:
                 rows = self._rows(job, [task])
                 parts, loss = Learner(self._model, self._objective, self._store, task, self._start(task), rows, self._trained).run()
             params = {name: param[0].cpu().numpy() for name, param in zip(self._names, rows.params, strict=True)}
-            found.append(self._result(task, params, loss, rows, 0, parts))
+            found.append(self._result(task, params, loss, rows, 0, parts, task.steps))
         return found
 
     def _predicted(self, task: Task) -> Params:
@@ -239,7 +244,26 @@ class CohortEngine:
         places = torch.tensor(task.positions)
         return self._scorer.scores(self._start(task), x[places], y[places])
 
-    def _train(self, job: Job, tasks: list[Task]) -> list[Result]:
+    def _train_early(self, job: Job, tasks: list[Task]) -> list[Result]:
+        """Train *tasks* that may end early, one after the other."""
+        results: list[Result] = []
+        for task in tasks:
+            held_back = self._store.pool([task])[:2], torch.tensor(task.held_back)
+            early = Early(cast(Stopping, job.stopping), partial(self._loss, *held_back), task.steps // job.epochs)
+            results += self._train(job, [task], early)
+        return results
+
+    def _loss(self, pool: tuple[Tensor, Tensor], places: Tensor, params: list[Tensor]) -> float:
+        """Return the loss of *params* on some examples of the *pool*, in the middle of a task; infinity for none."""
+        if not len(places):
+            return math.inf
+        before = Kept(self._model, self._objective) if self._remembers else self._kept
+        x, y = pool
+        loss = self._scorer.scores(params, x[places], y[places])["loss"]
+        before.back()
+        return loss
+
+    def _train(self, job: Job, tasks: list[Task], early: Early | None = None) -> list[Result]:
         x, y, offsets = self._store.pool(tasks)
         chunk = planned(job, tasks, offsets)
         rows, luck = self._rows(job, tasks), Luck(tasks)
@@ -275,6 +299,11 @@ class CohortEngine:
                         where = mine if isinstance(mine, slice) else torch.from_numpy(mine)
                         rows.step(where, gradients, step, rates[step])
                     heads.setdefault((size, fresh), []).append((step, mine, head))
+                if early is not None and early.ends(step, rows):
+                    losses, chunk = losses[:, : step + 1], dataclasses.replace(chunk, sizes=chunk.sizes[:, : step + 1])
+                    break
+            if early is not None:
+                early.settle(rows)
             for kind, found in heads.items():
                 closed = self._step(kind, plain, mix).close(torch.cat([head for _, _, head in found]))
                 values, at = closed.double().cpu().numpy(), 0
@@ -290,10 +319,13 @@ class CohortEngine:
         results: list[Result] = []
         for i, task in enumerate(chunk.tasks):
             params = {name: array[i, ...] for name, array in zip(self._names, arrays, strict=True)}  # Never a scalar.
-            results.append(self._result(task, params, float(means[i]), rows, i, {}))
+            steps = int((chunk.sizes[i] > 0).sum())
+            if task.measured:
+                task = dataclasses.replace(task, rates=task.step_rates[:steps])
+            results.append(self._result(task, params, float(means[i]), rows, i, {}, steps))
         return results
 
-    def _result(self, task: Task, params: Params, loss: float, rows: Rows, row: int, parts: dict[str, State]) -> Result:
+    def _result(self, task: Task, params: Params, loss: float, rows: Rows, row: int, parts: dict[str, State], steps: int) -> Result:
         """Return the result of a trained *task*: what its algorithm makes of it, and what its client keeps."""
         job, metrics = task.job, {"train_loss": loss}
         if job.initial_loss:
@@ -304,7 +336,9 @@ class CohortEngine:
             parts = {**parts, "algorithm": ended.kept} if ended.kept else parts
         if job.optimizer is not None and job.optimizer.state == "keep":
             kept = [name for term in job.optimizer.terms(job) for name in term.keeps]
-            parts = {**parts, "optimizer": rows.kept(row, kept, task.steps)}
+            parts = {**parts, "optimizer": rows.kept(row, kept, steps)}
+        if task.measured:
+            metrics["steps"] = float(steps)
         return Result(metrics, params, self._predicted(task), parts)
 
     def _rows(self, job: Job, tasks: list[Task]) -> Rows:
