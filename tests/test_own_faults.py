@@ -74,8 +74,8 @@ def sgd(lr=None, momentum=0.0, weight_decay=0.0, nesterov=False):
     return Sgd(np.float32(0.1) if lr is None else lr, momentum, weight_decay, nesterov)
 
 def rehearsal(ratio=0.5, mix="concat"):
-    from fedsim.learn.rehearsal import Rehearsal
-    return Rehearsal("er", ratio, mix)
+    from fedsim.learn.rehearsal.er import Er
+    return Er(ratio, mix)
 
 class Lazy(nn.Module):
     def __init__(self, shape, outputs):
@@ -440,5 +440,5 @@ def test_settings_of_an_own_optimizer_are_in_range(given: dict[str, Any], said: 
     assert said in refused(mine({"training.optimizer": {"kind": "mine:sgd", **given}}))
     assert "done" == go(mine({"training.optimizer": {"kind": "mine:sgd"}})).status
     stream = {"stream.arrivals": {"kind": "constant", "per_s": 1.0}}
-    assert "its ratio is 1.0" in refused(mine({**stream, "training.rehearsal": {"kind": "mine:rehearsal", "ratio": 1.0}}))
-    assert "its mix is 'foo'" in refused(mine({**stream, "training.rehearsal": {"kind": "mine:rehearsal", "mix": "foo"}}))
+    assert "training.rehearsal.ratio = 1.0: must be" in refused(mine({**stream, "training.rehearsal": {"kind": "mine:rehearsal", "ratio": 1.0}}))
+    assert "its way gives a mix of 'foo', expected one of concat, sum, ace" in refused(mine({**stream, "training.rehearsal": {"kind": "mine:rehearsal", "mix": "foo"}}))

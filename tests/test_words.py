@@ -270,14 +270,3 @@ def test_what_own_optimizers_may_do_is_said(tiny: Callable[..., dict[str, Any]])
 
     assert "Your own goes in" not in said
     assert "SGD and nothing else" in said and "'FedAdam'" in said and "may only choose the settings of sgd" in said
-
-
-def test_a_rehearsal_that_no_engine_has_is_refused(tiny: Callable[..., dict[str, Any]]) -> None:
-    """An own rehearsal chooses among the methods there are: the line about a wrong name says so, and another one is refused."""
-    from fedsim.learn.rehearsal import Rehearsal
-
-    said = spoken(tiny(), {"stream": {}, "training.rehearsal": {"kind": "mine"}})
-
-    assert "one of these methods" in said
-    with pytest.raises(fedsim.ScenarioError, match="training.rehearsal: there is no method 'mine'. It takes: a_gem, der"):
-        Rehearsal("mine")  # pyright: ignore[reportArgumentType]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, cast
 
 import numpy as np
@@ -28,7 +29,7 @@ from fedsim.data.replay import Arrivals, Replay
 from fedsim.data.replay.memory import schedule
 from fedsim.data.stream import Stream, Streams
 from fedsim.data.stream.trigger import Trigger
-from fedsim.learn.rehearsal import Live, Rehearsal
+from fedsim.learn.rehearsal import Layout, Live, Rehearsal
 from fedsim.learn.work import FULL, Batches, Result, Task
 
 AGAIN = 1 << 40
@@ -55,7 +56,7 @@ class Online:
     @property
     def live(self) -> bool:
         """Return whether the engine lays the batches out."""
-        return self.rehearsal.numeric or bool(self.replay.needs)
+        return self.rehearsal.way.numeric or bool(self.replay.needs)
 
     @property
     def watching(self) -> bool:
@@ -131,7 +132,7 @@ class OnStream:
             self.number, count, order.job, order.start, stream.positions[items], key, test=stream.positions[begin:end],
             parts=kept.few("rehearsal", "local", *self.keeps),
         )  # fmt: skip
-        if online.rehearsal.method == "union":
+        if online.rehearsal.way.union:
             task, memory = self._union(base, new, kept, now)
         else:
             task, memory = self._batches(base, new, kept, now)
@@ -168,12 +169,10 @@ class OnStream:
         reaction, at = self.online.reaction, _alarm_step(kept)
         return 1.0 if reaction is None or at < 0 else float(reaction.lr_scale(np.array([kept.steps - at]))[0])
 
-    def _rehearsal(self, kept: Kept) -> Rehearsal:
-        """Return the rehearsal, with the replay share that a reaction has set."""
-        reaction, usual = self.online.reaction, self.online.rehearsal
-        if reaction is None or reaction.replay_share is None or _alarm_step(kept) < 0:
-            return usual
-        return dataclasses.replace(usual, ratio=reaction.replay_share)
+    def _share(self, kept: Kept) -> float | None:
+        """Return the replay share that a reaction has set, None for none."""
+        reaction = self.online.reaction
+        return None if reaction is None or _alarm_step(kept) < 0 else reaction.replay_share
 
     @property
     def _key(self) -> Key:
@@ -188,38 +187,42 @@ class OnStream:
         )
 
     def _batches(self, task: Task, new: Arrivals, kept: Kept, now: Seconds) -> tuple[Task, State]:
-        replay, rehearsal, n = self.online.replay, self._rehearsal(kept), len(new.items)
+        replay, method, n = self.online.replay, self.online.rehearsal, len(new.items)
         fresh = task.job.sizes(n)
         epoch = min(len(fresh), math.ceil(task.job.read(n) / task.job.size(n)))
         begins = np.resize(np.cumsum(fresh[:epoch]) - fresh[:epoch], len(fresh))
         inserted = np.where(np.arange(len(fresh)) < epoch, fresh, 0)  # An example enters the memory once.
-        count = rehearsal.replayed(n if task.job.batch_size == FULL else task.job.batch_size)
-        first, covered = kept.steps, int(inserted.sum())
-        planned: list[list[IntArray]] = []
-        memory = self._memory(kept)
-        if not replay.needs:
-            for draw in range(max(1, rehearsal.draws)):
-                drawn, memory = schedule(
-                    replay, self._memory(kept), new[:covered], inserted.tolist(), count if rehearsal.draws else 0, self._key,
-                    first + draw * AGAIN, now,
-                )  # fmt: skip
-                planned.append([each.items for each in drawn])
-            memory = replay.add(memory, new[covered:], self._key) if covered < n else memory
-            if self.online.live:
-                sizes = fresh + sum(np.array([len(items) for items in draw]) for draw in planned) if rehearsal.draws else fresh
-                return self._live(task, new, kept, memory, now, planned, fresh, begins, inserted, sizes), memory
-        else:
-            held, memory = self._foretold(memory, new, inserted)
-            sizes = fresh + rehearsal.draws * np.minimum(count, held)
+        way, before = method.way, self._memory(kept)
+        count = method.replayed(n if task.job.batch_size == FULL else task.job.batch_size, self._share(kept))
+        live = partial(
+            Live, method, replay, new, places=self.stream.positions[: self.stream.arrived(now)], key=self._key, first_step=kept.steps,
+            now=now,
+        )  # fmt: skip
+        if replay.needs:
+            held, memory = self._foretold(before, new, inserted)
+            layout = Layout(begins, fresh, inserted, fresh + way.draws * np.minimum(count, held))
             looked = np.minimum(replay.candidates, held)
-            candidates = rehearsal.draws * int(looked[looked > count].sum()) if count else 0
-            return self._live(task, new, kept, memory, now, planned, fresh, begins, inserted, sizes, candidates), memory
-        places, parts = self.stream.positions, list[IntArray]()
-        for begin, size, drawn in zip(begins.tolist(), fresh.tolist(), planned[0], strict=True):
-            parts += [places[new.items[begin : begin + size]], places[drawn]]
-        sizes = fresh + np.array([len(drawn) for drawn in planned[0]])
-        positions = np.concatenate(parts)
-        return dataclasses.replace(task, positions=positions, batches=Batches(sizes, fresh, rehearsal.mix)), memory
+            candidates = way.draws * int(looked[looked > count].sum()) if count else 0
+            parts = {**task.parts, "replay": before}
+            rehearsing = live(layout, planned=None, held=None, candidates=candidates)
+            return dataclasses.replace(task, rehearsing=rehearsing, parts=parts), memory
+        covered, memory = int(inserted.sum()), before
+        draws: list[list[IntArray]] = []
+        for draw in range(max(1, way.draws)):
+            drawn, memory = schedule(
+                replay, before, new[:covered], inserted.tolist(), count if way.draws else 0, self._key, kept.steps + draw * AGAIN, now
+            )
+            draws.append([each.items for each in drawn])
+        memory = replay.add(memory, new[covered:], self._key) if covered < n else memory
+        planned = tuple(zip(*draws, strict=True))
+        sizes = fresh + np.array([sum(map(len, step)) for step in planned])
+        if way.numeric:
+            rehearsing = live(Layout(begins, fresh, inserted, sizes), planned=planned, held=replay.held(memory))
+            return dataclasses.replace(task, rehearsing=rehearsing), memory
+        steps = zip(begins.tolist(), fresh.tolist(), planned, strict=True)
+        items = np.concatenate([part for begin, size, drawn in steps for part in (new.items[begin : begin + size], *drawn)])
+        positions = self.stream.positions[items]
+        return dataclasses.replace(task, positions=positions, batches=Batches(sizes, fresh, way.mix)), memory
 
     def _foretold(self, memory: State, new: Arrivals, inserted: IntArray) -> tuple[IntArray, State]:
         """Return how many items are held at the begin of each step, and a memory that holds as many as that at the end.
@@ -236,20 +239,6 @@ class OnStream:
                 memory = replay.add(memory, some, self._key, {need: np.zeros((size, *width)) for need, width in wide.items()})
             at += size
         return np.array(held[:-1]), memory
-
-    def _live(
-        self, task: Task, new: Arrivals, kept: Kept, memory: State, now: Seconds, planned: list[list[IntArray]],
-        fresh: IntArray, begins: IntArray, inserted: IntArray, sizes: IntArray, candidates: int = 0,
-    ) -> Task:  # fmt: skip
-        replay, rehearsal = self.online.replay, self._rehearsal(kept)
-        parts = {**task.parts, **({"replay": self._memory(kept)} if replay.needs else {})}
-        live = Live(
-            rehearsal, replay, new, begins, fresh, inserted, sizes,
-            tuple(tuple(step) for step in zip(*planned, strict=True)) if planned else None,
-            replay.held(memory) if planned else None, self.stream.positions[: self.stream.arrived(now)], self._key, kept.steps, now,
-            candidates,
-        )  # fmt: skip
-        return dataclasses.replace(task, rehearsing=live, parts=parts)
 
     def _watched(self, kept: Kept, items: IntArray, wrong: FloatArray) -> tuple[Parts, IntArray]:
         """Feed the detector what has got its label by now, in the order of labels; react to what it signals."""

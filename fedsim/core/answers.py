@@ -10,13 +10,15 @@ import math
 import numbers as abstract
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from fedsim.core.state import TYPES, State
 from fedsim.core.types import Array, Range
 
-Check = Callable[..., Any]
+Check = Callable[..., Any]  # A function of a module, or a partial of one: a kind behind its checks travels to workers.
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ def octets(given: Any, *_: Any) -> bytes:
     return given
 
 
-def truth(given: Any) -> bool:
+def truth(given: Any, *_: Any) -> bool:
     """Return a truth as Python's own."""
     if not isinstance(given, bool | np.bool_):
         raise ValueError(f"a {type(given).__name__}, expected true or false")
@@ -106,13 +108,31 @@ def truth(given: Any) -> bool:
 
 def count(least: int) -> Check:
     """Return the check of a whole number from *least*."""
+    return partial(_counted, least)
 
-    def check(given: Any) -> int:
-        if isinstance(given, bool) or not isinstance(given, abstract.Integral) or given < least:
-            raise ValueError(f"{given!r}, expected a whole number from {least}")
-        return int(given)
 
-    return check
+def _counted(least: int, given: Any, *_: Any) -> int:
+    if isinstance(given, bool) or not isinstance(given, abstract.Integral) or given < least:
+        raise ValueError(f"{given!r}, expected a whole number from {least}")
+    return int(given)
+
+
+def state(given: Any, *_: Any) -> State:
+    """Return named arrays as a client may keep them."""
+    if not isinstance(given, dict):
+        raise ValueError(f"a {type(given).__name__}, expected named arrays")
+    for name, array in given.items():  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(name, str) or not isinstance(array, np.ndarray) or array.dtype.str not in TYPES:  # pyright: ignore[reportUnknownMemberType]
+            raise ValueError(f"{name!r}: a {_kind(array)}, expected names of arrays of {', '.join(map(_named, TYPES))}")  # pyright: ignore[reportUnknownArgumentType]
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
+def _named(dtype: str) -> str:
+    return np.dtype(dtype).name
+
+
+def _kind(given: Any) -> str:
+    return f"array of {given.dtype}" if isinstance(given, np.ndarray) else type(given).__name__  # pyright: ignore[reportUnknownMemberType]
 
 
 def duration(given: Any, *_: Any) -> float:
@@ -127,28 +147,31 @@ def speeds(given: Any, clients: Array) -> Array:
 
 def within(**bounds: Any) -> Check:
     """Return the check of a number within *bounds*, those of ``Range``."""
-    inside = Range(**bounds)
+    return partial(_inside, Range(**bounds))
 
-    def check(given: Any) -> float:
-        value = one(given)
-        if not inside.holds(value):
-            raise ValueError(f"{value}, expected a number {inside}")
-        return given if type(given) in (int, float) else value
 
-    return check
+def _inside(bounds: Range, given: Any, *_: Any) -> float:
+    value = one(given)
+    if not bounds.holds(value):
+        raise ValueError(f"{value}, expected a number {bounds}")
+    return given if type(given) in (int, float) else value
 
 
 def maybe(check: Check) -> Check:
     """Return *check*, and let None pass."""
-    return lambda given: None if given is None else check(given)
+    return partial(_maybe, check)
+
+
+def _maybe(check: Check, given: Any, *args: Any) -> Any:
+    return None if given is None else check(given, *args)
 
 
 def among(*words: str) -> Check:
     """Return the check of one of *words*."""
+    return partial(_among, words)
 
-    def check(given: Any) -> Any:
-        if given not in words:
-            raise ValueError(f"{given!r}, expected one of {', '.join(words)}")
-        return given
 
-    return check
+def _among(words: tuple[str, ...], given: Any, *_: Any) -> Any:
+    if given not in words:
+        raise ValueError(f"{given!r}, expected one of {', '.join(words)}")
+    return given

@@ -20,7 +20,8 @@ State: TypeAlias = dict[str, Array]
 
 _MARK = b"fedsim state 1\n"
 _HASH_BYTES = 16
-_TYPES = ("<f4", "<f8", "<i8", "|u1", "|b1")
+TYPES = ("<f4", "<f8", "<i8", "|u1", "|b1")
+"""The types of numbers that a state's arrays may have, in numpy's words."""
 
 
 def pack(state: State) -> bytes:
@@ -30,7 +31,7 @@ def pack(state: State) -> bytes:
     [0, 1, 2]
     """
     arrays = {name: np.ascontiguousarray(state[name]) for name in sorted(state)}
-    must(all(array.dtype.str in _TYPES for array in arrays.values()), "a state holds int64, float64, float32, bytes and truths")
+    must(all(array.dtype.str in TYPES for array in arrays.values()), "a state holds int64, float64, float32, bytes and truths")
     head = json.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()]).encode() + b"\n"
     body = head + b"".join(array.tobytes() for array in arrays.values())
     return _MARK + hashlib.blake2b(body, digest_size=_HASH_BYTES).digest() + body

@@ -229,7 +229,7 @@ def _online(scenario: Scenario, federation: Federation, objective: Objective) ->
         trigger, replay, rehearsal, _made("detector", clients.detector or {"kind": "none"}),
         reaction, stream.predict, stream.weight,
     )  # fmt: skip
-    judge.check_online(online, clients)
+    judge.check_online(online, clients, scenario.training)
     return online
 
 

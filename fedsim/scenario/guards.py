@@ -83,7 +83,7 @@ def _having(made: Any, name: str, value: Any) -> Any:
 
 
 def guarded(made: Any, gives: Gives, at: str, given: Mapping[str, Any]) -> Any:
-    """Return a reader's own *made* behind the door; where it is a value, *given* what it was made of, it is looked at here and now."""
+    """Return a reader's own *made* behind the door. What it holds is looked at here and now, *given* what it was made of."""
     for name, check in gives.fields.items():
         value = getattr(made, name)
         try:
@@ -92,9 +92,12 @@ def guarded(made: Any, gives: Gives, at: str, given: Mapping[str, Any]) -> Any:
             raise ScenarioError(f"{at}: its {name} is {error}.") from error
         if found is not value:
             made = _having(made, name, found)
+    whole = made if gives.answers is None else Guarded(made, gives.answers, at)
+    for name in gives.names if gives.answers else ():
+        getattr(whole, name)  # What is no method is checked by that.
     if gives.looked:
         try:
-            gives.looked(made, given)
+            gives.looked(whole, given)
         except ValueError as error:
             raise ScenarioError(f"{at}: {error}.") from error
-    return made if gives.answers is None else Guarded(made, gives.answers, at)
+    return whole

@@ -11,7 +11,7 @@ from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.machine import memory
 from fedsim.data.federation import Federation
 from fedsim.learn.objectives import Objective
-from fedsim.scenario.schema import Clients, Data, Scenario, Stream, Table
+from fedsim.scenario.schema import Clients, Data, Scenario, Stream, Table, Training
 
 ITEM_BYTES = 40
 """What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
@@ -127,18 +127,19 @@ def check_streams(scenario: Scenario, federation: Federation, objective: Objecti
         )
 
 
-def check_online(online: Online, clients: Clients) -> None:
+def check_online(online: Online, clients: Clients, training: Training) -> None:
     """Refuse what the replay, the rehearsal, the detector and the reaction of clients cannot do together."""
-    replay, method = online.replay, online.rehearsal.method
+    replay, way = online.replay, online.rehearsal.way
+    rehearsing = (training.rehearsal or {"kind": "er"})["kind"]
     kind = (clients.replay or {"kind": "none"})["kind"]
-    if replay.needs and method in ("union", "lwf", "ewc"):
+    if replay.needs and not way.draws:
         raise ScenarioError(
-            f"training.rehearsal.kind = {method!r}: tells no policy the {', '.join(replay.needs)} that clients.replay.kind ="
+            f"training.rehearsal.kind = {rehearsing!r}: tells no policy the {', '.join(replay.needs)} that clients.replay.kind ="
             f" {kind!r} needs. Try 'er', or the policy 'reservoir'."
         )
-    if not replay.capacity and method in ("er_ace", "der", "der++", "a_gem"):
+    if not replay.capacity and way.memory:
         raise ScenarioError(
-            f"training.rehearsal.kind = {method!r}: rehearses what clients remember, and they remember nothing. Set"
+            f"training.rehearsal.kind = {rehearsing!r}: rehearses what clients remember, and they remember nothing. Set"
             f" clients.replay, like {{ kind = 'reservoir', capacity = 200 }}."
         )
     if replay.needs and clients.replay and clients.replay.get("max_age_s") is not None:
@@ -155,8 +156,8 @@ def check_online(online: Online, clients: Clients) -> None:
         raise ScenarioError(
             "clients.reaction.replay_share = 1.0: must be < 1 (the replayed share of a mini-batch, beside new examples)."
         )
-    if share is not None and (not replay.capacity or method in ("union", "lwf", "ewc")):
-        what = f"training.rehearsal.kind = {method!r}" if replay.capacity else "without clients.replay"
+    if share is not None and (not replay.capacity or not way.draws):
+        what = f"training.rehearsal.kind = {rehearsing!r}" if replay.capacity else "without clients.replay"
         raise ScenarioError(
             f"clients.reaction.replay_share = {share}: has no effect {'with ' if replay.capacity else ''}{what}, which replays nothing"
             f" in shares. Leave it out."

@@ -54,7 +54,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.learn.models import models
     from fedsim.learn.objectives import objectives
     from fedsim.learn.optim import optimizers
-    from fedsim.learn.rehearsal import rehearsals
+    from fedsim.learn.rehearsal import a_gem, der, er, ewc, lwf, rehearsals, union  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.stopping import stoppings
 
     found: list[Registry[Any]] = [
