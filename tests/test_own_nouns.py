@@ -26,6 +26,9 @@ from fedsim.data.stream.labelling import labellings
 from fedsim.data.stream.order import orders
 from fedsim.data.stream.trigger import triggers
 from fedsim.client.detectors import detectors
+from fedsim.client.reactions import reactions
+from fedsim.data.replay import replays
+from fedsim.learn.rehearsal import rehearsals
 
 def last(value, new):
     value = np.array(value, dtype=np.float64)
@@ -38,6 +41,10 @@ ANSWERS = {
     "endless": lambda v: np.inf, "numbers": lambda v: np.ones(len(v)), "past": lambda v: -1.0, "one of two": lambda v: v[0],
     "far": lambda v: (np.append(v[0][:-1], 10**6), v[1]), "backwards": lambda v: np.array(v)[::-1], "half": lambda v: (v[0][:-1], v[1]),
     "a list": lambda v: list(v), "early": lambda v: v - 2.0, "float32": lambda v: np.float32(v), "whole": lambda v: int(v),
+    "fewer": lambda v: (v[0], v[1][:-1]), "flat": lambda v: (v[0], [g.flatten() for g in v[1]]), "two losses": lambda v: (v[1][0], v[1]),
+    "no items": lambda v: {}, "others": lambda v: v | {"items": v["items"] + 10**6}, "objects": lambda v: v | {"items": np.array([None])},
+    "strange": lambda v: type(v)(v.slots, v.items + 10**6, v.weights), "weightless": lambda v: type(v)(v.slots, v.items, v.weights[:-1]),
+    "two needs": lambda v: {"losses", "features"},
 }
 
 class Wrong:
@@ -54,6 +61,8 @@ class Wrong:
         for each in given:
             if hasattr(each, "x"):
                 each.x[:] = 0
+            elif isinstance(each, dict):
+                each["items"][:] = 0
             elif isinstance(each, np.ndarray):
                 each[:] = 0
     def other(self, value):
@@ -84,6 +93,13 @@ def trigger(method, answer):
     return Wrong(triggers.call(triggers.get("count", at=""), {"examples": 3}), method, answer)
 def detector(method, answer):
     return Wrong(detectors.call(detectors.get("ddm", at=""), {}), method, answer)
+def replay(method, answer, outputs, example_bytes):
+    right = replays.call(replays.get("prioritised", at=""), {"capacity": 9}, outputs=outputs, example_bytes=example_bytes)
+    return Wrong(right, method, answer)
+def rehearsal(method, answer):
+    return Wrong(rehearsals.call(rehearsals.get("der", at=""), {}), method, answer)
+def reaction(method, answer):
+    return Wrong(reactions.call(reactions.get("adapt", at=""), {"buffer": "shrink", "lr_factor": 2.0}), method, answer)
 
 def partition(labels, clients, answer):
     right = Partition.of(np.arange(len(labels)) % clients, clients)
@@ -100,11 +116,16 @@ def partition(labels, clients, answer):
 
 STREAM = {"stream.arrivals": {"kind": "constant", "per_s": 1.0}}
 DRIFT = {"stream.drift": {"change": {"kind": "swap_labels", "pairs": [[0, 1]]}, "schedule": {"kind": "abrupt", "at_s": [5.0]}}}
+MEMORY = {"clients.replay": {"kind": "reservoir", "capacity": 9}}
+ALARMS = {"clients.detector": {"kind": "page_hinkley", "min_instances": 2, "threshold": 0.2, "only_worse": False}}
 PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "arrivals": ("stream.arrivals", {}), "order": ("stream.order", STREAM), "labels": ("stream.labels", STREAM),
     "change": ("stream.drift.change", STREAM | DRIFT), "schedule": ("stream.drift.schedule", STREAM | DRIFT),
     "onset": ("stream.drift.onset", STREAM | DRIFT), "compute": ("clients.compute", {}), "network": ("clients.network", {}),
     "availability": ("clients.availability", {}), "trigger": ("stream.trigger", STREAM), "detector": ("clients.detector", STREAM),
+    "replay": ("clients.replay", STREAM | {"stream.trigger": {"kind": "count", "examples": 9}}),
+    "rehearsal": ("training.rehearsal", STREAM | MEMORY | {"stream.trigger": {"kind": "count", "examples": 9}}),
+    "reaction": ("clients.reaction", STREAM | MEMORY | ALARMS | {"stream.trigger": {"kind": "count", "examples": 9}}),
 }  # fmt: skip
 """Where each noun stands in a scenario, and what it needs there."""
 
@@ -121,6 +142,14 @@ WRONG = {
     ("availability", "next_change"): ["raises", "none", "nan", "past"],
     ("trigger", "ready_s"): ["raises", "none", "text", "nan", "past"],
     ("detector", "feed"): ["raises", "none", "one of two"], ("detector", "start"): ["none"],
+    ("replay", "add"): ["raises", "none", "no items", "others", "objects", "writes"], ("replay", "draw"): ["none", "strange", "weightless"],
+    ("replay", "update"): ["none", "writes"], ("replay", "held"): ["text", "nan"], ("replay", "capacity"): ["none", "negative"],
+    ("replay", "needs"): ["text", "two needs"], ("replay", "candidates"): ["none"], ("replay", "empty"): ["none"],
+    ("rehearsal", "way"): ["none"], ("rehearsal", "replayed"): ["raises", "none", "negative"], ("rehearsal", "beside"): ["one of two"],
+    ("rehearsal", "begin"): ["raises"], ("rehearsal", "gradients"): ["raises", "none", "one of two", "fewer", "flat", "two losses"],
+    ("rehearsal", "end"): ["none", "text"], ("reaction", "keep_share"): ["none", "negative"],
+    ("reaction", "lr_scale"): ["raises", "none", "short", "negative"], ("reaction", "replay_share"): ["text", "negative"],
+    ("reaction", "tell"): ["none"],
 }  # fmt: skip
 CASES = [(noun, method, answer) for (noun, method), answers in WRONG.items() for answer in answers]
 
@@ -157,7 +186,8 @@ def test_a_right_answer_passes(noun: str, mine: Callable[..., dict[str, Any]], g
              "change": DRIFT["stream.drift"]["change"], "schedule": DRIFT["stream.drift"]["schedule"], "onset": {"kind": "synchronous"},
              "compute": {"kind": "constant", "gflops": 5.0}, "network": {"kind": "constant", "up_mbps": 5.0, "down_mbps": 5.0},
              "availability": {"kind": "onoff", "mean_on_s": 5.0, "mean_off_s": 5.0}, "trigger": {"kind": "count", "examples": 3},
-             "detector": {"kind": "ddm"}}  # fmt: skip
+             "detector": {"kind": "ddm"}, "replay": {"kind": "prioritised", "capacity": 9}, "rehearsal": {"kind": "der"},
+             "reaction": {"kind": "adapt", "buffer": "shrink", "lr_factor": 2.0}}  # fmt: skip
     own = mine(noun, "no method", "none")
     place, around = PLACES[noun]
     some = {"server.strategy": {"kind": "FedAvg", "clients_per_round": 2, "min_available_nodes": 4}} if noun == "availability" else {}

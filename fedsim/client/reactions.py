@@ -1,10 +1,10 @@
-"""Reactions: what a client does once its detector has signalled drift. Values only; the client and the engine act on them."""
+"""Reactions: what a client does once its detector has signalled drift. Values that say it; the client acts on them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 
@@ -16,49 +16,67 @@ from fedsim.core.types import FloatArray, IntArray, Positive, Range, Share
 Steps = Annotated[int, Range(ge=0)]
 
 
-@dataclass(frozen=True, slots=True)
-class Reaction:
-    """What follows an alarm: to the buffer at once, to the training of the next steps, and to what the server hears."""
-
-    keep_share: float
-    """The share of the buffer that stays: 1 keeps it, 0 resets it."""
-    lr_factor: float
-    lr_steps: int
-    replay_share: float | None
-    """The share of replayed examples in a batch from then on, None for as it was."""
-    tell: bool
+class Reaction(Protocol):
+    """What follows an alarm: to the memory at once, to the training of the next steps, and to what the server hears."""
 
     @property
-    def reset(self) -> bool:
-        """Return whether the buffer is emptied."""
-        return self.keep_share == 0.0
+    def keep_share(self) -> float:
+        """Return the share of the memory that stays, the newest of it: 1 keeps all, 0 nothing."""
+        ...
+
+    @property
+    def replay_share(self) -> float | None:
+        """Return the share of replayed examples in a batch from then on, None for as it was."""
+        ...
+
+    @property
+    def tell(self) -> bool:
+        """Return whether the server hears with the next reply how often the detector signalled."""
+        ...
 
     def lr_scale(self, steps: IntArray) -> FloatArray:
-        """Return the factor on the learning rate *steps* after the alarm: *lr_factor* at 0, back to 1 in a straight line.
+        """Return the factor on the learning rate *steps* after the last alarm. Shapes: (n,) -> (n,)."""
+        ...
 
-        Shapes: (n,) -> (n,).
 
-        >>> reaction(lr_factor=3.0, lr_steps=4).lr_scale(np.array([0, 1, 2, 4, 9])).tolist()
-        [3.0, 2.5, 2.0, 1.0, 1.0]
-        """
-        left = np.clip(1.0 - steps / max(1, self.lr_steps), 0.0, 1.0) if self.lr_steps else np.zeros(len(steps))
-        return 1.0 + (self.lr_factor - 1.0) * left
+def _scales(given: Any, steps: IntArray) -> FloatArray:
+    return answers.numbers(given, len(steps), least=0.0, above=True)
 
 
 reactions: Registry[Callable[..., Reaction]] = Registry(
     "reaction", given=["at"], key="clients.reaction",
     gives=answers.Gives(
         "a Reaction", ("keep_share", "lr_scale", "replay_share", "tell"),
-        fields={
-            "keep_share": answers.within(ge=0, le=1), "lr_factor": answers.within(gt=0), "lr_steps": answers.count(0),
-            "replay_share": answers.maybe(answers.within(ge=0, lt=1)), "tell": answers.truth,
+        {
+            "keep_share": answers.within(ge=0, le=1), "lr_scale": _scales, "replay_share": answers.maybe(answers.within(ge=0, lt=1)),
+            "tell": answers.truth,
         },
     ),
 )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Adapt:
+    """A reaction of which each part may be left out. See ``adapt``."""
+
+    keep_share: float = 1.0
+    lr_factor: float = 1.0
+    lr_steps: int = 0
+    replay_share: float | None = None
+    tell: bool = True
+
+    def lr_scale(self, steps: IntArray) -> FloatArray:
+        """Return *lr_factor* at 0, and from there back to 1 in a straight line of *lr_steps*.
+
+        >>> adapt(lr_factor=3.0, lr_steps=4).lr_scale(np.array([0, 1, 2, 4, 9])).tolist()
+        [3.0, 2.5, 2.0, 1.0, 1.0]
+        """
+        left = np.clip(1.0 - steps / max(1, self.lr_steps), 0.0, 1.0) if self.lr_steps else np.zeros(len(steps))
+        return 1.0 + (self.lr_factor - 1.0) * left
+
+
 @reactions.register("adapt")
-def reaction(
+def adapt(
     *,
     buffer: Literal["keep", "shrink", "reset"] = "keep",
     keep: Annotated[float, Range(gt=0, lt=1, why="the share of the buffer that stays")] | None = None,
@@ -67,7 +85,7 @@ def reaction(
     replay_share: Share | None = None,
     tell: bool = True,
     at: str = "clients.reaction",
-) -> Reaction:
+) -> Adapt:
     """Return the reaction that a table of settings describes; *at* is the table's dotted key.
 
     ``buffer`` is kept, emptied, or shrunk to the share ``keep`` (half, if not said). ``lr_factor`` raises the learning
@@ -82,4 +100,4 @@ def reaction(
         raise ScenarioError(f"{at}.lr_steps = 0: leaves lr_factor = {lr_factor} no step to act on; 50 is usual.")
     share = {"keep": 1.0, "reset": 0.0, "shrink": 0.5 if keep is None else keep}[buffer]
     steps = 0 if lr_factor == 1.0 else 50 if lr_steps is None else lr_steps
-    return Reaction(share, lr_factor, steps, replay_share, tell)
+    return Adapt(share, lr_factor, steps, replay_share, tell)

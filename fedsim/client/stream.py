@@ -269,10 +269,10 @@ class OnStream:
         replay = self.online.replay
         if reaction.keep_share == 1.0:
             return memory
-        keep = math.ceil(reaction.keep_share * len(memory["items"]))
-        newest = np.argsort(memory["items"])[len(memory["items"]) - keep :]
-        kept = Arrivals(memory["items"][newest], memory["labels"][newest], memory["arrived_s"][newest])
-        return replay.add(replay.empty(), kept, self._key) if keep else replay.empty()
+        items, places = np.sort(replay.held(memory)), self.stream.positions
+        newest = items[len(items) - math.ceil(reaction.keep_share * len(items)) :]
+        kept = Arrivals(newest, self.federation.targets(self.number, places[newest]), self.stream.arrived_s[newest])
+        return replay.add(replay.empty(), kept, self._key) if len(newest) else replay.empty()
 
 
 def _alarm_step(kept: Kept) -> int:

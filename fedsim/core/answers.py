@@ -117,6 +117,13 @@ def _counted(least: int, given: Any, *_: Any) -> int:
     return int(given)
 
 
+def fixed(array: Array) -> Array:
+    """Return a view of *array* that cannot be written to."""
+    view: Array = array.view()
+    view.setflags(write=False)
+    return view
+
+
 def state(given: Any, *_: Any) -> State:
     """Return named arrays as a client may keep them."""
     if not isinstance(given, dict):

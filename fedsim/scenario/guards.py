@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.core.answers import Check, Gives
+from fedsim.core.answers import Check, Gives, fixed
 from fedsim.core.errors import ScenarioError, door
-from fedsim.core.types import Array
+from fedsim.data.replay import Arrivals
 from fedsim.data.source import Examples
 
 
@@ -54,14 +54,12 @@ class Guarded:
 
 
 def unwritable(given: Any) -> Any:
-    """Return *given*, or where it is an array or examples a view that cannot be written to: others read the same memory."""
+    """Return *given*, or where it is an array, examples or arrivals views that cannot be written to: others read the same memory."""
     if isinstance(given, Examples):
         return Examples(unwritable(given.x), unwritable(given.y))
-    if not isinstance(given, np.ndarray):
-        return given
-    view: Array = given.view()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    view.setflags(write=False)
-    return view
+    if isinstance(given, Arrivals):
+        return Arrivals(unwritable(given.items), unwritable(given.labels), unwritable(given.arrived_s))
+    return fixed(given) if isinstance(given, np.ndarray) else given  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _checked(answer: Any, check: Check | None, at: str, name: str, args: tuple[Any, ...]) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fedsim.client.detectors import Detector, Never, detectors, kswin
-from fedsim.client.reactions import reaction
+from fedsim.client.reactions import adapt
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
 from fedsim.score.detection import detection_scores
@@ -192,18 +192,18 @@ def test_detection_scores_by_hand(
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        ({}, (1.0, False, 1.0, 0, None, True)),
-        ({"buffer": "reset"}, (0.0, True, 1.0, 0, None, True)),
-        ({"buffer": "shrink"}, (0.5, False, 1.0, 0, None, True)),
-        ({"buffer": "shrink", "keep": 0.2, "lr_factor": 2.0}, (0.2, False, 2.0, 50, None, True)),
-        ({"lr_factor": 2.0, "lr_steps": 8, "replay_share": 0.8, "tell": False}, (1.0, False, 2.0, 8, 0.8, False)),
+        ({}, (1.0, 1.0, 0, None, True)),
+        ({"buffer": "reset"}, (0.0, 1.0, 0, None, True)),
+        ({"buffer": "shrink"}, (0.5, 1.0, 0, None, True)),
+        ({"buffer": "shrink", "keep": 0.2, "lr_factor": 2.0}, (0.2, 2.0, 50, None, True)),
+        ({"lr_factor": 2.0, "lr_steps": 8, "replay_share": 0.8, "tell": False}, (1.0, 2.0, 8, 0.8, False)),
     ],
 )
 def test_reactions_are_read_from_their_table(table: dict[str, Any], expected: tuple[Any, ...]) -> None:
     """A table of settings becomes the reaction that it describes, defaults filled in."""
-    r = reaction(**table)
+    r = adapt(**table)
 
-    assert expected == (r.keep_share, r.reset, r.lr_factor, r.lr_steps, r.replay_share, r.tell)
+    assert expected == (r.keep_share, r.lr_factor, r.lr_steps, r.replay_share, r.tell)
 
 
 @pytest.mark.parametrize(
@@ -218,4 +218,4 @@ def test_reactions_are_read_from_their_table(table: dict[str, Any], expected: tu
 def test_settings_without_effect_are_refused(table: dict[str, Any], said: str) -> None:
     """What a reader wrote and would wait for in vain is an error that names the setting."""
     with pytest.raises(ScenarioError, match=said):
-        reaction(**table)
+        adapt(**table)

@@ -525,22 +525,6 @@ def test_losses_that_are_no_number_break_nothing() -> None:
         assert np.isfinite(replay.draw(replay.add(state, new, Key(1), numbers(new)), 5, Key(0), 0.0).weights).all()
 
 
-def test_a_mini_batch_is_mixed_by_largest_remainder() -> None:
-    """New and replayed examples sum to the batch, each within half an example of its share."""
-    for batch in range(1, 50):
-        for ratio in np.linspace(0, (batch - 1) / batch, 23).tolist():
-            new, replayed = counts(batch, ratio)
-            assert batch == new + replayed and new >= 1
-            assert abs(replayed - ratio * batch) <= 0.5 + 1e-9
-
-
-@pytest.mark.parametrize(("batch", "ratio"), [(10, 1.0), (10, 0.99), (10, -0.1), (10, float("nan")), (1, 0.6)])
-def test_a_mini_batch_without_a_new_example_is_refused(batch: int, ratio: float) -> None:
-    """A ratio that leaves no room for a new example, or that is no share, is one line."""
-    with pytest.raises(ScenarioError, match=r"^clients\.replay\.ratio = [^\n]+works\.$"):
-        counts(batch, ratio)
-
-
 def test_twelve_thousand_mini_batches_are_quick() -> None:
     """Split-MNIST in one pass, 10 new and 10 replayed from 5120 (0.3 s when this was written; the bar is 1)."""
     import time

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol, TypeAlias, cast
+from typing import Annotated, Any, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -69,7 +69,10 @@ class Replay(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Return which numbers *add* and *update* are told: of losses (k,), gradients (k, d), features (k, d)."""
+        """Return which numbers *add* and *update* are told: none, losses (k,), gradients (k, d) or features (k, d).
+
+        Vectors are kept by that name, (m, d), so that it is known how wide they are.
+        """
         ...
 
     @property
@@ -98,9 +101,61 @@ class Replay(Protocol):
         ...
 
 
+NUMBERS = frozenset({"losses", "gradients", "features"})
+
+
+def _needs(given: Any, *_: Any) -> frozenset[str]:
+    if not isinstance(given, frozenset | set) or not given <= NUMBERS or len(given) > 1:  # pyright: ignore[reportUnknownArgumentType]
+        raise ValueError(f"{given!r}, expected a set of one of {', '.join(sorted(NUMBERS))}, or of none")
+    return frozenset(given)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _first(given: Any) -> State:
+    return _known(given, np.zeros(0, dtype=np.int64))
+
+
+def _added(given: Any, state: State, new: Arrivals, *_: Any) -> State:
+    return _known(given, np.concatenate([state["items"], new.items]))
+
+
+def _updated(given: Any, state: State, *_: Any) -> State:
+    return _known(given, state["items"])
+
+
+def _known(given: Any, items: IntArray) -> State:
+    state = answers.state(given)
+    if "items" not in state:
+        raise ValueError("a memory without its items")
+    # It will go in again, and a memory that goes in is never changed.
+    return {name: answers.fixed(array) for name, array in state.items()} | {"items": answers.fixed(_among(state["items"], items))}
+
+
+def _among(given: Any, items: IntArray) -> IntArray:
+    found = answers.whole(given)
+    answers.wrong(found, ~np.isin(found, items), "items that came, or were remembered")
+    return found
+
+
+def _drawn(given: Any, state: State, *_: Any) -> Drawn:
+    if not all(hasattr(given, name) for name in ("slots", "items", "weights")):
+        raise ValueError(f"a {type(given).__name__}, expected a Drawn")
+    items = _among(given.items, state["items"])
+    return Drawn(answers.whole(given.slots, len(items)), items, answers.numbers(given.weights, len(items), least=0.0))
+
+
+def _held(given: Any, state: State) -> IntArray:
+    return _among(given, state["items"])
+
+
 replays: Registry[Callable[..., Replay]] = Registry(
     "replay", given=["outputs", "example_bytes"], key="clients.replay",
-    gives=answers.Gives("a Replay", ("capacity", "needs", "empty", "add", "draw", "update", "held"), {}),
+    gives=answers.Gives(
+        "a Replay", ("capacity", "needs", "candidates", "empty", "add", "draw", "update", "held"),
+        {
+            "capacity": answers.count(0), "needs": _needs, "candidates": answers.count(0), "empty": _first, "add": _added,
+            "draw": _drawn, "update": _updated, "held": _held,
+        },
+    ),
 )  # fmt: skip
 """Functions that return a Replay. Given: ``outputs``, how many classes there are; ``example_bytes``, what one takes."""
 
@@ -134,23 +189,6 @@ def lifetime(max_age_s: float | None) -> Seconds:
     if not max_age_s > 0:
         raise ScenarioError(f"{AT}.max_age_s = {max_age_s}: must be > 0 (older examples are forgotten).")
     return float(max_age_s)
-
-
-def counts(batch_size: int, ratio: float = 0.5) -> tuple[int, int]:
-    """Return how many new and how many replayed examples a mini-batch of *batch_size* holds.
-
-    *ratio* is the replayed share, rounded to the nearest whole example; halves go to the new ones.
-
-    >>> counts(20), counts(10, 0.25), counts(1)
-    ((10, 10), (8, 2), (1, 0))
-    """
-    replayed = math.ceil(batch_size * ratio - 0.5) if 0 <= ratio <= 1 else batch_size
-    if replayed >= batch_size:
-        most = (batch_size - 1) / batch_size
-        raise ScenarioError(
-            f"{AT}.ratio = {ratio}: a mini-batch of {batch_size} needs a new example. 0 to {most:g} works."
-        )
-    return batch_size - replayed, replayed
 
 
 def told(policy: str, numbers: Mapping[str, Array] | None, name: str, new: Arrivals) -> Array:
