@@ -75,7 +75,7 @@ def played(*names: str) -> dict[str, list[str]]:
 
 def main() -> None:
     """Play the scenarios named on the command line, here and now."""
-    sys.path[:0] = [str(HERE.parent)]
+    sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]  # This checkout, whichever is installed.
     import fedsim
     from conftest import tiny_table
 
