@@ -52,6 +52,18 @@ SCENARIOS: dict[str, dict[str, Any]] = {
             "num_sampled_clients": 6, "strategy": {"kind": "FedAdam"}},
         "engine.dtype": "float64",
     },
+    "scaffold-adam-coded": {
+        "training.algorithm": {"kind": "scaffold"}, "training.optimizer": {"kind": "adam", "lr": 0.02, "state": "keep"},
+        "codec": {"down": {"kind": "bfloat16"}, "up": {"kind": "bfloat16"}}, "server.rounds": 3, "server.round_timeout_s": 1.18,
+    },
+    "feddyn-momentum": {
+        "training.algorithm": {"kind": "feddyn", "alpha": 0.1}, "model": {"kind": "mlp", "hidden": [16], "dropout": 0.2},
+        "training.optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "nesterov": True, "state": "keep"}, "server.rounds": 3,
+    },
+    "fednova-early": {
+        "data.partition": {"kind": "dirichlet", "alpha": 0.3}, "training": {"epochs": 6, "batch_size": 5, "optimizer": {"kind": "sgd",
+        "lr": 0.5}, "algorithm": {"kind": "fednova"}, "stopping": {"kind": "patience", "epochs": 1}}, "server.rounds": 3,
+    },
 }  # fmt: skip
 
 
