@@ -103,7 +103,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "setting of a kind that takes none": ({"data.partition.alpha": 1.0}, "data.partition.alpha: 'iid' has no such setting.", ["takes: nothing"]),
     "unknown kind": ({"data.partition.kind": "dirichlt"}, "data.partition.kind = 'dirichlt': no such partition.", ["Did you mean 'dirichlet'?"]),
     "unknown model": ({KIND: "mpl"}, "model.kind = 'mpl': no such model.", ["'mlp'"]),
-    "unknown optimizer": ({"training.optimizer": {"kind": "adam", "lr": 0.1}}, "training.optimizer.kind = 'adam'", ["sgd"]),
+    "unknown optimizer": ({"training.optimizer": {"kind": "lion", "lr": 0.1}}, "training.optimizer.kind = 'lion'", ["sgd"]),
     "unknown objective": ({"training.objective": {"kind": "ranking"}}, "training.objective.kind = 'ranking'", ["classification"]),
     "unknown availability": ({"clients.availability": {"kind": "sometimes"}}, "clients.availability.kind", ["onoff"]),
     # Missing.

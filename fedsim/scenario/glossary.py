@@ -182,6 +182,17 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "momentum": "share of the last update that goes on into the next",
         "weight_decay": "pull of every parameter to 0",
         "nesterov": "whether momentum is Nesterov's",
+        "state": "whether what the optimiser keeps starts anew with each task, or stays on the client",
+        "beta1": "share of the past in the moving average of gradients",
+        "beta2": "share of the past in the moving average of their squares",
+        "eps": "added to the root of the second average",
+    },
+    "algorithm": {"alpha": "weight of the pull to the model that was received, and of what is remembered of it"},
+    "codec": {},
+    "stopping": {
+        "epochs": "how many epochs in a row may pass without a lower loss",
+        "least": "by how much the loss must fall for an epoch to count",
+        "restores": "whether the parameters of the epoch with the lowest loss are sent, and not the last",
     },
     "objective": {},
     "rehearsal": {
