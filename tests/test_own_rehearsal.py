@@ -86,6 +86,12 @@ class Twice:
 def text():
     return "er"
 
+class Raises:
+    replayed = beside = None
+    @property
+    def way(self):
+        raise KeyError("boo")
+
 @dataclass(frozen=True)
 class Lossy:
     """The last items, drawn from the newest; it is told losses and keeps them."""
@@ -197,6 +203,7 @@ def test_ours_by_another_way_are_ours(mine: Go) -> None:
 
 WRONG = {
     "text": (rehearsing("text"), "returned a str, not a Rehearsal"),
+    "raises": (rehearsing("Raises"), "own_rehearsal:Raises': raised KeyError: 'boo'"),
     "half": (rehearsing("Half"), "says that it is numeric, and has no begin"),
     "share": (rehearsing("plain", ratio=1.0), "training.rehearsal.ratio = 1.0: must be"),
     "mix": (rehearsing("plain", mix="foo"), "its way gives a mix of 'foo', expected one of concat, sum, ace"),

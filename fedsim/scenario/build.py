@@ -288,6 +288,8 @@ def _made(noun: str, table: Table, *, place: str = "", **given: Any) -> Any:
     gives = slot.registry.gives
     if gives is None:
         return made
-    if not isinstance(made, Pool) and not all(hasattr(made, name) for name in gives.names):  # What a package installed, too.
+    with door(f"{slot.key}.kind = {table['kind']!r}"):  # A property of its own may raise.
+        missing = not isinstance(made, Pool) and not all(hasattr(made, name) for name in gives.names)
+    if missing:  # What a package installed, too.
         raise ScenarioError(f"{slot.key}.kind = {table['kind']!r}: returned a {type(made).__name__}, not {gives.what}.")
     return guarded(made, gives, f"{slot.key}.kind = {table['kind']!r}", given) if ":" in table["kind"] else made
