@@ -15,7 +15,7 @@ from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.state import State, pack, unpack
 from fedsim.core.types import Array, IntArray, Seconds
-from fedsim.data.replay import Arrivals, Drawn, Replay, counts, losses, replays, room, vectors  # noqa: F401  # Importing registers.
+from fedsim.data.replay import Arrivals, Drawn, Replay, losses, replays, room, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.replay.memory import Memory, Positions, Rule, place, schedule
 from fedsim.data.replay.policies import any_leaves
 
