@@ -25,7 +25,7 @@ from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
-from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow
+from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow, VersionRow
 
 Watch = Callable[[int, int], None]
 """Hears how many rounds are rehearsed, and of how many; again and again while it goes."""
@@ -108,6 +108,9 @@ class _Heard:
 
     def tested(self, row: PredictionRow) -> None:
         raise AssertionError("a rehearsal tests nothing")
+
+    def version(self, row: VersionRow) -> None:
+        pass
 
     def round(self, row: RoundRow) -> None:
         if row.kind == "train":

@@ -221,6 +221,8 @@ class _Session:
             drive(strategy, grid, compat.array_record(parts.first), course, self._evaluate, lambda: self.enough)
 
     def _heard(self, step: str, server_round: int, result: Any) -> None:
+        if step == "aggregate_train":
+            self.grid.aggregated(made=result[0] is not None)
         metrics = {"aggregate_train": lambda: result[1], "aggregate_evaluate": lambda: result}.get(step, lambda: None)()
         scope = "training" if step == "aggregate_train" else "federated"
         for name, value in self.watched.numbers(metrics, server_round, step):

@@ -48,6 +48,11 @@ class Frames:
         return self._rounds.join(totals, on=["round", "kind", "started_s"])
 
     @property
+    def versions(self) -> pd.DataFrame:
+        """Return the versions of the model, with an array of message numbers each; none in folders of before they were told."""
+        return self._versions.copy()
+
+    @property
     def metrics(self) -> pd.DataFrame:
         """Return the scores."""
         return self._metrics.copy()
@@ -74,6 +79,12 @@ class Frames:
     @cached_property
     def _rounds(self) -> pd.DataFrame:
         return self._table("rounds")
+
+    @cached_property
+    def _versions(self) -> pd.DataFrame:
+        rows = self._table("versions")
+        with door(f"{self.folder / journal.FILE}: table versions", "cannot be read:", wrong=RunError):
+            return rows.assign(merged=[journal.arrays({"merged": merged})["merged"] for merged in rows.merged])
 
     @cached_property
     def _metrics(self) -> pd.DataFrame:

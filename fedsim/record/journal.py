@@ -17,7 +17,7 @@ import numpy as np
 from fedsim.core.errors import RunError, reason
 from fedsim.core.types import Array, Params, Seconds
 from fedsim.record import digest
-from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow
+from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow, VersionRow
 
 FILE = "journal.sqlite"
 BATCH_ROWS = 2000
@@ -44,14 +44,17 @@ class MetricRow:
     up_bytes: int
 
 
-_TABLES: dict[type, str] = {TaskRow: "tasks", RoundRow: "rounds", MetricRow: "metrics", PredictionRow: "tested"}
+_TABLES: dict[type, str] = {TaskRow: "tasks", RoundRow: "rounds", MetricRow: "metrics", PredictionRow: "tested", VersionRow: "versions"}
+LATER = ("versions",)
+"""Tables that journals of earlier versions do not have; there, they are empty."""
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
 """What SQLite may hold in columns of a type. A NaN is NULL there."""
 ARRAYS: dict[str, str] = {
-    f.name: "<f8" if f.type == "FloatArray" else "<i8" for f in dataclasses.fields(PredictionRow) if "Array" in str(f.type)
-}
-"""The arrays in a row of the table ``tested``, and how they are written."""
+    f.name: "<f8" if f.type == "FloatArray" else "<i8"
+    for row in (PredictionRow, VersionRow) for f in dataclasses.fields(row) if "Array" in str(f.type)
+}  # fmt: skip
+"""The arrays in rows, by name, and how they are written."""
 
 
 class Journal:
@@ -91,12 +94,14 @@ class Journal:
 
     def tested(self, row: PredictionRow) -> None:
         """Record what a client predicted before it trained."""
-        values = tuple(
-            np.ascontiguousarray(value, dtype=ARRAYS[name]).tobytes() if name in ARRAYS else value
-            for name, value in ((f.name, getattr(row, f.name)) for f in dataclasses.fields(row))
-        )
+        values = _written(row)
         self.metrics_digest.add(*digest.tested(row))
         self._rows[PredictionRow].append(values)
+        self._maybe_flush()
+
+    def version(self, row: VersionRow) -> None:
+        """Record a version of the model; no digest covers it."""
+        self._rows[VersionRow].append(_written(row))
         self._maybe_flush()
 
     def metric(self, row: MetricRow) -> None:
@@ -142,9 +147,17 @@ class Journal:
             self.flush()
 
 
+def _written(row: PredictionRow | VersionRow) -> tuple[Any, ...]:
+    """Return the values of *row* as the file holds them: arrays as bytes."""
+    return tuple(
+        np.ascontiguousarray(value, dtype=ARRAYS[name]).tobytes() if name in ARRAYS else value
+        for name, value in ((f.name, getattr(row, f.name)) for f in dataclasses.fields(row))
+    )
+
+
 def arrays(row: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the arrays in a row of the table ``tested``, by name. Shapes: as in PredictionRow."""
-    return {name: np.frombuffer(row[name], dtype) for name, dtype in ARRAYS.items()}
+    """Return the arrays in a row of a table, by name. Shapes: as in PredictionRow and VersionRow."""
+    return {name: np.frombuffer(row[name], dtype) for name, dtype in ARRAYS.items() if name in row}
 
 
 def read(folder: Path, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
@@ -158,6 +171,8 @@ def read(folder: Path, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     kinds = {f.name: _SQL.get(str(f.type), "TEXT") for f in fields}
     try:
         with closing(sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)) as file:
+            if table in LATER and not file.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone():
+                return list(kinds), []
             cursor = file.execute(f"SELECT * FROM {table} ORDER BY rowid")
             columns, rows = [column[0] for column in cursor.description], cursor.fetchall()
             lacking = {f.name: f.default for f in fields if f.name not in columns}

@@ -1,7 +1,7 @@
 """What each model of a run had learned from: which task trained on an example, and when that task's result was merged.
 
-Pure functions of a run's frames. A model is counted by the training rounds before it: 0 is the start, which has learned
-from nothing. Round j turns model j into model j + 1, at the moment at which it ends.
+Pure functions of a run's frames. A model is a version, numbered as the server first sent them: 0 is the start, which has learned
+from nothing. Rounds play no part, so that servers without any are scored alike.
 """
 
 from __future__ import annotations
@@ -19,23 +19,35 @@ NEVER = -1
 """The model that nothing was merged into."""
 
 
-def merges(tasks: Frame, rounds: Frame) -> Frame:
+def told_by_rounds(tasks: Frame, rounds: Frame) -> Frame:
+    """Return the versions of a run of before these were told: each training round made one, at its end, of what arrived in it."""
+    trains = rounds[rounds.kind == "train"][["round", "kind", "started_s", "ended_s"]]
+    found = tasks.merge(trains.rename(columns={"started_s": "sent_s"}), how="inner", on=["round", "kind", "sent_s"])
+    made = [
+        (int(group.version.iloc[0]) + 1, float(group.ended_s.iloc[0]), _numbers(group[group.outcome == "arrived"]))
+        for _, group in found.groupby(["round", "sent_s"], sort=False) if (group.outcome == "arrived").any()
+    ]
+    return pd.DataFrame([(0, 0.0, np.zeros(0, dtype=np.int64)), *made], columns=["version", "now_s", "merged"])
+
+
+def merges(tasks: Frame, versions: Frame) -> Frame:
     """Return *tasks* with the model each message ``carried``, the one its result was ``merged`` into, and when (merged_s).
 
-    -1 and NaN for a result that never was: late, failed, cut off by the end, or an evaluation.
+    -1 and NaN for a result that never was: late, failed, cut off by the end, or an evaluation; or given to a server that made no
+    model of it.
     """
-    trains = (rounds.kind == "train").to_numpy()
-    done = np.cumsum(trains)
-    known = rounds.assign(carried=done - trains, done=done, sent_s=rounds.started_s).drop_duplicates(["round", "kind", "sent_s"])
-    found = tasks.merge(known[["round", "kind", "sent_s", "ended_s", "carried", "done"]], how="left", on=["round", "kind", "sent_s"])
-    # Messages of a round that never ended (a run cut off) have no row to go by: they carried the last model made.
-    carried = found.carried.fillna(int(done[-1]) if len(done) else 0).astype(np.int64)
-    counts = (found.kind == "train") & (found.outcome == "arrived") & found.done.notna()
+    took = versions.explode("merged").dropna(subset=["merged"]).set_index("merged")
+    found: Any = took[~took.index.duplicated()].reindex(_numbers(tasks))
     return tasks.assign(
-        carried=carried.to_numpy(),
-        merged=np.where(counts, found.done.fillna(NEVER), NEVER).astype(np.int64),
-        merged_s=np.where(counts, found.ended_s, np.nan),
+        carried=np.maximum(tasks.version.to_numpy(dtype=np.int64), 0),
+        merged=found.version.fillna(NEVER).to_numpy(dtype=np.int64),
+        merged_s=found.now_s.to_numpy(dtype=np.float64),
     )
+
+
+def _numbers(tasks: Frame) -> IntArray:
+    """Return the number of each task's message. Shapes: (tasks,)."""
+    return tasks.message.str[1:].to_numpy(dtype=np.int64)
 
 
 def trained(tested: Frame, merged: Frame) -> Frame:
@@ -59,7 +71,7 @@ def trained(tested: Frame, merged: Frame) -> Frame:
     return items.assign(task=task)
 
 
-def freshness(tested: Frame, tasks: Frame, rounds: Frame, end_s: Seconds, *, local: bool = False) -> Frame:
+def freshness(tested: Frame, tasks: Frame, versions: Frame, end_s: Seconds, *, local: bool = False) -> Frame:
     """Return how old the newest example is that a client's model knows, and how soon an example counts.
 
     A row per client, then one over all. Columns: client (-1 for all), mean_age_s (of the newest example in the model
@@ -68,7 +80,7 @@ def freshness(tested: Frame, tasks: Frame, rounds: Frame, end_s: Seconds, *, loc
     arrival at the client to the first global model that learned from it. A client serves the model that it received
     last; with *local* the one that it trained last.
     """
-    merged = merges(tasks, rounds).reset_index(drop=True)
+    merged = merges(tasks, versions).reset_index(drop=True)
     items = trained(tested, merged)
     fresh = items[items.task >= 0]
     newest_s = np.full(len(merged), np.nan)

@@ -81,19 +81,20 @@ class AccuracyMatrix:
         return 0 < len(self.accuracy) <= len(self.groups)
 
 
-def accuracy_matrix(metrics: Frame, tested: Frame, drifts: Frame, tasks: Frame, rounds: Frame) -> AccuracyMatrix:
+def accuracy_matrix(metrics: Frame, tested: Frame, drifts: Frame, tasks: Frame, versions: Frame) -> AccuracyMatrix:
     """Return the accuracy matrix of a run's frames, which hold accuracies by classes."""
     by_group = metrics[metrics.scope.str.startswith(GROUP) & (metrics.name == "accuracy")]
     groups = list(dict.fromkeys(by_group.scope))
     table = by_group.pivot(index="round", columns="scope", values="value")[groups]
     numbers, accuracy = table.index.to_numpy(dtype=np.int64), table.to_numpy(dtype=np.float64)
     now_s = by_group.groupby("round").now_s.first().reindex(numbers).to_numpy(dtype=np.float64)
-    furthest = _furthest(tested, drifts, tasks, rounds)
-    train_rounds = np.sort(rounds[rounds.kind == "train"]["round"].to_numpy(dtype=np.int64))
-    reached = furthest[np.searchsorted(train_rounds, numbers, side="right")]
+    furthest = _furthest(tested, drifts, tasks, versions)
+    made = versions.sort_values("now_s", kind="stable")
+    last = np.searchsorted(made.now_s.to_numpy(dtype=np.float64), now_s, side="right") - 1
+    reached = furthest[made.version.to_numpy(dtype=np.int64)[np.maximum(last, 0)]]
     concepts = int(max([NONE, *reached])) + 1
-    last = [np.flatnonzero(reached == concept)[-1:] for concept in range(concepts)]
-    places = np.array([found[0] if len(found) else len(numbers) for found in last], dtype=np.int64)
+    ends = [np.flatnonzero(reached == concept)[-1:] for concept in range(concepts)]
+    places = np.array([found[0] if len(found) else len(numbers) for found in ends], dtype=np.int64)
     start = accuracy[(numbers == 0)]
     return AccuracyMatrix(
         groups=tuple(group.removeprefix(GROUP) for group in groups),
@@ -110,12 +111,12 @@ def _any_time(accuracy: FloatArray, reached: IntArray) -> float:
     return continual.any_time_accuracy(accuracy, seen)
 
 
-def _furthest(tested: Frame, drifts: Frame, tasks: Frame, rounds: Frame) -> IntArray:
+def _furthest(tested: Frame, drifts: Frame, tasks: Frame, versions: Frame) -> IntArray:
     """Return the furthest concept that each model had learned from, -1 while it had from none. Shapes: (models,)."""
-    merged = merges(tasks, rounds).reset_index(drop=True)
+    merged = merges(tasks, versions).reset_index(drop=True)
     items = trained(tested, merged)
     concept = _sequence(items, drifts)
-    models = int((rounds.kind == "train").sum()) + 1
+    models = int(max([0, *versions.version])) + 1
     into = np.append(merged.merged.to_numpy(), NONE)[items.task.to_numpy(dtype=np.int64)]
     furthest = np.full(models, NONE)
     np.maximum.at(furthest, into[into >= 0], concept[into >= 0])

@@ -86,6 +86,17 @@ class Run:
         return self._frames.rounds
 
     @property
+    def versions(self) -> pd.DataFrame:
+        """Return one row per version of the model: version, now_s, and merged, the numbers of the messages whose results it took in.
+
+        Of runs of before 2026-11-29, which did not record them, those that follow from their rounds.
+        """
+        from fedsim.score import influence
+
+        found = self._frames.versions
+        return found if len(found) else influence.told_by_rounds(self.tasks, self.rounds)
+
+    @property
     def metrics(self) -> pd.DataFrame:
         """Return every score with its round, virtual time and the bytes sent so far."""
         return self._frames.metrics
@@ -142,7 +153,7 @@ class Run:
         metrics = self.metrics
         if not metrics.scope.str.startswith(matrix.GROUP).any():
             raise RunError(f"{self.path}: has no accuracy by classes. Set evaluate.by_classes, like [[0, 1], [2, 3]], and run again.")
-        return matrix.accuracy_matrix(metrics, self.tested, self.drifts, self.tasks, self.rounds)
+        return matrix.accuracy_matrix(metrics, self.tested, self.drifts, self.tasks, self.versions)
 
     def detection(self, horizon_s: float = float("inf")) -> pd.DataFrame:
         """Return how each client's alarms met its true drifts (no later than *horizon_s*); the last row is over all.
@@ -172,9 +183,8 @@ class Run:
         from fedsim.score import influence
 
         stream = self.manifest["scenario"].get("stream") or {}
-        tasks, rounds = self.tasks, self.rounds
-        end_s = max([float(self.manifest["virtual_s"]), *rounds.ended_s])
-        return influence.freshness(self.tested, tasks, rounds, end_s, local=stream.get("predict") == "local")
+        end_s = max([float(self.manifest["virtual_s"]), *self.rounds.ended_s])
+        return influence.freshness(self.tested, self.tasks, self.versions, end_s, local=stream.get("predict") == "local")
 
     def weights(self) -> pd.DataFrame:
         """Return what each client weighed in the aggregation: client, tasks that arrived, examples, share."""

@@ -143,6 +143,10 @@ class VirtualGrid(Grid):
         self._world.env.run(until=max(change, self.now + duration_s))
         self.invariants.at(self.now, "a wait for others")
 
+    def aggregated(self, *, made: bool) -> None:
+        """Take that the strategy has aggregated what it was handed, and whether that *made* a model."""
+        self._handover.versions.aggregated(self.now, made=made)
+
     def finish(self, *, broken: bool = False) -> None:
         """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
         self.invariants.at(self.now, "the end of the run")
@@ -198,7 +202,7 @@ class VirtualGrid(Grid):
             self._inbox.put(delivery)
 
     def _answered(self, ready: list[Delivery]) -> list[Message]:
-        return self._handover.answered(ready, self._inbox.flying.values())
+        return self._handover.answered(ready, self._inbox.flying.values(), self.now)
 
     def _nodes_now(self) -> list[int]:
         """Return the node ids of who is available now: worked out once per instant, for everyone."""

@@ -18,6 +18,7 @@ from fedsim.learn.work import Result
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import Delivery, Mail
 from fedsim.sim.rows import Observer, Outcome, PredictionRow
+from fedsim.sim.versions import Versions
 from fedsim.sim.world import World
 
 
@@ -31,6 +32,7 @@ class Handover:
     def __init__(
         self, world: World, mail: Mail, observer: Observer, invariants: Invariants, *, mods: Sequence[Mod], writable: bool, dry: bool
     ) -> None:
+        self.versions = Versions(observer)
         self._world, self._mail, self._observer, self._invariants = world, mail, observer, invariants
         self._fleet, self._engine = world.fleet, world.engine
         self._mods, self._writable, self._dry = list(mods), writable, dry
@@ -43,6 +45,7 @@ class Handover:
 
     def opened(self, delivery: Delivery) -> None:
         """Take that *delivery* was sent: its fate will be told."""
+        self.versions.sent(self._mail.newest, delivery.sent_s)
         self._open[delivery.id] = delivery
 
     def late(self, delivery: Delivery) -> None:
@@ -51,7 +54,7 @@ class Handover:
         if delivery.kept is not None:
             self._late.append(delivery)
 
-    def answered(self, ready: list[Delivery], flying: Iterable[Delivery]) -> list[Message]:
+    def answered(self, ready: list[Delivery], flying: Iterable[Delivery], now: Seconds) -> list[Message]:
         """Fill *ready* replies with numbers, and return them sorted by client: float sums depend on order.
 
         What is *flying* may be computed with them.
@@ -87,6 +90,8 @@ class Handover:
                 coding = self._fleet.coding
                 other = self._mods or (coding is not None and coding.changes_up)  # Then what travels is not what was computed.
                 self._settle(delivery, "arrived", loss, records.digest_of_reply(reply) if other else result.digest)
+                if delivery.kind == "train":
+                    self.versions.handed(delivery.number, now)
             replies.append(reply)
         weights = [d.task.examples for d in computed if d.task and not d.failure]
         if weights:
@@ -103,6 +108,7 @@ class Handover:
                 self._engine.discard(delivery.ticket)
         for delivery in list(self._open.values()):
             self._settle(delivery, "failed" if delivery.failure else "in flight")
+        self.versions.finish()
 
     def _check(self, delivery: Delivery, result: Result) -> None:
         """Raise RunError where a number of *result* is none."""

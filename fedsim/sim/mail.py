@@ -78,6 +78,11 @@ class Delivery:
     finished: Finished | None = None
 
     @property
+    def number(self) -> int:
+        """Return which message it is, in the order of sending, from 1."""
+        return int(self.id[1:])
+
+    @property
     def round(self) -> int:
         """Return the server's round that sent it."""
         return self.parcel.round

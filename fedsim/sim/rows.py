@@ -69,6 +69,19 @@ class RoundRow:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionRow:
+    """A version of the server's model, numbered as in TaskRow: made at *now_s* of the version before, and the results *merged* into it.
+
+    *merged* (n,) are the numbers of the messages whose training results it took in. The first version is there when it is first
+    sent. The digest does not cover these rows.
+    """
+
+    version: int
+    now_s: Seconds
+    merged: IntArray
+
+
+@dataclass(frozen=True, slots=True)
 class PredictionRow:
     """What a client predicted before one training task: one entry per example. Shapes: (n,), but for the last two.
 
@@ -102,6 +115,10 @@ class Observer(Protocol):
 
     def tested(self, row: PredictionRow) -> None:
         """Hear what a client predicted before it trained."""
+        ...
+
+    def version(self, row: VersionRow) -> None:
+        """Hear of a version of the model, and what it took in."""
         ...
 
     def round(self, row: RoundRow) -> None:

@@ -22,6 +22,8 @@ class Deaf:
 
     def round(self, row: Any) -> None: ...
 
+    def version(self, row: Any) -> None: ...
+
 
 def test_a_real_client_answers_as_the_simulated_one(scenario_file: Any, go: Any) -> None:
     """Called with Flower messages and contexts, our ClientApp returns the simulator's replies, round after round."""

@@ -15,7 +15,7 @@ from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
 from fedsim.sim.grid import VirtualGrid
-from fedsim.sim.rows import RoundRow, TaskRow
+from fedsim.sim.rows import RoundRow, TaskRow, VersionRow
 
 Table = dict[str, Any]
 
@@ -26,12 +26,16 @@ class Heard:
     def __init__(self) -> None:
         self.tasks: list[TaskRow] = []
         self.rounds: list[RoundRow] = []
+        self.versions: list[tuple[int, float, list[int]]] = []
 
     def task(self, row: TaskRow) -> None:
         self.tasks.append(row)
 
     def round(self, row: RoundRow) -> None:
         self.rounds.append(row)
+
+    def version(self, row: VersionRow) -> None:
+        self.versions.append((row.version, row.now_s, row.merged.tolist()))
 
 
 @pytest.fixture

@@ -55,6 +55,8 @@ class Times:
 
     def round(self, row: Any) -> None: ...
 
+    def version(self, row: Any) -> None: ...
+
 
 def carried(state: RecordDict) -> RecordDict:
     """Return *state* as Flower hands it to the next process: through its own bytes."""

@@ -43,6 +43,8 @@ class Deaf:
 
     def round(self, row: Any) -> None: ...
 
+    def version(self, row: Any) -> None: ...
+
 
 def plain(reply: Message, request: Message) -> Message:
     """Return *reply* made by hand of Flower's own, serialised objects."""

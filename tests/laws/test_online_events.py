@@ -236,6 +236,8 @@ class Ears:
 
     def round(self, row: Any) -> None: ...
 
+    def version(self, row: Any) -> None: ...
+
     def tested(self, row: PredictionRow) -> None:
         self.rows.append(row)
 
