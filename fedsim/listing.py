@@ -44,11 +44,9 @@ def kinds(noun: str | None) -> None:
 def overview(width: int) -> list[str]:
     """Return every noun with the names of its kinds, in lines of at most *width* columns; not more than a screen has."""
     names = {noun: slot.registry.names() for noun, slot in slots().items()} | {STRATEGY: _shortened(stock.names())}
-    half = (width - 2) // 2
-    short = [noun for noun in names if COLUMN + len(", ".join(names[noun])) <= half]
-    short = short[: len(short) // 2 * 2]
-    pairs = [f"{_cell(a, names):<{half}}  {_cell(b, names)}" for a, b in zip(short[::2], short[1::2], strict=True)]
-    rest = [noun for noun in names if noun not in short]
+    left, paired = _paired(names, width)
+    pairs = [f"{_cell(a, names):<{left}}  {_cell(b, names)}" for a, b in paired]
+    rest = [noun for noun in names if not any(noun in pair for pair in paired)]
     wrapped = {noun: textwrap.wrap(", ".join(names[noun]), max(20, width - COLUMN), break_on_hyphens=False) for noun in rest}
     while sum(map(len, wrapped.values())) + len(pairs) > LINES - 1:  # The longest lists give way first.
         longest = max(wrapped, key=lambda noun: len(wrapped[noun]))
@@ -64,6 +62,20 @@ def _shortened(names: Sequence[str]) -> list[str]:
     long = "DifferentialPrivacy"
     private = [name for name in names if name.startswith(long)]
     return [*(name for name in names if name not in private), *([f"{long}... ({len(private)})"] if private else [])]
+
+
+def _paired(names: dict[str, list[str]], width: int) -> tuple[int, list[tuple[str, str]]]:
+    """Return how wide a left column lets most nouns stand two in a line, and who stands beside whom: the longest on the left."""
+    size = {noun: len(_cell(noun, names)) for noun in names}
+    best: tuple[int, list[tuple[str, str]]] = (width, [])
+    for left in range((width - 2) // 2, width - COLUMN):
+        fit = [noun for noun in names if size[noun] <= left]
+        right = sorted((noun for noun in fit if size[noun] <= width - 2 - left), key=size.__getitem__)[: len(fit) // 2]
+        others = sorted((noun for noun in fit if noun not in right), key=size.__getitem__)[-len(right) :] if right else []
+        pairs = [(noun, beside) for noun in names if noun in others for beside in [right[others.index(noun)]]]
+        if len(pairs) > len(best[1]):
+            best = (left, pairs)
+    return best
 
 
 def _cell(noun: str, names: dict[str, list[str]]) -> str:
