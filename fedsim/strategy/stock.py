@@ -79,8 +79,6 @@ class Built:
     """
 
     strategy: Strategy
-    needs: int
-    proximal_mu: float = 0.0
     mods: tuple[Callable[..., Any], ...] = ()
     extra_metrics: tuple[str, ...] = ()
     initial_loss: bool = False
@@ -138,7 +136,6 @@ def build(
         raise ScenarioError(f"{at}.{missing[0]}: missing. {kind!r} needs {', '.join(missing)}{like}.")
     if at != AT and family in (*PRIVATE, *OUR_PRIVATE):  # Flower would add its noise twice, and only the outer one's client mod would run.
         raise ScenarioError(f"{at}.kind = {kind!r}: is a wrapper itself. {choices('', AVERAGING)}")
-    needs = 1
     if isinstance(given.get("strategy"), Mapping):
         inner = build(given["strategy"], clients, federated_fraction, f"{at}.strategy", hint)
         wrapped = family_of(type(inner.strategy))
@@ -147,7 +144,7 @@ def build(
                 f"{at}.strategy.kind = {given['strategy']['kind']!r}: {kind} hands it one reply, the private mean, so there is nothing to"
                 f" choose from. {choices('', MEANS)}"
             )
-        given["strategy"], needs = inner.strategy, inner.needs
+        given["strategy"] = inner.strategy
     if "fraction_train" in takes:
         given["fraction_evaluate"] = federated_fraction
         if "min_evaluate_nodes" in inspect.signature(make).parameters:
@@ -156,7 +153,7 @@ def build(
         given.setdefault("train_loss_key", "initial_loss")
     notes = [*floored("evaluate.federated_fraction", federated_fraction, clients, 1)] if at == AT else []
     by_count = "clients_per_round" in given
-    needs = max(needs, _fleet(given, takes, clients, at))
+    _fleet(given, takes, clients, at)
     asked = inner.asked if inner else _asked(given, takes, clients)
     if "min_train_nodes" in takes and not by_count:
         least = given.get("min_train_nodes", takes["min_train_nodes"].default)
@@ -170,8 +167,7 @@ def build(
         raise ScenarioError(f"{at}.kind = {kind!r}: is not a flwr.serverapp.strategy.Strategy.")
     mods, extra = _mods(family)
     return Built(
-        strategy=strategy, needs=needs, mods=mods, extra_metrics=extra,
-        proximal_mu=float(getattr(strategy, "proximal_mu", inner.proximal_mu if inner else 0.0)),
+        strategy=strategy, mods=mods, extra_metrics=extra,
         initial_loss=given.get("train_loss_key") == "initial_loss" or (inner is not None and inner.initial_loss),
         writable=kind not in READS_ONLY, notes=tuple(notes), asked=asked,
         measuring=f"{at}.kind = {kind!r}" if family in MEASURING else inner.measuring if inner else "",
@@ -245,8 +241,8 @@ def _check_value(at: str, name: str, value: Any) -> None:
         raise ScenarioError(f"{at} = {value!r}: our client reports no such metric. {choices(value, REPORTED[name])}")
 
 
-def _fleet(given: dict[str, Any], takes: Mapping[str, Any], clients: int, at: str) -> int:
-    """Settle how many clients a round takes, and return how many must be there for it."""
+def _fleet(given: dict[str, Any], takes: Mapping[str, Any], clients: int, at: str) -> None:
+    """Settle how many clients a round takes."""
     per_round = given.pop("clients_per_round", None)
     if per_round is not None:
         if type(per_round) is not int or per_round < 1:
@@ -270,7 +266,6 @@ def _fleet(given: dict[str, Any], takes: Mapping[str, Any], clients: int, at: st
             f"{at}.{which} = {minimum}: needs more clients than there are (clients.count = {clients})."
             f" Lower it{also}, or raise clients.count."
         )
-    return int(minimum)
 
 
 def _asked(given: Mapping[str, Any], takes: Mapping[str, Any], clients: int) -> int:

@@ -122,9 +122,7 @@ def times_are_in_order(make: Callable[[], Federation]) -> None:
         assert np.all(np.diff(stream.changes_s) > 0.0)
         assert np.all((stream.changes_s > stream.arrived_s[0]) & (stream.changes_s <= stream.arrived_s[-1]))
         assert [0, n, n] == [stream.arrived(t) for t in (-1.0, stream.arrived_s[-1], math.inf)]
-        assert all(stream.arrived(stream.time_of(count)) >= count for count in range(n + 1))
-        assert math.inf == stream.time_of(n + 1)
-        assert np.isfinite(stream.labelled_s).sum() == len(stream.labelled(1e12))
+        assert all(stream.arrived(arrived_s) >= count for count, arrived_s in enumerate(stream.arrived_s, start=1))
 
 
 def nobody_trains_on_what_is_kept_back(make: Callable[[], Federation]) -> None:
@@ -570,7 +568,7 @@ def test_a_client_that_never_gets_an_example_has_an_empty_stream() -> None:
     federation = streamed(drift(classes(KEY, 5, groups=[[0], [1]])), on=by_class)
     stream = federation.streams.of(CLIENTS - 1)  # type: ignore[union-attr]
 
-    assert (0, 0, math.inf, []) == (len(stream), stream.arrived(1e9), stream.time_of(1), stream.changes_s.tolist())
+    assert (0, 0, []) == (len(stream), stream.arrived(1e9), stream.changes_s.tolist())
     assert len(federation.streams.of(0)) > 0  # type: ignore[union-attr]
 
 

@@ -5,7 +5,6 @@ Knows no clock and no example: a stream is times and positions, the same wheneve
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -44,20 +43,10 @@ class Stream:
 
         >>> nothing = np.zeros(3, dtype=np.int64)
         >>> stream = Stream(np.array([0.0, 2.0, 2.0]), np.array([0.0, 9.0, 3.0]), nothing, nothing)
-        >>> [stream.arrived(now) for now in (0.0, 1.9, 2.0)], stream.labelled(3.0).tolist(), stream.time_of(4)
-        ([1, 1, 3], [0, 2], inf)
+        >>> [stream.arrived(now) for now in (0.0, 1.9, 2.0)]
+        [1, 1, 3]
         """
         return int(np.searchsorted(self.arrived_s, now, side="right"))
-
-    def labelled(self, now: Seconds) -> IntArray:
-        """Return which items, as indices into the stream, ascending, have their label by *now*."""
-        return np.flatnonzero(self.labelled_s[: self.arrived(now)] <= now)
-
-    def time_of(self, count: int) -> Seconds:
-        """Return when the *count*-th item arrives, counted from 1; infinity when it never does."""
-        if count < 1:
-            return 0.0
-        return float(self.arrived_s[count - 1]) if count <= len(self) else math.inf
 
     @property
     def nbytes(self) -> int:

@@ -85,10 +85,6 @@ class ClientStreams:
         """Return the stream of *client*."""
         return self._recent.get(client, self._make)
 
-    def places(self, client: int) -> IntArray:
-        """Return where the items of *client*'s stream, in order, lie in the base's data. Shapes: (n,)."""
-        return self._arrive(client)[1]
-
     def _make(self, client: int) -> Stream:
         arrived_s, places, concepts = self._arrive(client)
         if self.drift is not None:
