@@ -449,7 +449,7 @@ def test_bytes_are_the_same_whatever_the_order_of_names() -> None:
         lambda data: b"",
         lambda data: data[:-1],
         lambda data: data + b"\0",
-        lambda data: data.replace(b"replay 1", b"replay 2"),
+        lambda data: data.replace(b"state 1", b"state 2"),
         lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:],
         lambda data: b"\x80\x04]\x94.",
     ],
