@@ -177,7 +177,7 @@ def test_a_reaction_begins_with_the_next_task(tiny: Any) -> None:
         held = len(memory.parts["replay"]["items"]) if memory.parts else 0
         task, memory = program.plan(Order(parts.job, Start(parts.first)), memory, now)
         left = 0.0 if alarm_step < 0 else max(0.0, 1 - (steps - alarm_step) / 8)
-        assert math.isclose(task.job.lr, 0.1 * (1 + 4 * left))
+        assert np.allclose(task.step_rates, 0.1 * (1 + 4 * left), rtol=1e-9)
         batches = task.batches
         assert batches is not None
         ratio = 16 if alarm_step >= 0 else 4
