@@ -25,7 +25,7 @@ from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Course, drive
-from fedsim.learn.engine.workers import hired
+from fedsim.learn.engine.executors.processes import hired
 from fedsim.learn.work import digest_of
 from fedsim.record import digest, manifest
 from fedsim.record.composed import Reached, composed

@@ -33,8 +33,8 @@ import shared_steps
 from warm import Processes, Warm
 
 import fedsim
-from fedsim.learn.engine import workers
-from fedsim.learn.engine.workers import Workers, hired
+from fedsim.learn.engine.executors import processes
+from fedsim.learn.engine.executors.processes import Workers, hired
 from fedsim.scenario.load import _set
 
 Table = dict[str, Any]
@@ -88,7 +88,7 @@ def _sooner() -> Iterator[None]:
     warm = Warm()
     with pytest.MonkeyPatch.context() as patch:
         if hasattr(os, "pidfd_open"):
-            patch.setattr(workers, "subprocess", Processes(warm))
+            patch.setattr(processes, "subprocess", Processes(warm))
         yield
     warm.close()
 

@@ -18,7 +18,8 @@ from conftest import tiny_table
 from fedsim.core.errors import RunError, must
 from fedsim.core.types import interpreter_flags
 from fedsim.learn.engine import step as steps
-from fedsim.learn.engine import trace, workers
+from fedsim.learn.engine import trace
+from fedsim.learn.engine.executors import processes
 from fedsim.learn.objectives import Classification
 
 HOUSE = Path(fedsim.__file__).parent
@@ -69,7 +70,7 @@ def test_flags_are_what_python_was_started_with() -> None:
 
 def test_workers_are_started_with_the_flags_of_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's command line has them: under -O two workers would disagree with one."""
-    monkeypatch.setattr(workers, "interpreter_flags", lambda: ["-O", "-X", "utf8"])
+    monkeypatch.setattr(processes, "interpreter_flags", lambda: ["-O", "-X", "utf8"])
     started: list[list[str]] = []
     popen = subprocess.Popen
 
@@ -77,8 +78,8 @@ def test_workers_are_started_with_the_flags_of_their_parent(monkeypatch: pytest.
         started.append(command)
         return popen(command, **more)
 
-    monkeypatch.setattr(workers.subprocess, "Popen", spy)  # Not /proc: a moment after exec, the kernel has no command line yet.
-    workers.Workers(1).close()
+    monkeypatch.setattr(processes.subprocess, "Popen", spy)  # Not /proc: a moment after exec, the kernel has no command line yet.
+    processes.Workers(1).close()
 
     assert [["-O", "-X", "utf8", "-P"]] == [command[1:5] for command in started]
 

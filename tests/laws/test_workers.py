@@ -22,9 +22,9 @@ from torch import nn
 import fedsim
 from fedsim.core.keys import Key
 from fedsim.learn.engine import shared
-from fedsim.learn.engine import workers as module
-from fedsim.learn.engine.wire import Train
-from fedsim.learn.engine.workers import Workers, deal
+from fedsim.learn.engine.executors import processes as module
+from fedsim.learn.engine.executors.processes import Workers, deal
+from fedsim.learn.engine.executors.wire import Train
 from fedsim.learn.work import Job, Start, Task
 
 Go = Callable[..., fedsim.Run]

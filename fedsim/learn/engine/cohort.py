@@ -1,6 +1,6 @@
 """The cohort engine: tasks that are due are trained together, a chunk of clients per stacked step.
 
-It computes in this process, or has a crew of workers do it (``workers.py``), each of which is such an engine.
+It computes in this process, or has a crew of workers do it (``executors/``), each of which is such an engine.
 How tasks are grouped changes speed and no bit: a row of a stacked step has the same bits whatever the number of
 rows (one intra-op thread), and "serial" is the stacked step with one row.
 """

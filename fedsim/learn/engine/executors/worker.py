@@ -1,4 +1,4 @@
-"""A worker: a process of its own that computes units of tasks for its parent, ``python -m fedsim.learn.engine.worker N``.
+"""A worker: a process of its own that computes units of tasks for its parent, ``python -m fedsim.learn.engine.executors.worker N``.
 
 N is the descriptor of its socket. It ends when its standard input does, whatever it is doing: so it never outlives
 its parent, however that one went. Ctrl-C is the parent's business.
@@ -20,7 +20,7 @@ from fedsim.core import own
 from fedsim.core.errors import RunError, ScenarioError, reason
 from fedsim.core.warned import hearing
 from fedsim.learn.engine import shared
-from fedsim.learn.engine.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Site, Train
+from fedsim.learn.engine.executors.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Site, Train
 from fedsim.learn.work import Start
 
 if TYPE_CHECKING:

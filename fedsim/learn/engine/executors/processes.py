@@ -30,7 +30,7 @@ from fedsim.data.source import Examples
 from fedsim.learn.engine import shared
 from fedsim.learn.engine.chunks import ranked
 from fedsim.learn.engine.cohort import CohortEngine
-from fedsim.learn.engine.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Site, Train, Unit
+from fedsim.learn.engine.executors.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Site, Train, Unit
 from fedsim.learn.models import hooks
 from fedsim.learn.store import CACHED_BYTES
 from fedsim.learn.work import Result, Start, Task
@@ -303,7 +303,7 @@ def _start(number: int, said: IO[bytes]) -> _Worker:
         try:
             # -P: the working directory must not stand before everything else. A group of its own: Ctrl-C is for us.
             process = subprocess.Popen(
-                [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.learn.engine.worker", str(theirs.fileno())],
+                [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.learn.engine.executors.worker", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, process_group=0,
             )  # fmt: skip
         except BaseException:
