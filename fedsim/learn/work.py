@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from fedsim.learn.optim import Optimizer
     from fedsim.learn.stopping import Stopping
 
+Mark: TypeAlias = tuple[str, int, int]
+"""A task among all of a run: its job's kind, the client, and its number there."""
 FULL = 0
 """The batch size that stands for "all examples of the client" (McMahan's B = infinity)."""
 
@@ -223,34 +225,76 @@ class Task:
         return len(self.positions) if self.weight is None else self.weight
 
     @property
+    def mark(self) -> Mark:
+        """Return what this task is among all of a run."""
+        return self.job.kind, self.client, self.number
+
+    @property
     def label(self) -> str:
         """Return how error lines call this task."""
         return f"client {self.client}, task {self.number}"
 
 
+class Stacked(Protocol):
+    """Parameters of several clients, wherever they lie."""
+
+    def row(self, i: int) -> Params:
+        """Return those of client *i* as numpy's."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
+class Row:
+    """One client's parameters among those that lie stacked."""
+
+    stack: Stacked
+    at: int
+
+
+@dataclass(frozen=True, slots=True, init=False, eq=False)
 class Result:
     """What came of a task: *params* and an algorithm's extra arrays (training only), *metrics* by name, a digest of all that is here.
 
     *outputs* are for whoever watches: of each example tested, its target, prediction and loss. *parts* are for the
-    client's next task. *sealed* is the digest where it was computed elsewhere, beside the numbers.
+    client's next task. *sealed* is the digest where it was computed elsewhere, beside the numbers. *mark* is that of its task.
+    Parameters given as a row of a stack stay where they are until somebody reads them.
     """
 
     metrics: Mapping[str, float]
-    params: Params = field(default_factory=dict[str, np.ndarray])
-    outputs: Params = field(default_factory=dict[str, np.ndarray])
-    parts: Mapping[str, State] = field(default_factory=dict[str, State])
-    sealed: str = field(default="", repr=False, compare=False)
+    outputs: Params
+    parts: Mapping[str, State]
+    sealed: str = field(repr=False)
+    mark: Mark | None
+    _params: Params | Row = field(repr=False)
+
+    def __init__(
+        self, metrics: Mapping[str, float], params: Params | Row | None = None, outputs: Params | None = None,
+        parts: Mapping[str, State] | None = None, sealed: str = "", mark: Mark | None = None,
+    ) -> None:  # fmt: skip
+        rest = (outputs or {}, parts or {}, sealed, mark, {} if params is None else params)
+        for name, value in zip(("metrics", "outputs", "parts", "sealed", "mark", "_params"), (metrics, *rest), strict=True):
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[type[Result], tuple[Any, ...]]:
+        """Return it with its parameters read: where it is sent there is no stack."""
+        return Result, (self.metrics, self.params, self.outputs, self.parts, self.sealed, self.mark)
+
+    @property
+    def params(self) -> Params:
+        """Return the parameters, as numpy's."""
+        if isinstance(self._params, Row):
+            object.__setattr__(self, "_params", self._params.stack.row(self._params.at))
+        return cast(Params, self._params)
 
     def arrays(self) -> Params:
         """Return all arrays by one name each: what ``of`` takes apart again."""
         return joined({"params": self.params, "outputs": self.outputs, "parts": joined(self.parts)})
 
     @classmethod
-    def of(cls, metrics: Mapping[str, float], arrays: Params, sealed: str) -> Result:
-        """Return the result that *arrays* were of, whose digest is *sealed*."""
+    def of(cls, metrics: Mapping[str, float], arrays: Params, sealed: str, mark: Mark) -> Result:
+        """Return the result that *arrays* were of, whose digest is *sealed*, of the task that has that *mark*."""
         groups = parted(arrays)
-        return cls(metrics, groups.get("params", {}), groups.get("outputs", {}), parted(groups.get("parts", {})), sealed)
+        return cls(metrics, groups.get("params", {}), groups.get("outputs", {}), parted(groups.get("parts", {})), sealed, mark)
 
     @property
     def digest(self) -> str:

@@ -29,6 +29,7 @@ from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer, total
+from fedsim.learn.engine.stack import Stack
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.kept import Kept
@@ -37,7 +38,7 @@ from fedsim.learn.objectives import Mixed, Objective, scores_of
 from fedsim.learn.optim import rule
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
-from fedsim.learn.work import Job, Mix, Result, Start, Task
+from fedsim.learn.work import Job, Mix, Result, Row, Start, Task
 
 RIDE_BYTES = 2**30
 """Parameters of results that nobody has asked for yet: beyond it, tasks in flight wait for their turn."""
@@ -224,8 +225,7 @@ class CohortEngine:
             with one_thread():
                 rows = self._rows(job, [task])
                 parts, loss = Learner(self._model, self._objective, self._store, task, self._start(task), rows, self._trained).run()
-            params = {name: param[0].cpu().numpy() for name, param in zip(self._names, rows.params, strict=True)}
-            found.append(self._result(task, params, loss, rows, 0, parts, task.steps))
+            found.append(self._result(task, Stack(self._names, rows.params), loss, rows, 0, parts, task.steps))
         return found
 
     def _predicted(self, task: Task) -> Params:
@@ -237,7 +237,7 @@ class CohortEngine:
         return self._scorer.each(self._tensors(local) if local else self._start(task), x, y, task.test)
 
     def _score(self, job: Job, tasks: list[Task]) -> list[Result]:
-        return [Result(self._scores(task)) for task in tasks]
+        return [Result(self._scores(task), mark=task.mark) for task in tasks]
 
     def _scores(self, task: Task) -> dict[str, float]:
         x, y, _ = self._store.pool([task])
@@ -315,31 +315,30 @@ class CohortEngine:
     def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
         means = losses.cumsum(axis=1)[:, -1] / (chunk.sizes > 0).sum(axis=1)
-        arrays = [param.cpu().numpy() for param in rows.params]
-        results: list[Result] = []
+        stack, results = Stack(self._names, rows.params), list[Result]()
         for i, task in enumerate(chunk.tasks):
-            params = {name: array[i, ...] for name, array in zip(self._names, arrays, strict=True)}  # Never a scalar.
             steps = int((chunk.sizes[i] > 0).sum())
             if task.measured:
                 task = dataclasses.replace(task, rates=task.step_rates[:steps])
-            results.append(self._result(task, params, float(means[i]), rows, i, {}, steps))
+            results.append(self._result(task, stack, float(means[i]), rows, i, {}, steps))
         return results
 
-    def _result(self, task: Task, params: Params, loss: float, rows: Rows, row: int, parts: dict[str, State], steps: int) -> Result:
+    def _result(self, task: Task, stack: Stack, loss: float, rows: Rows, row: int, parts: dict[str, State], steps: int) -> Result:
         """Return the result of a trained *task*: what its algorithm makes of it, and what its client keeps."""
-        job, metrics = task.job, {"train_loss": loss}
+        job, metrics, params = task.job, {"train_loss": loss}, Row(stack, row)
         if job.initial_loss:
             metrics["initial_loss"] = self._scores(task)["loss"]
         if job.algorithm is not None:
-            ended = ended_by(job.algorithm, task, params, self._names[: self._trained])
-            params, metrics = params | named(ended.extra), metrics | dict(ended.metrics)
+            trained = stack.row(row)
+            ended = ended_by(job.algorithm, task, trained, self._names[: self._trained])
+            params, metrics = trained | named(ended.extra), metrics | dict(ended.metrics)
             parts = {**parts, "algorithm": ended.kept} if ended.kept else parts
         if job.optimizer is not None and job.optimizer.state == "keep":
             kept = [name for term in job.optimizer.terms(job) for name in term.keeps]
             parts = {**parts, "optimizer": rows.kept(row, kept, steps)}
         if task.measured:
             metrics["steps"] = float(steps)
-        return Result(metrics, params, self._predicted(task), parts)
+        return Result(metrics, params, self._predicted(task), parts, mark=task.mark)
 
     def _rows(self, job: Job, tasks: list[Task]) -> Rows:
         """Return the rows of *tasks*, as they start."""

@@ -142,7 +142,7 @@ class Workers:
         for rows, one in zip(units, done, strict=True):
             memory, answer = memories.get(one.worker), one.answer
             for i, metrics, layout, digest in zip(rows, answer.metrics, answer.layouts, answer.digests, strict=True):
-                results[i] = Result.of(metrics, shared.views(memory, layout), digest)
+                results[i] = Result.of(metrics, shared.views(memory, layout), digest, tasks[i].mark)
         return [results[i] for i in range(len(tasks))]
 
     def batch_sums(self, start: Start, batches: int) -> list[dict[str, float]]:

@@ -1,0 +1,26 @@
+"""Stacks: trained parameters of a chunk of clients, where they were made. Knows no task, and not who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from fedsim.core.types import Array, Params
+
+
+class Stack:
+    """Arrays called *names*, stacked over clients. Shapes: every tensor is (clients, ...). Nobody writes to them any more."""
+
+    def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
+        self._names, self._tensors = names, tensors
+
+    def row(self, i: int) -> Params:
+        """Return the arrays of client *i*, which are views of the stack's."""
+        return {name: array[i, ...] for name, array in zip(self._names, self._arrays, strict=True)}  # Never a scalar.
+
+    @cached_property
+    def _arrays(self) -> list[Array]:
+        # All rows at once: on a CPU nothing is copied, and from a device one large copy is quicker than many small ones.
+        return [tensor.cpu().numpy() for tensor in self._tensors]
