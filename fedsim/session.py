@@ -25,7 +25,7 @@ from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Course, drive
-from fedsim.learn.engine.executors.processes import hired
+from fedsim.learn.engine.queue import Queue
 from fedsim.learn.work import digest_of
 from fedsim.record import digest, manifest
 from fedsim.record.composed import Reached, composed
@@ -34,7 +34,7 @@ from fedsim.record.journal import Journal, MetricRow
 from fedsim.record.leaving import Patience, Steps, spoken
 from fedsim.record.model import MODEL_FILE, save_model
 from fedsim.record.place import check_place, take_place
-from fedsim.scenario.build import Parts, build
+from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
 from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.scenario.schema import Scenario
@@ -98,11 +98,9 @@ def run(
 def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None) -> Run:
     """Run a loaded scenario; see ``run``."""
     check_place(loaded.scenario.name, loaded.scenario.seed, out)
-    with ALONE, hired(loaded.scenario.engine.workers) as crew:  # First: workers start while we build.
+    with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)
-        if crew:
-            crew.serve(parts.engine)
-        session = _Session(parts, loaded, watch)
+        session = _Session(parts, loaded, Queue(parts.engine, executor), watch)
         session.go(out)
     return Run(session.folder)
 
@@ -137,6 +135,7 @@ class _Session:
 
     parts: Parts
     loaded: Loaded
+    queue: Queue
     watch: Watch | None
     folder: Path = Path()
     began: float = field(default_factory=time.time)
@@ -163,7 +162,7 @@ class _Session:
             try:
                 self.journal = Journal(self.folder)
                 self.grid = VirtualGrid(
-                    self.parts.fleet, self.parts.engine, self.journal,
+                    self.parts.fleet, self.queue, self.journal,
                     mods=self.parts.strategy.mods, writable=self.parts.strategy.writable,
                 )  # fmt: skip
                 self._drive()
@@ -237,7 +236,7 @@ class _Session:
         if server_round % scenario.evaluate.every and not last:
             self._tell()
             return None
-        self.scores, self.scored = self.parts.engine.test(self.latest), server_round
+        self.scores, self.scored = self.queue.test(self.latest), server_round
         for name, value in self.scores.items():
             if name == "loss" and not math.isfinite(value):  # Any other score may be undefined.
                 if not server_round:

@@ -23,7 +23,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from warm import Processes, Warm
 
 import fedsim
 from fedsim.learn.engine.executors import processes
-from fedsim.learn.engine.executors.processes import Workers, hired
-from fedsim.scenario.load import _set
+from fedsim.learn.engine.executors.processes import Workers
+from fedsim.scenario.build import opened
+from fedsim.scenario.load import Loaded, _set
 
 Table = dict[str, Any]
 
@@ -97,13 +98,18 @@ def _sooner() -> Iterator[None]:
 def crews() -> Iterator[Callable[[int], Workers | None]]:
     """Return ``crews(n)``: n workers that serve many runs, None for one."""
     with ExitStack() as stack:
-        yield functools.cache(lambda n: stack.enter_context(hired(n)))
+        yield functools.cache(lambda n: stack.enter_context(closing(Workers(n))) if n > 1 else None)
 
 
 @pytest.fixture
 def hands(crews: Callable[[int], Workers | None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs of this test have their workers from ``crews``."""
-    monkeypatch.setattr("fedsim.session.hired", lambda n: nullcontext(crews(n)))  # pyright: ignore
+
+    def lent(loaded: Loaded) -> AbstractContextManager[Any]:
+        crew = crews(loaded.scenario.engine.workers) if loaded.scenario.engine.executor is None else None
+        return opened(loaded) if crew is None else nullcontext(crew)
+
+    monkeypatch.setattr("fedsim.session.opened", lent)
 
 
 @dataclass(frozen=True)

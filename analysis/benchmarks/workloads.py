@@ -10,7 +10,7 @@ W2   McMahan's 2NN, 100 clients x 600 examples, 10 a round, one epoch of batch 1
 W3   McMahan's CNN, likewise, 10 a round
 
 All in one process and one intra-op thread, in turn. fedsim's figure is the whole of ``fedsim.run`` between two rounds
-(stock Flower FedAvg, virtual time, journal), medians; "numeric" is ``Engine.collect`` alone on one round's tasks.
+(stock Flower FedAvg, virtual time, journal), medians; "numeric" is ``CohortEngine.run`` alone on one round's tasks.
 """
 
 from __future__ import annotations
@@ -147,9 +147,8 @@ def numeric_round(work: Workload, parts: Parts) -> float:
     _ = order.start.content
     engine = parts.engine
     tasks = [Offline(c, parts.federation, parts.key).plan(order, Kept())[0] for c in range(work.sampled)]
-    tickets = [engine.submit(task) for task in tasks]
     start = time.perf_counter()
-    engine.collect(tickets)
+    engine.run(tasks)
     return time.perf_counter() - start
 
 

@@ -18,7 +18,7 @@ from fedsim.core.state import State
 from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.decode import coded, recoded
-from fedsim.learn.engine import Engine
+from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.work import Job
 
 Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
@@ -37,7 +37,7 @@ class Site:
 
     client: Program
     job: Job
-    engine: Engine
+    engine: CohortEngine
     mods: Sequence[Mod] = ()
     now: Callable[[Context], Seconds] = lambda _context: 0.0
     wait: Callable[[Seconds], None] = time.sleep
@@ -132,7 +132,7 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
     if ready_s > now:
         site.wait(ready_s - now)
     task, kept = site.client.plan(order, kept, ready_s)
-    result = site.engine.collect([site.engine.submit(task)])[0]
+    result = site.engine.run([task])[0]
     finished = site.client.finish(task, result, kept)
     records.keep(context.state, kept.having(finished.parts))
     return Message(records.reply_content(finished.reply, writable=True), reply_to=message)

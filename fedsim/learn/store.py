@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +40,15 @@ class Store:
         """Whether no target is cross-entropy's ignore_index; of data made later it is checked as they are made."""
         self._made: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
         self._made_bytes = 0
+
+    @property
+    def needed(self) -> Federation:
+        """Return the federation without what no arithmetic reads: who holds what, streams, files."""
+        return replace(self.federation, partition=None, streams=None, files={}, _holdings={}, _targets={})
+
+    def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
+        """Return it as it was built, without memory of this process's own."""
+        return partial(Store, kept_bytes=self._kept_bytes), (self.needed, self.dtype, self._device)
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:

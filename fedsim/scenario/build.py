@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -30,6 +31,7 @@ from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
 from fedsim.learn.algorithms import Algorithm, FedAvg
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.templates import many_sizes
 from fedsim.learn.models import build as build_model
 from fedsim.learn.models import check_repeats, check_types, params_of, trainable
@@ -44,7 +46,7 @@ from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
-from fedsim.scenario.schema import Scenario, Table
+from fedsim.scenario.schema import Engine, Scenario, Table
 from fedsim.scenario.updating import try_algorithm, try_rule
 from fedsim.sim.fleet import Fleet
 from fedsim.strategy.extras import Extras, check_goes
@@ -86,9 +88,25 @@ def build(loaded: Loaded) -> Parts:
     return replace(parts, warned=heard)
 
 
+@contextmanager
+def opened(loaded: Loaded) -> Generator[Executor]:
+    """Within, what computes a scenario is there, and may be starting while the caller goes on; it is closed whatever happens."""
+    engine = loaded.scenario.engine
+    with own.beside(loaded.folder):
+        executor: Executor = _made("executor", engine.executing, workers=engine.workers)
+    try:
+        yield executor
+    except BaseException:
+        with suppress(Exception):  # What went wrong first is what a reader is to hear of.
+            executor.close()
+        raise
+    executor.close()
+
+
 def _built(loaded: Loaded) -> Parts:
     scenario, key = loaded.scenario, Key(loaded.scenario.seed)
     table = slots()
+    chosen(table["executor"], scenario.engine.executing)  # Opened by whoever runs; checked by whoever only looks.
     strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction, hint=elsewhere)
     job = _job(scenario, strategy)
     source: Pool | Source = _made("source", scenario.data.source, find=finder(loaded.folder), key=key.fold("data"))
@@ -119,13 +137,13 @@ def _built(loaded: Loaded) -> Parts:
         elif isinstance(source, Checked) and (x := source.client(0).x).dtype.kind in "iu":
             source = replace(source, whole=takes_whole(model, x[:2]))
     federation = _federation(loaded, key, source)
-    device = _device(scenario.engine.device, scenario.engine.workers)
+    device = _device(scenario.engine)
     strategy = measured(strategy, model)
     model = model.to(device, dtype)
     first = params_of(model)
     _try_own(scenario, job, {name: first[name] for name in trainable(model)})
     store = Store(federation, dtype, device)
-    if scenario.engine.workers > 1:  # Here already, so that the examples are never kept twice.
+    if scenario.engine.elsewhere:  # Here already, so that the examples are never kept twice.
         store.share()
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
@@ -150,10 +168,10 @@ def _built(loaded: Loaded) -> Parts:
     )
 
 
-def _device(asked: str, workers: int) -> torch.device:
-    gpu = asked != "cpu" and torch.cuda.is_available()
-    judge.check_device(asked, workers, gpu=gpu)
-    return torch.device("cuda" if gpu and workers == 1 else "cpu")
+def _device(engine: Engine) -> torch.device:
+    gpu = engine.device != "cpu" and torch.cuda.is_available()
+    judge.check_device(engine, gpu=gpu)
+    return torch.device("cuda" if gpu and not engine.elsewhere else "cpu")
 
 
 def _job(scenario: Scenario, strategy: Built) -> Job:

@@ -16,6 +16,9 @@ def described(parts: Parts, loaded: Loaded) -> Setup:
             "shape": list(federation.shape), "outputs": federation.outputs, "parameters": flops.parameters, "arrays": list(parts.first),
             "training_flops_per_example": flops.training,
         },
-        executor={"device": engine.device, "chunk": engine.chunk, "intra_op_threads": 1, "workers": scenario.engine.workers},
+        executor={
+            "kind": scenario.engine.executing["kind"], "device": engine.device, "chunk": engine.chunk, "intra_op_threads": 1,
+            "workers": scenario.engine.workers,
+        },
         hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients, files=federation.files,
     )  # fmt: skip

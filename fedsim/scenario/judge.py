@@ -11,18 +11,29 @@ from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.machine import memory
 from fedsim.data.federation import Federation
 from fedsim.learn.objectives import Objective
-from fedsim.scenario.schema import Clients, Data, Scenario, Stream, Table, Training
+from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Stream, Table, Training
 
 ITEM_BYTES = 40
 """What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
 
 
-def check_device(asked: str, workers: int, *, gpu: bool) -> None:
-    """Refuse ``engine.device = "cuda"`` with several workers, or where torch finds no *gpu*."""
+def check_device(engine: Engine, *, gpu: bool) -> None:
+    """Refuse ``engine.device = "cuda"`` where another process is to compute, or torch finds no *gpu*; several workers in one process."""
+    asked, workers = engine.device, engine.workers
     if asked == "cuda" and workers > 1:
         raise ScenarioError(
             f"engine.workers = {workers}: several processes train on the CPU only, and engine.device = 'cuda'. Leave workers at"
             f" 1 for a GPU, or take device = 'cpu'."
+        )
+    if workers > 1 and not engine.elsewhere:
+        raise ScenarioError(
+            f"engine.workers = {workers}: engine.executor.kind = 'local' is this process alone. Leave workers at 1, or leave"
+            f" engine.executor out."
+        )
+    if asked == "cuda" and engine.elsewhere:
+        raise ScenarioError(
+            f"engine.executor.kind = {engine.executing['kind']!r}: trains on the CPU only, and engine.device = 'cuda'. Leave it out for"
+            f" a GPU, or take device = 'cpu'."
         )
     if asked == "cuda" and not gpu:
         raise ScenarioError(

@@ -51,6 +51,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.order import orders
     from fedsim.data.stream.trigger import triggers
     from fedsim.learn.algorithms import algorithms, feddyn, fednova, scaffold  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.learn.engine.executors import executors, local, processes  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.models import models
     from fedsim.learn.objectives import objectives
     from fedsim.learn.optim import optimizers
@@ -59,7 +60,7 @@ def slots() -> dict[str, Slot]:
 
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, replays, detectors, reactions, triggers, arrivals, orders, labellings,
-        changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs, stoppings,
+        changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs, stoppings, executors,
     ]  # fmt: skip
     return {registry.noun: Slot(registry.key, registry.noun, registry) for registry in found}
 

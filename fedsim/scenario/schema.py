@@ -157,7 +157,18 @@ class Engine(Section):
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
     workers: Annotated[int, Field(ge=1, le=64)] = 1
+    executor: Table | None = None
     chunk: Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def executing(self) -> Table:
+        """Return the table of what computes: this process, or where there are several workers processes, unless it says otherwise."""
+        return {"kind": "local" if self.workers == 1 else "processes"} if self.executor is None else self.executor
+
+    @property
+    def elsewhere(self) -> bool:
+        """Return whether it is not this process that computes."""
+        return self.executing.get("kind") != "local"
 
 
 class Scenario(Section):

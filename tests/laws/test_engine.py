@@ -226,8 +226,7 @@ def trained(
     fed = federation("batch norm" if "BatchNorm" in repr(model) else "")
     engine = CohortEngine(model, Classification(), Store(fed, dtype, torch.device("cpu")), chunk=chunk)
     engine._steps = engine._steps if steps is None else steps
-    tickets = [engine.submit(task) for task in tasks(model, job, fed, versions)]
-    return engine.collect(tickets)
+    return engine.run(tasks(model, job, fed, versions))
 
 
 def tasks(model: nn.Module, job: Job, fed: Federation, versions: int = 1) -> list[Task]:
@@ -300,7 +299,7 @@ def test_clients_with_different_learning_rates_train_together() -> None:
     digests: list[list[str]] = []
     for chunk in (1, 7):
         engine = CohortEngine(model, Classification(), Store(fed, torch.float64, torch.device("cpu")), chunk=chunk)
-        results = engine.collect([engine.submit(task) for task in asked])
+        results = engine.run(asked)
         digests.append([result.digest for result in results])
         for task, result in zip(asked, results, strict=True):
             assert gap(result, by_torch(model, task, fed, torch.float64)[0]) < 1e-12
@@ -400,7 +399,7 @@ def test_the_fused_loss_stands_large_logits() -> None:
     store = Store(fed, torch.float64, torch.device("cpu"))
     engine = CohortEngine(model, Classification(), store)
     asked = tasks(model, JOBS["plain"], fed)
-    for task, result in zip(asked, engine.collect([engine.submit(task) for task in asked]), strict=True):
+    for task, result in zip(asked, engine.run(asked), strict=True):
         expected, loss = by_torch(model, task, fed, torch.float64)
 
         assert gap(result, expected) < 1e-9
@@ -458,7 +457,7 @@ def test_a_target_that_stands_for_none_is_left_out() -> None:
     store = Store(fed, torch.float64, torch.device("cpu"))
     engine = CohortEngine(model, Classification(), store)
     asked = tasks(model, JOBS["full"], fed)
-    results = engine.collect([engine.submit(task) for task in asked])
+    results = engine.run(asked)
 
     assert not store.whole_targets
     for task, result in zip(asked, results, strict=True):
@@ -489,7 +488,7 @@ def test_what_cannot_be_compiled_is_left_to_torch_and_says_so(make: type[nn.Modu
     """A forward() that decides by values, or counts its calls, trains by torch.nn; the engine notes it once."""
     model, fed = make(), federation()
     engine = CohortEngine(model, Classification(), Store(fed, torch.float32, torch.device("cpu")))
-    engine.collect([engine.submit(task) for task in tasks(model, JOBS["plain"], fed)])
+    engine.run(tasks(model, JOBS["plain"], fed))
 
     assert 1 == len(engine.notes)
     assert why in engine.notes[0]
@@ -504,8 +503,8 @@ def test_dropout_of_a_client_depends_on_its_task_alone() -> None:
         engine = CohortEngine(model, Classification(), Store(fed, torch.float32, torch.device("cpu")))
         engine._steps = shared  # pyright: ignore[reportPrivateUsage]
         asked = [replace(t, key=Key(5).fold("client", t.client, "again")) for t in tasks(model, JOBS["plain"], fed)]
-        first = engine.collect([engine.submit(task) for task in tasks(model, JOBS["plain"], fed)])
-        other = engine.collect([engine.submit(task) for task in asked])
+        first = engine.run(tasks(model, JOBS["plain"], fed))
+        other = engine.run(asked)
 
         assert torch.equal(before, torch.random.get_rng_state())
         assert python == random.getstate()

@@ -1,6 +1,5 @@
-"""The cohort engine: tasks that are due are trained together, a chunk of clients per stacked step.
+"""The cohort engine: tasks that are due are trained together, a chunk of clients per stacked step. Knows no other process.
 
-It computes in this process, or has a crew of workers do it (``executors/``), each of which is such an engine.
 How tasks are grouped changes speed and no bit: a row of a stacked step has the same bits whatever the number of
 rows (one intra-op thread), and "serial" is the stacked step with one row.
 """
@@ -9,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,23 +24,22 @@ from fedsim.learn.algorithms.ending import ended_by, named, sent_of
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, groups, planned, ranked
 from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
+from fedsim.learn.engine.executors import Site
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.rows import Rows
-from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer, total
+from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
 from fedsim.learn.engine.stack import Stack
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
-from fedsim.learn.objectives import Mixed, Objective, scores_of
+from fedsim.learn.objectives import Mixed, Objective
 from fedsim.learn.optim import rule
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
 from fedsim.learn.work import Job, Mix, Result, Row, Start, Task
 
-RIDE_BYTES = 2**30
-"""Parameters of results that nobody has asked for yet: beyond it, tasks in flight wait for their turn."""
 PROBED_BATCHES = 2
 """Batches of real examples, drawn at random, that a compiled step is tried on besides the first."""
 PREPARED_EXAMPLES = 512
@@ -59,95 +57,43 @@ def one_thread() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-class Crew(Protocol):
-    """Whoever computes in an engine's place, with the same bits: processes here, another machine one day."""
-
-    def run(self, tasks: list[Task]) -> list[Result]:
-        """Return the results of *tasks*, in their order."""
-        ...
-
-    def batch_sums(self, start: Start, batches: int) -> list[dict[str, float]]:
-        """Return the sums of the first *batches* batches of the test part, in order."""
-        ...
-
-
 class CohortEngine:
-    """Runs tasks in this process, *chunk* clients at a time; ``chunk=1`` is the serial executor.
+    """Runs tasks in this process, *chunk* clients at a time. *many_sizes* says that batches have so many that graphs are better shared.
 
-    Where it has a *crew*, that computes instead. *many_sizes* says that batches have so many that graphs are better shared;
-    it changes no bit.
+    Neither changes a bit.
     """
 
     def __init__(self, model: nn.Module, objective: Objective, store: Store, *, chunk: int | None = None, many_sizes: bool = False) -> None:
         carried = travelling(model)
-        self._model, self._objective, self._store = model, objective, store
+        self._model, self.objective, self._store = model, objective, store
         self._names, self._trained = list(carried), len(trainable(model))
         self._kept = Kept(model, objective)
         self._remembers: bool | None = None  # Nobody has tried yet.
         self._scorer = Scorer(model, objective, self._names, self.as_built)
-        self._bytes = sum(p.numel() * p.element_size() for p in carried.values())
+        self.result_bytes = sum(p.numel() * p.element_size() for p in carried.values())
         first = next(iter(carried.values()))
         self._device, self._dtype = first.device, first.dtype
         self.device = str(self._device)
-        self.chunk = chunk or chunk_rule(self._bytes, self._device.type)
+        self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
         self._steps: dict[tuple[int, int, bool, Mix], Step] = {}
-        self._pending: dict[int, Task] = {}
-        self._done: dict[int, Result] = {}
-        self._tickets = 0
         self._starts: dict[str, list[Tensor]] = {}
+        self._scored: tuple[Start, list[Tensor]] | None = None
         self.many_sizes, self._templates = many_sizes, Templates(model, objective) if many_sizes else None
-        self.crew: Crew | None = None
 
     @property
-    def site(self) -> tuple[nn.Module, Objective, Store]:
-        """Return what another engine needs, the chunk aside, to compute the same bits."""
-        return self._model, self._objective, self._store
+    def site(self) -> Site:
+        """Return what another engine needs to compute the same bits."""
+        return Site.of(self, self._model, self.objective, self._store, self.chunk, self.many_sizes)
 
     def as_built(self) -> None:
         """Put back whatever the model keeps between calls, where that may make a difference: as a device builds it for each task."""
         if self._remembers is not False:
             self._kept.back()
 
-    def submit(self, task: Task) -> int:
-        """Take *task* and return its ticket; nothing is computed yet."""
-        self._tickets += 1
-        self._pending[self._tickets] = task
-        return self._tickets
-
-    def peek(self, ticket: int) -> Result:
-        """Return the result of *ticket*, computed if it was not yet, and keep it for whoever will read it."""
-        result = self.collect([ticket])[0]
-        self._done[ticket] = result
-        return result
-
-    def discard(self, ticket: int) -> None:
-        """Forget a ticket that no one will read."""
-        self._pending.pop(ticket, None)
-        self._done.pop(ticket, None)
-
-    def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
-        """Return the results of *tickets*, in their order; as many of *others* ride along as memory allows."""
-        due = [ticket for ticket in tickets if ticket in self._pending]
-        if due:
-            room = max(0, RIDE_BYTES // self._bytes - len(self._done))
-            due += [ticket for ticket in others if ticket in self._pending][:room]
-        if due:
-            tasks = [self._pending.pop(ticket) for ticket in due]
-            results = self.run(tasks) if self.crew is None else self.crew.run(tasks)
-            self._done.update(zip(due, results, strict=True))
-        return [self._done.pop(ticket) for ticket in tickets]
-
     def evaluate(self, params: Params, x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores of *params* over the examples (x, y), from sums over batches of fixed size."""
         with one_thread():
             return self._scorer.scores(self._tensors(params), x, y)
-
-    def test(self, params: Params) -> dict[str, float]:
-        """Return the scores of *params* over the test part."""
-        if self.crew is None:
-            return self.evaluate(params, *self._store.test)
-        batches = -(-len(self._store.test[1]) // EVALUATION_ROWS)
-        return scores_of(self._objective, total(self.crew.batch_sums(Start(params), batches)))
 
     def test_classes(self, params: Params, classes: Sequence[int]) -> dict[str, float]:
         """Return the scores of *params* over those examples of the test part whose targets are in *classes*."""
@@ -155,17 +101,23 @@ class CohortEngine:
         chosen = torch.isin(y, torch.tensor(classes, device=y.device))
         return self.evaluate(params, x[chosen], y[chosen])
 
+    @property
+    def test_batches(self) -> int:
+        """Return how many batches the test part is scored in."""
+        return -(-len(self._store.test[1]) // EVALUATION_ROWS)
+
     def batch_sums(self, start: Start, batch: int) -> dict[str, float]:
         """Return what one batch of the test part adds to the sums that its scores follow from."""
         rows = slice(batch * EVALUATION_ROWS, (batch + 1) * EVALUATION_ROWS)
         x, y = self._store.test
-        if start.content not in self._starts:
-            self._starts = {start.content: self._tensors(start.params)}  # Kept for the batches that follow.
+        if self._scored is None or self._scored[0] is not start:
+            self._scored = start, self._tensors(start.params)  # Kept for the batches that follow.
         with one_thread():
-            return next(self._scorer.sums(self._starts[start.content], x[rows], y[rows]))
+            return next(self._scorer.sums(self._scored[1], x[rows], y[rows]))
 
     def run(self, tasks: list[Task]) -> list[Result]:
         """Return the results of *tasks*, in their order, computed here and now."""
+        self._scored = None
         with one_thread():
             return self._run(tasks)
 
@@ -224,7 +176,7 @@ class CohortEngine:
             self.as_built()
             with one_thread():
                 rows = self._rows(job, [task])
-                parts, loss = Learner(self._model, self._objective, self._store, task, self._start(task), rows, self._trained).run()
+                parts, loss = Learner(self._model, self.objective, self._store, task, self._start(task), rows, self._trained).run()
             found.append(self._result(task, Stack(self._names, rows.params), loss, rows, 0, parts, task.steps))
         return found
 
@@ -257,7 +209,7 @@ class CohortEngine:
         """Return the loss of *params* on some examples of the *pool*, in the middle of a task; infinity for none."""
         if not len(places):
             return math.inf
-        before = Kept(self._model, self._objective) if self._remembers else self._kept
+        before = Kept(self._model, self.objective) if self._remembers else self._kept
         x, y = pool
         loss = self._scorer.scores(params, x[places], y[places])["loss"]
         before.back()
@@ -357,10 +309,10 @@ class CohortEngine:
         """Return the step for batches of (size, new ones); the second is 0 where it makes no difference."""
         if (*kind, plain, mix) not in self._steps:
             x, y = self._store.sample(kind[0])
-            objective = self._objective if mix == "concat" else Mixed(self._objective, kind[1], mix)
+            objective = self.objective if mix == "concat" else Mixed(self.objective, kind[1], mix)
             if self._remembers is None:
-                self._remembers = remembers(self._model, self._objective, x, y, self._kept)
-            before = Kept(self._model, self._objective) if self._remembers else self._kept  # A task may be under way.
+                self._remembers = remembers(self._model, self.objective, x, y, self._kept)
+            before = Kept(self._model, self.objective) if self._remembers else self._kept  # A task may be under way.
             self._steps[*kind, plain, mix] = compile_step(
                 self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
                 more=[self._store.sample(kind[0], seed)[0] for seed in range(PROBED_BATCHES)],

@@ -1,6 +1,6 @@
-"""A crew of worker processes: what is due is dealt out in units, and results come back through shared memory.
+"""Worker processes: what is due is dealt out in units, and results come back through shared memory.
 
-Which worker computes what, beside what and when, changes no bit (see ``cohort.py``), so units go to whoever is idle.
+Which worker computes what, beside what and when, changes no bit (see ``engine/cohort.py``), so units go to whoever is idle.
 Nothing outlives the parent: blocks have no names, and a worker ends when its standard input does.
 """
 
@@ -14,8 +14,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -29,8 +29,8 @@ from fedsim.core.warned import tell
 from fedsim.data.source import Examples
 from fedsim.learn.engine import shared
 from fedsim.learn.engine.chunks import ranked
-from fedsim.learn.engine.cohort import CohortEngine
-from fedsim.learn.engine.executors.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Site, Train, Unit
+from fedsim.learn.engine.executors import Site, executors
+from fedsim.learn.engine.executors.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Settle, Train, Unit
 from fedsim.learn.models import hooks
 from fedsim.learn.store import CACHED_BYTES
 from fedsim.learn.work import Result, Start, Task
@@ -41,22 +41,6 @@ NAMED = 5
 """Tasks that an error line names at most."""
 KEPT = 4
 """Starts that workers remember beyond those at hand: the next round's are often this one's."""
-
-
-@contextmanager
-def hired(workers: int) -> Generator[Workers | None]:
-    """Within, *workers* processes are there to compute; None where one is enough, which is this process.
-
-    They take seconds to start, in which the caller may go on.
-    """
-    if workers == 1:
-        yield None
-        return
-    crew = Workers(workers)
-    try:
-        yield crew
-    finally:
-        crew.close()
 
 
 @dataclass(eq=False)
@@ -83,7 +67,7 @@ class _Done:
 
 
 class Workers:
-    """A Crew of processes on this machine. ``serve(engine)`` gives it an engine to compute for; ``close()`` ends it."""
+    """An Executor of processes on this machine. They take seconds to start, in which the caller may go on."""
 
     def __init__(self, workers: int) -> None:
         if not hasattr(socket, "send_fds"):
@@ -104,37 +88,27 @@ class Workers:
         """Return the process ids."""
         return [worker.process.pid for worker in self._workers]
 
-    def serve(self, engine: CohortEngine) -> None:
-        """Compute for *engine* from now on. Raises ScenarioError when what it is made of cannot be sent."""
-        model, objective, store = engine.site
-        if hooks(model):
+    def serve(self, site: Site) -> None:
+        """Compute at *site* from now on. Raises ScenarioError when what it is made of cannot be sent."""
+        store = site.store
+        if hooks(site.model):
             raise self._not_sent("model.kind", "hooks on gradients do not travel", "Build the model without, or leave")
         block, layout = store.share()
-        federation = replace(
-            store.federation,
-            pooled=None,
-            partition=None,
-            streams=None,
-            files={},
-            test=Examples(np.zeros(0), np.zeros(0)),
-            _holdings={},
-            _targets={},
-        )
+        federation = replace(store.needed, pooled=None, test=Examples(np.zeros(0), np.zeros(0)))
         sent: Params = {"path": _bytes(pickle.dumps(([place or os.getcwd() for place in sys.path], own.worlds())))}
-        for name, part in zip(SENT, (model, objective, federation), strict=True):
+        for name, part in zip(SENT, (site.model, site.objective, federation), strict=True):
             sent[name] = _bytes(self._pickled(part, SENT[name]))
         more, _ = shared.write(block, sent, os.fstat(block).st_size)
-        site = Site(
+        settle = Settle(
             examples={**layout, **more}, pooled=store.federation.pooled is not None,
-            dtype=str(store.dtype).removeprefix("torch."), chunk=engine.chunk, many_sizes=engine.many_sizes,
+            dtype=str(store.dtype).removeprefix("torch."), chunk=site.chunk, many_sizes=site.many_sizes,
             kept_bytes=CACHED_BYTES // len(self._workers),
         )  # fmt: skip
-        self._chunk = engine.chunk
+        self._chunk = site.chunk
         for worker in self._workers:
-            self._tell(worker, site, block)
-        engine.crew = self
+            self._tell(worker, settle, block)
 
-    def run(self, tasks: list[Task]) -> list[Result]:
+    def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Return the results of *tasks*, in their order. Raises what a worker raised, RunError where one died."""
         units = deal(tasks, self._chunk, len(self._workers))
         done, memories = self._work([Train([tasks[i] for i in rows]) for rows in units])
@@ -274,6 +248,12 @@ class Workers:
             f"engine.workers = {len(self._workers)}: what {key} names cannot be sent to another process ({why}). {hint}"
             f" engine.workers at 1."
         )
+
+
+@executors.register("processes")
+def processes(workers: int) -> Workers:
+    """Processes on this machine, engine.workers of them, on the CPU; examples and results lie in memory that they share."""
+    return Workers(workers)
 
 
 def deal(tasks: Sequence[Task], chunk: int, hands: int) -> list[list[int]]:

@@ -26,7 +26,7 @@ _HEADER = struct.Struct("<QQ")  # Bytes of the message, descriptors beside it.
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Settle:
     """What a worker computes with. Beside it: the block of the examples.
 
     What SENT names lies in the block too, each pickled by itself: a model may be large, and what of them cannot be

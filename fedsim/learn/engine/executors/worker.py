@@ -20,7 +20,7 @@ from fedsim.core import own
 from fedsim.core.errors import RunError, ScenarioError, reason
 from fedsim.core.warned import hearing
 from fedsim.learn.engine import shared
-from fedsim.learn.engine.executors.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Site, Train
+from fedsim.learn.engine.executors.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Settle, Train
 from fedsim.learn.work import Start
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _end_with_parent() -> None:
 
 
 class _Worker:
-    """What a worker knows: its site, the starts it has learned, where results go."""
+    """What a worker knows: the engine it settled with, the starts it has learned, where results go."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -67,7 +67,7 @@ class _Worker:
         """Return the answer to a unit; take note of anything else."""
         try:
             match message:
-                case Site():
+                case Settle():
                     self._settle(message, beside[0])
                 case Learn():
                     self._learn(message, beside[0])
@@ -84,10 +84,10 @@ class _Worker:
                 os.close(descriptor)
         return None
 
-    def _settle(self, site: Site, block: int) -> None:
+    def _settle(self, settle: Settle, block: int) -> None:
         self._refusal = None
         try:
-            self._engine = engine_at(site, block)
+            self._engine = engine_at(settle, block)
         except BaseException as error:  # Said when there is work: until then nobody listens.
             self._refusal = error
 
@@ -119,15 +119,15 @@ class _Worker:
             )
 
 
-def engine_at(site: Site, block: int) -> CohortEngine:
-    """Return the engine of *site*, its examples the memory of *block*."""
+def engine_at(settle: Settle, block: int) -> CohortEngine:
+    """Return the engine that *settle* speaks of, its examples the memory of *block*."""
     import torch
 
     from fedsim.data.source import Examples
     from fedsim.learn.engine.cohort import CohortEngine
     from fedsim.learn.store import Store
 
-    memory = shared.views(shared.mapped(block), site.examples)
+    memory = shared.views(shared.mapped(block), settle.examples)
     sys.path[:], worlds = pickle.loads(memory["path"].tobytes())
     own.settle(worlds)
     parts: dict[str, Any] = {}
@@ -144,10 +144,10 @@ def engine_at(site: Site, block: int) -> CohortEngine:
     federation = replace(
         parts["federation"],
         test=Examples(memory["test_x"], memory["test_y"]),
-        pooled=Examples(memory["x"], memory["y"]) if site.pooled else None,
+        pooled=Examples(memory["x"], memory["y"]) if settle.pooled else None,
     )
-    store = Store(federation, getattr(torch, site.dtype), torch.device("cpu"), kept_bytes=site.kept_bytes)
-    return CohortEngine(parts["model"], parts["objective"], store, chunk=site.chunk, many_sizes=site.many_sizes)
+    store = Store(federation, getattr(torch, settle.dtype), torch.device("cpu"), kept_bytes=settle.kept_bytes)
+    return CohortEngine(parts["model"], parts["objective"], store, chunk=settle.chunk, many_sizes=settle.many_sizes)
 
 
 def _pickled(error: BaseException) -> bytes:
