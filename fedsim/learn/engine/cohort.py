@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedsim.core.errors import RunError
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params
-from fedsim.learn.algorithms.ending import ended_by, named, sent_of
+from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, groups, planned, ranked
 from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
@@ -30,6 +30,7 @@ from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
 from fedsim.learn.engine.stack import Stack
+from fedsim.learn.engine.starts import Starts
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.kept import Kept
@@ -76,7 +77,7 @@ class CohortEngine:
         self.device = str(self._device)
         self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
         self._steps: dict[tuple[int, int, bool, Mix], Step] = {}
-        self._starts: dict[str, list[Tensor]] = {}
+        self._starts = Starts(self._names, self._trained, self._dtype, self._device)
         self._scored: tuple[Start, list[Tensor]] | None = None
         self.many_sizes, self._templates = many_sizes, Templates(model, objective) if many_sizes else None
 
@@ -93,7 +94,7 @@ class CohortEngine:
     def evaluate(self, params: Params, x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores of *params* over the examples (x, y), from sums over batches of fixed size."""
         with one_thread():
-            return self._scorer.scores(self._tensors(params), x, y)
+            return self._scorer.scores(self._starts.tensors(params), x, y)
 
     def test_classes(self, params: Params, classes: Sequence[int]) -> dict[str, float]:
         """Return the scores of *params* over those examples of the test part whose targets are in *classes*."""
@@ -111,7 +112,7 @@ class CohortEngine:
         rows = slice(batch * EVALUATION_ROWS, (batch + 1) * EVALUATION_ROWS)
         x, y = self._store.test
         if self._scored is None or self._scored[0] is not start:
-            self._scored = start, self._tensors(start.params)  # Kept for the batches that follow.
+            self._scored = start, self._starts.tensors(start.params)  # Kept for the batches that follow.
         with one_thread():
             return next(self._scorer.sums(self._scored[1], x[rows], y[rows]))
 
@@ -154,7 +155,7 @@ class CohortEngine:
                     full = isinstance(error, MemoryError) or "memory" in said.lower()
                     hint = f" Try engine.chunk = {max(1, len(chunk) // 2)}, or smaller batches." if full else ""
                     raise RunError(f"training broke in {names}: {said}{'' if said.endswith('.') else '.'}{hint}") from error
-        self._starts.clear()
+        self._starts.forget()
         return [results[i] for i in range(len(tasks))]
 
     def _width(self, job: Job, tasks: list[Task]) -> int:
@@ -175,8 +176,8 @@ class CohortEngine:
         for task in tasks:
             self.as_built()
             with one_thread():
-                rows = self._rows(job, [task])
-                parts, loss = Learner(self._model, self.objective, self._store, task, self._start(task), rows, self._trained).run()
+                rows = self._starts.rows(job, [task])
+                parts, loss = Learner(self._model, self.objective, self._store, task, self._starts.of(task), rows, self._trained).run()
             found.append(self._result(task, Stack(self._names, rows.params), loss, rows, 0, parts, task.steps))
         return found
 
@@ -186,7 +187,7 @@ class CohortEngine:
             return {}
         local = task.parts.get("local")
         x, y, _ = self._store.pool([task])
-        return self._scorer.each(self._tensors(local) if local else self._start(task), x, y, task.test)
+        return self._scorer.each(self._starts.tensors(local) if local else self._starts.of(task), x, y, task.test)
 
     def _score(self, job: Job, tasks: list[Task]) -> list[Result]:
         return [Result(self._scores(task), mark=task.mark) for task in tasks]
@@ -194,7 +195,7 @@ class CohortEngine:
     def _scores(self, task: Task) -> dict[str, float]:
         x, y, _ = self._store.pool([task])
         places = torch.tensor(task.positions)
-        return self._scorer.scores(self._start(task), x[places], y[places])
+        return self._scorer.scores(self._starts.of(task), x[places], y[places])
 
     def _train_early(self, job: Job, tasks: list[Task]) -> list[Result]:
         """Train *tasks* that may end early, one after the other."""
@@ -218,7 +219,7 @@ class CohortEngine:
     def _train(self, job: Job, tasks: list[Task], early: Early | None = None) -> list[Result]:
         x, y, offsets = self._store.pool(tasks)
         chunk = planned(job, tasks, offsets)
-        rows, luck = self._rows(job, tasks), Luck(tasks)
+        rows, luck = self._starts.rows(job, tasks), Luck(tasks)
         plain, rates = not rows.terms, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
         losses = np.zeros(chunk.sizes.shape)
         heads: dict[tuple[int, int], list[tuple[int, slice | IntArray, Tensor]]] = {}
@@ -292,19 +293,6 @@ class CohortEngine:
             metrics["steps"] = float(steps)
         return Result(metrics, params, self._predicted(task), parts, mark=task.mark)
 
-    def _rows(self, job: Job, tasks: list[Task]) -> Rows:
-        """Return the rows of *tasks*, as they start."""
-        sent: dict[str, list[Tensor]] = {}
-        for extra in job.algorithm.down if job.algorithm else ():
-            each = [self._sent(task, extra) for task in tasks]
-            sent[extra] = [torch.stack(list(arrays)) for arrays in zip(*each, strict=True)]
-        kept = [{**task.parts.get("algorithm", {}), **task.parts.get("optimizer", {})} for task in tasks] if job.keeping else []
-        return Rows(rule(job), self._names, self._starts_of(tasks), self._trained, sent=sent, kept=kept)
-
-    def _sent(self, task: Task, extra: str) -> list[Tensor]:
-        arrays = sent_of(task, extra, self._names[: self._trained])
-        return [torch.tensor(array, dtype=self._dtype, device=self._device) for array in arrays.values()]
-
     def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat") -> Step:
         """Return the step for batches of (size, new ones); the second is 0 where it makes no difference."""
         if (*kind, plain, mix) not in self._steps:
@@ -320,26 +308,3 @@ class CohortEngine:
             )
             before.back()  # Tracing and probing have called it.
         return self._steps[*kind, plain, mix]
-
-    def _starts_of(self, tasks: list[Task]) -> list[Tensor]:
-        """Return the parameters each row starts from; one set, expanded, where all rows start from the same."""
-        starts = [self._start(task) for task in tasks]
-        if all(start is starts[0] for start in starts):
-            return [param.expand(len(tasks), *param.shape) for param in starts[0]]
-        return [torch.stack(list(params)) for params in zip(*starts, strict=True)]
-
-    def _start(self, task: Task) -> list[Tensor]:
-        content = task.start.content
-        if content not in self._starts:
-            self._starts[content] = self._tensors(task.start.params)
-        return self._starts[content]
-
-    def _tensors(self, params: Params) -> list[Tensor]:
-        for name, array in params.items():
-            if name.endswith("running_var") and (array < 0).any():
-                raise RunError(
-                    f"{name} became negative: the server's strategy moves BatchNorm's variance like a parameter. Use a"
-                    f" strategy that averages, like FedAvg, or GroupNorm in the model."
-                )
-        return [torch.tensor(params[name], dtype=self._dtype, device=self._device) for name in self._names]
-
