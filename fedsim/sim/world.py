@@ -129,9 +129,11 @@ class World:
         elif ready_s > now:
             yield self.env.timeout(ready_s - now)
 
-    def _measured(self, ticket: int | None) -> int | None:
+    def _measured(self, delivery: Delivery) -> int | None:
         """Return how many steps a task comes to, computing it; None in a dry run, which takes the most."""
-        result = None if ticket is None else self.engine.peek(ticket)
+        result = None if delivery.ticket is None else self.engine.peek(delivery.ticket)
+        if delivery.abandoned:  # Where it leaves something nobody but the client reads it, else nobody does.
+            self.abandon(delivery)
         return None if result is None else int(result.metrics["steps"])
 
     def _begin(self, delivery: Delivery, order: Order) -> Seconds:
@@ -145,7 +147,7 @@ class World:
         # A task known to be lost, that leaves nothing, is not computed; unless nobody knows how long it takes before it is.
         if self._leaves(delivery) or not delivery.abandoned or task.measured:
             delivery.ticket = self.engine.submit(task)
-        steps = self._measured(delivery.ticket) if task.measured else None
+        steps = self._measured(delivery) if task.measured else None
         delivery.plan(task, fleet.flops.of(task, steps), 0 if not training else task.steps if steps is None else steps)
         if self._leaves(delivery):
             delivery.kept = kept

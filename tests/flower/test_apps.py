@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 from clients.client_app import app as client_app
 from clients.server_app import app as server_app
 from fedsim.flower import compat, records
+from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from fedsim.sim.grid import VirtualGrid
@@ -29,7 +30,7 @@ def test_a_real_client_answers_as_the_simulated_one(scenario_file: Any, go: Any)
     """Called with Flower messages and contexts, our ClientApp returns the simulator's replies, round after round."""
     path = scenario_file({"data.partition": {"kind": "dirichlet", "alpha": 0.3}, "evaluate.federated_fraction": 0.5})
     parts = build(load(path))
-    grid = VirtualGrid(parts.fleet, parts.engine, Deaf())
+    grid = VirtualGrid(parts.fleet, here(parts.engine), Deaf())
     contexts = {
         c: Context(1, records.node_of(c), {"partition-id": c}, RecordDict(), {"scenario": str(path)}) for c in range(6)
     }
@@ -64,7 +65,7 @@ def test_the_server_app_drives_the_virtual_grid_to_the_same_model(scenario_file:
             told.extend(asked)
             return super().send_and_receive(asked, timeout=timeout)
 
-    grid: Grid = Listening(parts.fleet, parts.engine, Deaf())
+    grid: Grid = Listening(parts.fleet, here(parts.engine), Deaf())
     server_app(grid, Context(1, 1, {}, RecordDict(), {"scenario": str(path)}))
     last = [records.params_of(m.content["arrays"]) for m in told if m.metadata.message_type == "train"][-1]
     before = run.tasks

@@ -11,6 +11,7 @@ from fedsim.client.kept import Kept
 from fedsim.client.program import Order
 from fedsim.core.errors import RunError
 from fedsim.flower import compat, records
+from fedsim.learn.engine.queue import here
 from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
@@ -44,7 +45,7 @@ def world(tiny: Callable[..., Table]) -> Callable[..., tuple[VirtualGrid, Parts,
 
     def make(overrides: Table | None = None, **settings: Any) -> tuple[VirtualGrid, Parts, Heard]:
         parts, heard = build(load(tiny(overrides or {}))), Heard()
-        return VirtualGrid(parts.fleet, parts.engine, heard, **settings), parts, heard
+        return VirtualGrid(parts.fleet, here(parts.engine), heard, **settings), parts, heard
 
     return make
 

@@ -18,6 +18,7 @@ import clients.client_app as entry
 from fedsim.core.types import Params
 from fedsim.flower import compat, records
 from fedsim.flower.apps import Site, client_app
+from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
 from fedsim.sim.grid import VirtualGrid
@@ -70,7 +71,7 @@ def answers(parts: Parts, app: Callable[[int], ClientApp], keep: Callable[[Recor
     ``app(n)`` is the app at message n, its process as fresh as a reader likes.
     """
     times = Times()
-    grid = VirtualGrid(parts.fleet, parts.engine, times)
+    grid = VirtualGrid(parts.fleet, here(parts.engine), times)
     states = {client: RecordDict() for client in range(2)}
     params, same = parts.first, list[bool]()
     for number in range(4):

@@ -15,6 +15,7 @@ from test_strategies import table
 import fedsim
 from fedsim.flower import compat, records, rounds
 from fedsim.flower.rounds import Course, Done, drive
+from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
 from fedsim.sim.grid import VirtualGrid
@@ -58,7 +59,7 @@ def never() -> bool:
 def told(driver: Callable[..., Result], kind: str, tiny: Any, caplog: Any, more: dict[str, Any] | None = None) -> list[Any]:
     """Return what a run of *kind* under *driver* tells: its rows, its result with the model's numbers, and its log, wall times apart."""
     parts, heard = build(load(tiny({"server.strategy": table(kind), **BOTH, **(more or {})}))), Heard()
-    grid = VirtualGrid(parts.fleet, parts.engine, heard, mods=parts.strategy.mods, writable=parts.strategy.writable)
+    grid = VirtualGrid(parts.fleet, here(parts.engine), heard, mods=parts.strategy.mods, writable=parts.strategy.writable)
     strategy = compat.name_draws(compat.keep_types(parts.strategy.strategy, parts.first), parts.key)
     caplog.clear()
     with caplog.at_level(logging.INFO, "flwr"):

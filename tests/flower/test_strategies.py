@@ -10,6 +10,7 @@ from flwr.serverapp.strategy import QFedAvg
 
 from fedsim.core.errors import ScenarioError
 from fedsim.flower import compat, records
+from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from fedsim.sim.grid import VirtualGrid
@@ -63,7 +64,7 @@ def test_a_strategy_aggregates_as_it_does_outside(kind: str, tiny: Any) -> None:
         compat.name_draws(compat.keep_types(built.strategy, parts.first), parts.key)
         for built in (stock.build(table(kind), 6, 0.0), parts.strategy)
     )
-    grid = VirtualGrid(parts.fleet, parts.engine, Deaf(), mods=parts.strategy.mods, writable=parts.strategy.writable)
+    grid = VirtualGrid(parts.fleet, here(parts.engine), Deaf(), mods=parts.strategy.mods, writable=parts.strategy.writable)
     ours: Any = compat.array_record(parts.first)
     theirs: Any = ArrayRecord({n: Array(a) for n, a in parts.first.items()})
     gc.freeze()  # As a run does: Flower collects garbage for every reply it turns into numpy arrays.

@@ -13,6 +13,7 @@ from clients.client_app import app as client_app
 from fedsim.core.errors import FedsimError, ScenarioError
 from fedsim.flower import compat, records
 from fedsim.learn.algorithms import algorithms
+from fedsim.learn.engine.queue import here
 from fedsim.learn.work import Job
 from fedsim.scenario.build import build
 from fedsim.scenario.kinds import slots
@@ -96,7 +97,7 @@ def test_a_real_client_keeps_the_same(name: str, scenario_file: Any) -> None:
     """Our ClientApp, its state in ``Context.state``, answers as the simulated client, round after round; without its state it does not."""
     path = scenario_file({**RAGGED, **KEEPERS[name]})
     parts = build(load(path))
-    grid = VirtualGrid(parts.fleet, parts.engine, Deaf())
+    grid = VirtualGrid(parts.fleet, here(parts.engine), Deaf())
     contexts = {c: Context(1, records.node_of(c), {"partition-id": c}, RecordDict(), {"scenario": str(path)}) for c in range(2)}
     fresh = {c: Context(1, records.node_of(c), {"partition-id": c}, RecordDict(), {"scenario": str(path)}) for c in range(2)}
     config, model = records.job_config(parts.job), parts.first

@@ -17,6 +17,7 @@ from fedsim.codec.bfloat16 import rounded, widened
 from fedsim.core.errors import FedsimError, RunError
 from fedsim.flower import compat, records
 from fedsim.flower.decode import coded
+from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
 from fedsim.scenario.kinds import slots
 from fedsim.scenario.load import load
@@ -107,7 +108,7 @@ def test_a_real_client_sends_the_same_bytes(scenario_file: Any) -> None:
     """Our ClientApp, given what the wrapper sends, answers with the arrays that the simulated client sends."""
     path = scenario_file({"codec": BOTH})
     parts = build(load(path))
-    inner = VirtualGrid(parts.fleet, parts.engine, Deaf())
+    inner = VirtualGrid(parts.fleet, here(parts.engine), Deaf())
     grid = coded(inner, parts.fleet.coding)
     config = records.job_config(parts.job)
     config["server-round"] = 1
@@ -174,7 +175,7 @@ def shrinks(message: Message, context: Context, app: Any) -> Message:
 def test_a_mod_that_changes_sizes_is_told_what_it_changed(tiny: Any) -> None:
     """Its name, the array, and what would have worked."""
     parts = build(load(tiny({})))
-    grid = VirtualGrid(parts.fleet, parts.engine, Deaf(), mods=[shrinks])
+    grid = VirtualGrid(parts.fleet, here(parts.engine), Deaf(), mods=[shrinks])
     content = RecordDict({"arrays": compat.array_record(parts.first), "config": records.job_config(parts.job)})
     with pytest.raises(RunError, match=r"a client mod \(shrinks\) changed the size of the reply.*\('float16', .*'float32'.*codec"):
         grid.send_and_receive([Message(content, records.node_of(0), "train")], timeout=1e6)

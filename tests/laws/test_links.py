@@ -11,6 +11,7 @@ from flwr.app import Message, RecordDict
 from fedsim.core.keys import Key
 from fedsim.cost.network import Network, networks
 from fedsim.flower import compat, records
+from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from fedsim.sim.invariants import Invariants
@@ -94,7 +95,7 @@ def test_a_world_uses_the_links_that_it_is_given(tiny: Any) -> None:
     compat.set_identity()
     parts, there = build(load(tiny())), list[Delivery]()
     lay: type[Links] = Fixed
-    world, mail = World(parts.fleet, parts.engine, there.append, Invariants(), lay), Mail(parts.fleet)
+    world, mail = World(parts.fleet, here(parts.engine), there.append, Invariants(), lay), Mail(parts.fleet)
     content = RecordDict({"arrays": compat.array_record(parts.first), "config": records.job_config(parts.job)})
     for client in (0, 4):
         world.send(mail.delivery(Message(content, records.node_of(client), "train"), 0.0, {}))

@@ -21,6 +21,7 @@ from fedsim.data.stream import Stream
 from fedsim.data.stream.arrivals import arrivals
 from fedsim.data.stream.trigger import Trigger, triggers
 from fedsim.flower import compat, records
+from fedsim.learn.engine.queue import here
 from fedsim.learn.work import Start
 from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.invariants import Invariants
@@ -247,7 +248,8 @@ def test_a_polling_server_needs_no_rounds(more: dict[str, Any], tiny: Any) -> No
     """Four messages to each client at once, without a round: each is worked on in turn, all that is tested is told once."""
     parts, _, _ = program_of(tiny, more)
     ears = Ears()
-    grid = VirtualGrid(parts.fleet, parts.engine, ears)
+    queue = here(parts.engine)
+    grid = VirtualGrid(parts.fleet, queue, ears)
     content = RecordDict({"arrays": compat.array_record(parts.first), "config": records.job_config(parts.job)})
     waiting = list(grid.push_messages([Message(content, records.node_of(c), "train") for c in (0, 1, 2, 0, 1, 2, 0, 1, 2)]))
     replies: list[Message] = []
@@ -258,7 +260,7 @@ def test_a_polling_server_needs_no_rounds(more: dict[str, Any], tiny: Any) -> No
 
     assert 9 == len(replies) == len(ears.rows) and not any(reply.has_error() for reply in replies)
     assert all(found == list(range(len(found))) and len(found) >= 27 for found in items.values())
-    assert ({}, {}) == (parts.engine._pending, parts.engine._done)
+    assert ({}, {}) == (queue._pending, queue._done)
 
 
 def test_a_memory_beyond_its_capacity_stops_the_run(tiny: Any) -> None:
@@ -267,7 +269,7 @@ def test_a_memory_beyond_its_capacity_stops_the_run(tiny: Any) -> None:
     online = parts.fleet.online
     assert online is not None
     liar = Liar(online.replay)
-    grid = VirtualGrid(replace(parts.fleet, online=replace(online, replay=liar)), parts.engine, Ears())
+    grid = VirtualGrid(replace(parts.fleet, online=replace(online, replay=liar)), here(parts.engine), Ears())
     content = RecordDict({"arrays": compat.array_record(parts.first), "config": records.job_config(parts.job)})
     with pytest.raises(RunError, match="invariant broken at message m000000001 to client 0: the client remembers"):
         list(grid.send_and_receive([Message(content, records.node_of(0), "train")]))

@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import Message, RecordDict
 
 import fedsim
 from fedsim.client.kept import Kept
 from fedsim.client.program import Order
 from fedsim.core.errors import FedsimError, ScenarioError
+from fedsim.flower import compat, records
+from fedsim.learn.engine.queue import here
 from fedsim.learn.stopping import Patience, Stopping, stoppings
 from fedsim.learn.work import Start
 from fedsim.preview import preview
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.kinds import slots
 from fedsim.scenario.load import load
+from fedsim.sim.grid import VirtualGrid
 
 slots()  # Importing registers.
 Go = Callable[..., fedsim.Run]
@@ -77,6 +81,28 @@ def test_time_follows_from_what_it_took(go: Go, tiny: Any) -> None:
 
     assert np.allclose(seconds, 0.5 + tasks.flops / 1e7)
     assert tasks.computed_s.max() <= preview(load(tiny(settings))).plain()["virtual_s"]
+
+
+class Deaf:
+    """Hears nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
+def test_what_is_lost_is_forgotten(algorithm: str, tiny: Any) -> None:
+    """Tasks that were computed for their time and whose replies are lost leave no numbers behind at the end."""
+    parts = build(load(tiny({**RAGGED, **STOPPING, "training.algorithm": {"kind": algorithm}})))
+    queue = here(parts.engine)
+    grid = VirtualGrid(parts.fleet, queue, Deaf())
+    config, extra = records.job_config(parts.job), {} if parts.extras is None else parts.extras.state
+    content = RecordDict({"arrays": compat.array_record({**parts.first, **extra}), "config": config})
+    for timeout in (0.01, 0.02, 1e6):  # Abandoned before they begin, and while they wait for their turn.
+        grid.send_and_receive([Message(content, records.node_of(c), "train") for c in range(6)], timeout=timeout)
+    grid.finish()
+
+    assert not queue._done and not queue._pending  # pyright: ignore
 
 
 OWN = """

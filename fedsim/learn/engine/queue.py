@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from fedsim.core.types import Params
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.executors import Executor
+from fedsim.learn.engine.executors.local import Local
 from fedsim.learn.engine.scoring import total
 from fedsim.learn.objectives import scores_of
 from fedsim.learn.work import Result, Start, Task
@@ -56,3 +57,8 @@ class Queue:
     def test(self, params: Params) -> dict[str, float]:
         """Return the scores of *params* over the test part."""
         return scores_of(self._engine.objective, total(self._executor.batch_sums(Start(params), self._engine.test_batches)))
+
+
+def here(engine: CohortEngine) -> Queue:
+    """Return a queue whose tasks *engine* computes itself."""
+    return Queue(engine, Local())
