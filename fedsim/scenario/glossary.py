@@ -189,6 +189,7 @@ GLOSSARY: dict[str, dict[str, str]] = {
     },
     "algorithm": {"alpha": "weight of the pull to the model that was received, and of what is remembered of it"},
     "codec": {},
+    "executor": {},
     "stopping": {
         "epochs": "how many epochs in a row may pass without a lower loss",
         "least": "by how much the loss must fall for an epoch to count",
