@@ -236,7 +236,7 @@ def test_alternatives_that_are_both_asked_for_are_refused(tiny: Callable[..., di
         ("model.lr", "There is training.optimizer.lr."),
         ("lr", "There is training.optimizer.lr."),
         ("batch_size", "There is training.batch_size."),
-        ("training.optimizer.epochs", "There is training.epochs."),
+        ("training.optimizer.epochs", "There is training.epochs"),
         ("training.optimizer.batch-size", "There is training.batch_size."),
         ("server.fraction_train", "There is server.strategy.fraction_train."),
         ("server.strategy.rounds", "There is server.rounds."),

@@ -73,14 +73,21 @@ class Adam:
 
 
 def _sound(made: Optimizer, _given: object) -> None:
-    if isinstance(made, Sgd) and made.nesterov and not made.momentum:
+    if not isinstance(made, Sgd):
+        return
+    for name, check in (("momentum", answers.within(ge=0, lt=1)), ("weight_decay", answers.within(ge=0)), ("nesterov", answers.truth)):
+        try:
+            check(getattr(made, name))
+        except ValueError as error:
+            raise ValueError(f"its {name} is {error}") from error
+    if made.nesterov and not made.momentum:
         raise ValueError("its nesterov is true, and wants momentum > 0; 0.9 is usual")
 
 
 optimizers: Registry[Callable[..., Optimizer]] = Registry(
     "optimizer", key="training.optimizer",
     gives=answers.Gives(
-        "an Optimizer", ("lr", "state", "terms"), looked=_sound,
+        "an Optimizer, as that of sgd", ("lr", "state", "terms"), looked=_sound,
         fields={"lr": answers.within(gt=0), "state": answers.among("reset", "keep")},
     ),
 )  # fmt: skip

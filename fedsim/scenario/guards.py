@@ -97,5 +97,6 @@ def guarded(made: Any, gives: Gives, at: str, given: Mapping[str, Any]) -> Any:
         try:
             gives.looked(whole, given)
         except ValueError as error:
-            raise ScenarioError(f"{at}: {error}.") from error
+            said = str(error).replace(f"a {Guarded.__name__},", f"a {type(made).__name__},")  # What stands behind the door.
+            raise ScenarioError(f"{at}: {said}.") from error
     return whole

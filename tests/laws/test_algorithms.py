@@ -87,9 +87,8 @@ def test_extra_arrays_are_paid_for(go: Go) -> None:
 class Deaf:
     """Hears nothing."""
 
-    def task(self, row: Any) -> None: ...
-
-    def round(self, row: Any) -> None: ...
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
 
 
 @pytest.mark.parametrize("name", ["scaffold", "feddyn", "adam"])

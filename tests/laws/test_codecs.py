@@ -99,9 +99,8 @@ def test_a_strategy_sees_plain_arrays(go: Go) -> None:
 class Deaf:
     """Hears nothing."""
 
-    def task(self, row: Any) -> None: ...
-
-    def round(self, row: Any) -> None: ...
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
 
 
 def test_a_real_client_sends_the_same_bytes(scenario_file: Any) -> None:

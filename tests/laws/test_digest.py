@@ -278,12 +278,12 @@ def test_teeth_a_run_that_consumes_its_luck_is_caught(go: Go, monkeypatch: pytes
 
 def test_teeth_a_chunk_dependent_step_is_caught(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step whose last bit depends on how many rows are stacked, as grouped convolutions have it, gives another digest."""
-    from fedsim.learn.optim import Rows
+    from fedsim.learn.engine.rows import Rows
 
     step = Rows.step
 
-    def sloppy(self: Rows, rows: Any, gradients: list[Any], first: bool) -> None:
-        step(self, rows, [gradient * (1 + 1e-7 * (len(gradient) > 1)) for gradient in gradients], first)
+    def sloppy(self: Rows, rows: Any, gradients: list[Any], at: int, rate: float) -> None:
+        step(self, rows, [gradient * (1 + 1e-7 * (len(gradient) > 1)) for gradient in gradients], at, rate)
 
     monkeypatch.setattr(Rows, "step", sloppy)
     heavy = {**RAGGED, "training.optimizer.momentum": 0.5}  # Plain SGD's update is inside the compiled step.

@@ -18,6 +18,7 @@ from fedsim.client.program import Order, Program
 from fedsim.data.replay import losses, policies, replays, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.stream import Stream
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.engine.queue import Queue
 from fedsim.learn.work import Start, Task
 from fedsim.preview import preview
 from fedsim.scenario.build import Parts, build
@@ -234,16 +235,16 @@ def test_late_tasks_are_computed_once_and_tell_what_they_predicted(
     more: dict[str, Any], quick: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With half of the tasks late each begun one is computed once, its tests are known, and the engine is empty in the end."""
-    engines: list[CohortEngine] = []
+    queues: list[Queue] = []
     computed: list[tuple[int, int]] = []
     honest = CohortEngine.run
 
     def run(self: CohortEngine, tasks: list[Task]) -> Any:
-        engines.append(self)
         computed.extend((task.client, task.number) for task in tasks)
         return honest(self, tasks)
 
     monkeypatch.setattr(CohortEngine, "run", run)
+    monkeypatch.setattr("fedsim.session.Queue", lambda *given: queues.append(Queue(*given)) or queues[-1])
     found = quick({**LATE, **more})
     tasks, tested = found.tasks, found.tested
     begun = [(row.client, row.number) for row in tasks.itertuples() if row.number >= 0]
@@ -256,7 +257,7 @@ def test_late_tasks_are_computed_once_and_tell_what_they_predicted(
         stream_end = rows.arrived_s.max()
         assert list(range(len(rows))) == sorted(rows.item)
         assert stream_end <= last
-    assert ({}, {}) == (engines[0]._pending, engines[0]._done)
+    assert ({}, {}) == (queues[0]._pending, queues[0]._done)
 
 
 EVENTS = ["message", "client", "number", "round", "outcome", "sent_s", "received_s", "started_s", "computed_s", "arrived_s"]

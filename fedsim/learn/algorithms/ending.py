@@ -14,6 +14,7 @@ from fedsim.learn.work import Task
 def named(extra: Mapping[str, Params]) -> Params:
     """Return *extra* arrays by the names under which they travel.
 
+    >>> import numpy as np
     >>> list(named({"control": {"weight": np.zeros(1)}}))
     ['control/weight']
     """

@@ -40,6 +40,7 @@ class FedNova:
 def amounts(job: Job, rates: FloatArray) -> float:
     """Return |a_i|_1 for the steps of a task, in units of the job's rate: their number, more with momentum, less with FedProx.
 
+    >>> import numpy as np
     >>> amounts(Job(lr=0.1), np.full(3, 0.1)), round(amounts(Job(lr=0.1, momentum=0.5), np.full(3, 0.1)), 12)
     (3.0, 4.25)
     """
