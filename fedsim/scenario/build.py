@@ -7,7 +7,6 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from fedsim.client.stream import Online
 from fedsim.codec import Coding, Plain
 from fedsim.core import own
-from fedsim.core.errors import ScenarioError, door
+from fedsim.core.errors import door
 from fedsim.core.keys import Key
 from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
@@ -41,12 +40,12 @@ from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
 from fedsim.scenario import judge
-from fedsim.scenario.guards import guarded, unwritable
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
+from fedsim.scenario.making import made
 from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
-from fedsim.scenario.schema import Engine, Scenario, Table
+from fedsim.scenario.schema import Engine, Scenario
 from fedsim.scenario.updating import try_algorithm, try_rule
 from fedsim.sim.fleet import Fleet
 from fedsim.strategy.extras import Extras, check_goes
@@ -93,7 +92,7 @@ def opened(loaded: Loaded) -> Generator[Executor]:
     """Within, what computes a scenario is there, and may be starting while the caller goes on; it is closed whatever happens."""
     engine = loaded.scenario.engine
     with own.beside(loaded.folder):
-        executor: Executor = _made("executor", engine.executing, workers=engine.workers)
+        executor: Executor = made("executor", engine.executing, workers=engine.workers)
     try:
         yield executor
     except BaseException:
@@ -109,8 +108,8 @@ def _built(loaded: Loaded) -> Parts:
     chosen(table["executor"], scenario.engine.executing)  # Opened by whoever runs; checked by whoever only looks.
     strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction, hint=elsewhere)
     job = _job(scenario, strategy)
-    source: Pool | Source = _made("source", scenario.data.source, find=finder(loaded.folder), key=key.fold("data"))
-    objective: Objective = _made("objective", scenario.training.objective)
+    source: Pool | Source = made("source", scenario.data.source, find=finder(loaded.folder), key=key.fold("data"))
+    objective: Objective = made("objective", scenario.training.objective)
     if ":" in scenario.data.source["kind"]:
         kind, classes = f"data.source.kind = {scenario.data.source['kind']!r}", isinstance(objective, Classification)
         with door(kind):
@@ -124,13 +123,13 @@ def _built(loaded: Loaded) -> Parts:
     shape = source.train.x.shape[1:] if isinstance(source, Pool) else source.shape
     with door(f"model.kind = {scenario.model.kind!r}"):
         few = source.train.x[:2] if isinstance(source, Pool) else np.zeros(0)
-        made = partial(
+        anew = partial(
             build_model, scenario.model.kind, settings, shape, source.outputs, key.fold("model"), few if few.dtype.kind in "iu" else None
         )
-        model = made()
+        model = anew()
         check_types(model, dtype, scenario.model.kind)
         if ":" in scenario.model.kind:
-            check_repeats(model, made, scenario.model.kind)
+            check_repeats(model, anew, scenario.model.kind)
     with door(f"model.kind = {scenario.model.kind!r}", "its forward raised"):
         if isinstance(source, Pool):
             source = as_taken(source, lambda x: takes_whole(model, x))
@@ -157,9 +156,9 @@ def _built(loaded: Loaded) -> Parts:
     fleet = Fleet(
         federation=federation, job=job, flops=counted, forms=_forms(first, job.algorithm.up if job.algorithm else (), model), scores=scores,
         extra_metrics=strategy.extra_metrics, key=key, online=online,
-        compute=_made("compute", scenario.clients.compute, key=key.fold("device")),
-        network=_made("network", scenario.clients.network, key=key.fold("link")),
-        availability=_made("availability", scenario.clients.availability, key=key.fold("availability")),
+        compute=made("compute", scenario.clients.compute, key=key.fold("device")),
+        network=made("network", scenario.clients.network, key=key.fold("link")),
+        availability=made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
     fleet = replace(fleet, coding=_coding(scenario, job, fleet, first, model))
     extras = _extras(scenario, strategy, job, first, list(trainable(model)))
@@ -177,8 +176,8 @@ def _device(engine: Engine) -> torch.device:
 def _job(scenario: Scenario, strategy: Built) -> Job:
     judge.check_stopping(scenario)
     training = scenario.training
-    optimizer: Optimizer = _made("optimizer", training.optimizer)
-    algorithm: Algorithm = _made("algorithm", training.algorithm or {"kind": "fedavg"})
+    optimizer: Optimizer = made("optimizer", training.optimizer)
+    algorithm: Algorithm = made("algorithm", training.algorithm or {"kind": "fedavg"})
     plain = optimizer if isinstance(optimizer, Sgd) else Sgd(optimizer.lr, 0.0, 0.0, False)  # What of it travels.
     return Job(
         epochs=training.epochs or 0, steps=training.steps or 0,
@@ -187,7 +186,7 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         nesterov=plain.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
         drop_last=training.drop_last, optimizer=None if type(optimizer) is Sgd and optimizer.state == "reset" else optimizer,
         algorithm=None if type(algorithm) is FedAvg else algorithm,
-        stopping=None if training.stopping is None else _made("stopping", training.stopping),
+        stopping=None if training.stopping is None else made("stopping", training.stopping),
     )  # fmt: skip
 
 
@@ -217,7 +216,7 @@ def _coding(scenario: Scenario, job: Job, fleet: Fleet, first: Params, model: nn
     if asked is None:
         return None
     down, up = (
-        _made("codec", table or {"kind": "plain"}, place=f"codec.{name}") for name, table in (("down", asked.down), ("up", asked.up))
+        made("codec", table or {"kind": "plain"}, place=f"codec.{name}") for name, table in (("down", asked.down), ("up", asked.up))
     )
     if type(down) is Plain and type(up) is Plain:
         return None
@@ -237,14 +236,14 @@ def _online(scenario: Scenario, federation: Federation, objective: Objective) ->
     if stream is None:
         return None
     example_bytes = 4 * math.prod(federation.shape) + 8
-    replay: Replay = _made("replay", clients.replay or {"kind": "none"}, outputs=federation.outputs, example_bytes=example_bytes)
-    rehearsal: Rehearsal = _made("rehearsal", scenario.training.rehearsal or {"kind": "er"})
-    reaction = None if clients.reaction is None else _made("reaction", clients.reaction, at="clients.reaction")
-    trigger: Trigger = _made("trigger", stream.trigger)
+    replay: Replay = made("replay", clients.replay or {"kind": "none"}, outputs=federation.outputs, example_bytes=example_bytes)
+    rehearsal: Rehearsal = made("rehearsal", scenario.training.rehearsal or {"kind": "er"})
+    reaction = None if clients.reaction is None else made("reaction", clients.reaction, at="clients.reaction")
+    trigger: Trigger = made("trigger", stream.trigger)
     if scenario.training.drop_last and scenario.training.batch_size != 1:
         trigger = AtLeast(trigger, 2)  # No batch is of one example then, which some layers cannot train on.
     online = Online(
-        trigger, replay, rehearsal, _made("detector", clients.detector or {"kind": "none"}),
+        trigger, replay, rehearsal, made("detector", clients.detector or {"kind": "none"}),
         reaction, stream.predict, stream.weight,
     )  # fmt: skip
     judge.check_online(online, clients, scenario.training)
@@ -264,7 +263,7 @@ def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> Federation:
     natural = table.get("kind") == "natural" and source.groups is not None
     train, test, kept = split(source, data.test_fraction, key.fold("data"), source.groups if natural else None)
     judge.check_count(count, len(train))
-    partition = _made(
+    partition = made(
         "partition", table, labels=train.y, clients=count, key=key.fold("data", "partition"),
         groups=None if source.groups is None else source.groups[kept],
     )  # fmt: skip
@@ -282,32 +281,15 @@ def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source,
     if isinstance(source, Pool) and kept is not None and stream.arrivals.get("kind") == "stamps":
         stamps = stamps_of(source, kept, base)
     find = finder(loaded.folder, "stream.arrivals.path")
-    arrivals = _made("arrivals", stream.arrivals, key=key.fold("arrivals"), find=find, stamps=stamps)
-    order = _made("order", stream.order, key=key.fold("order"), outputs=base.outputs)
-    labelling = _made("labels", stream.labels, key=key.fold("labels"))
+    arrivals = made("arrivals", stream.arrivals, key=key.fold("arrivals"), find=find, stamps=stamps)
+    order = made("order", stream.order, key=key.fold("order"), outputs=base.outputs)
+    labelling = made("labels", stream.labels, key=key.fold("labels"))
     drift = None
     if stream.drift is not None:
         about = key.fold("drift")
-        change = _made(
+        change = made(
             "change", stream.drift.change, key=about.fold("change"), outputs=base.outputs, shape=base.shape, source=source
         )
-        schedule = _made("schedule", stream.drift.schedule)
-        drift = drift_of(change, schedule, _made("onset", stream.drift.onset, key=about.fold("onset")), about)
+        schedule = made("schedule", stream.drift.schedule)
+        drift = drift_of(change, schedule, made("onset", stream.drift.onset, key=about.fold("onset")), about)
     return attach(base, arrivals, order, labelling, drift, stream.items, stream.stored, stream.drifts_s)
-
-
-def _made(noun: str, table: Table, *, place: str = "", **given: Any) -> Any:
-    """Return what the kind that *table*, which stands at *place*, names makes, *given* what the simulator fills in."""
-    slot = slots()[noun]
-    slot = replace(slot, key=place) if place else slot
-    function, settings = chosen(slot, table)
-    with door(f"{slot.key}.kind = {table['kind']!r}"):
-        made = slot.registry.call(function, settings, **{name: unwritable(each) for name, each in given.items()})
-    gives = slot.registry.gives
-    if gives is None:
-        return made
-    with door(f"{slot.key}.kind = {table['kind']!r}"):  # A property of its own may raise.
-        missing = not isinstance(made, Pool) and not all(hasattr(made, name) for name in gives.names)
-    if missing:  # What a package installed, too.
-        raise ScenarioError(f"{slot.key}.kind = {table['kind']!r}: returned a {type(made).__name__}, not {gives.what}.")
-    return guarded(made, gives, f"{slot.key}.kind = {table['kind']!r}", given) if ":" in table["kind"] else made
