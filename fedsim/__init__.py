@@ -11,13 +11,16 @@ from fedsim.core.errors import FedsimError, RunError, ScenarioError
 from fedsim.core.warned import spare_dependencies
 
 if TYPE_CHECKING:
+    from fedsim import laws
     from fedsim.core.keys import Key
     from fedsim.score.run import Run, load
     from fedsim.session import run
 
-__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "load", "run"]
+__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "laws", "load", "run"]
 
-_LATE = {"Key": "fedsim.core.keys", "Run": "fedsim.score.run", "load": "fedsim.score.run", "run": "fedsim.session"}
+_LATE = {
+    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "laws": "fedsim.laws", "load": "fedsim.score.run", "run": "fedsim.session",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -28,7 +31,8 @@ def __getattr__(name: str) -> Any:
 
     with warnings.catch_warnings():
         spare_dependencies()
-        value = getattr(import_module(_LATE[name]), name)
+        module = import_module(_LATE[name])
+        value = module if name == "laws" else getattr(module, name)
     globals()[name] = value
     return value
 

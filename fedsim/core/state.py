@@ -30,7 +30,7 @@ def pack(state: State) -> bytes:
     >>> unpack(pack({"items": np.arange(3)}))["items"].tolist()
     [0, 1, 2]
     """
-    arrays = {name: np.ascontiguousarray(state[name]) for name in sorted(state)}
+    arrays = {name: np.asarray(state[name], order="C") for name in sorted(state)}  # Not ascontiguousarray: it gives all a dimension.
     must(all(array.dtype.str in TYPES for array in arrays.values()), "a state holds int64, float64, float32, bytes and truths")
     head = json.dumps([[name, array.dtype.str, array.shape] for name, array in arrays.items()]).encode() + b"\n"
     body = head + b"".join(array.tobytes() for array in arrays.values())

@@ -20,8 +20,8 @@ from fedsim.data.source import finder
 from fedsim.data.stream import trace as arrivals_trace
 from fedsim.data.stream.arrivals import Arrivals, Diurnal, arrivals, constant, diurnal, mmpp, poisson
 from fedsim.data.stream.trace import trace
+from fedsim.laws import LAWS, Broken, ask, hold
 
-Make = Callable[[Key], Arrivals]
 BURSTS = {"low_per_s": 1.0, "high_per_s": 10.0, "mean_low_s": 15.0, "mean_high_s": 5.0}
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("at_start", {}), ("constant", {"per_s": 0.1}), ("poisson", {"per_s": 2.0}), ("diurnal", {"per_s": 0.01}),
@@ -33,48 +33,10 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("mmpp", {"low_per_s": 0.0, "high_per_s": 3.0, "mean_low_s": 1000.0, "mean_high_s": 0.5}),
     ("mmpp", {"low_per_s": 1e-3, "high_per_s": 1e-3, "mean_low_s": 1.0, "mean_high_s": 1.0, "rate_sigma": 1.0}),
 ]  # fmt: skip
-CLIENTS = (0, 1, 7, 123_456)
-
-
-class Hourly:
-    def of(self, client: int) -> FloatArray:
-        return 3600.0 * np.arange(client % 5 + 1)
-
-
 @pytest.fixture(autouse=True)
 def _trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "trace.csv").write_text("client,time_s\n0,0\n7,3\n0,2.5\n0,2.5\n7,4\n")
     monkeypatch.chdir(tmp_path)
-
-
-def maker(name: str, settings: dict[str, Any]) -> Make:
-    function = arrivals.get(name, at="stream.arrivals.kind")
-    return lambda key: arrivals.call(function, settings, key=key, find=finder(Path.cwd()), stamps=Hourly())
-
-
-# Laws of all.
-
-
-def times_ascend_from_zero(make: Make) -> None:
-    for client in CLIENTS:
-        times = make(Key(1)).times(client, 200)
-        assert len(times) <= 200
-        assert np.all(np.isfinite(times)) and np.all(times >= 0.0)
-        assert np.all(np.diff(times) >= 0.0)
-
-
-def asking_changes_nothing(make: Make) -> None:
-    asked = make(Key(1))
-    first = {client: asked.times(client, 60).tolist() for client in CLIENTS}
-    for client in reversed(CLIENTS):
-        assert first[client] == asked.times(client, 60).tolist() == make(Key(1)).times(client, 60).tolist()
-
-
-def more_items_only_append(make: Make) -> None:
-    for client in CLIENTS:
-        every = make(Key(1)).times(client, 500).tolist()
-        for count in (0, 1, 2, 33, 129):
-            assert every[:count] == make(Key(1)).times(client, count).tolist()
 
 
 CALLS = counter()
@@ -96,11 +58,9 @@ class Wrong:
         return times * (count / max(times[-1], 1.0)) if count else times  # Fitted to a span: more items move all.
 
 
-LAWS: list[tuple[Callable[[Make], None], list[str]]] = [
-    (times_ascend_from_zero, ["unsorted", "starts early"]),
-    (asking_changes_nothing, ["consumes"]),
-    (more_items_only_append, ["fitted"]),
-]
+WRONG = {
+    "times_ascend_from_zero": ["unsorted", "starts early"], "asking_changes_nothing": ["consumes"], "more_items_only_append": ["fitted"],
+}  # fmt: skip
 
 
 def test_the_laws_are_asked_of_every_kind() -> None:
@@ -108,18 +68,18 @@ def test_the_laws_are_asked_of_every_kind() -> None:
     assert {name for name, _ in SETTINGS} == set(arrivals.names())
 
 
-@pytest.mark.parametrize("law", [law for law, _ in LAWS])
+@pytest.mark.parametrize("law", LAWS["arrivals"])
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)
-def test_every_kind_keeps_every_law(law: Callable[[Make], None], name: str, settings: dict[str, Any]) -> None:
+def test_every_kind_keeps_every_law(law: str, name: str, settings: dict[str, Any]) -> None:
     """Every kind of arrivals keeps the law, in the corners of its settings too."""
-    law(maker(name, settings))
+    hold("arrivals", name, settings, laws=[law])
 
 
-@pytest.mark.parametrize(("law", "way"), [(law, way) for law, ways in LAWS for way in ways])
-def test_the_law_has_teeth(law: Callable[[Make], None], way: str) -> None:
+@pytest.mark.parametrize(("law", "way"), [(law, way) for law in LAWS["arrivals"] for way in WRONG[law]])
+def test_the_law_has_teeth(law: str, way: str) -> None:
     """The law rejects a process that was made to break it."""
-    with pytest.raises(AssertionError):
-        law(lambda key: Wrong(key, way))
+    with pytest.raises(Broken, match=f"breaks the law '{law}'"):
+        ask(LAWS["arrivals"][law], lambda key, **_: Wrong(key, way))
 
 
 # Theory. Each law takes what may be wrong; z below 4, or p above 1 in 1000, at fixed seeds.

@@ -12,11 +12,12 @@ from flwr.serverapp.strategy import FedAvg
 
 import fedsim
 from clients.client_app import app as client_app
-from fedsim.codec import codecs, forms_of
-from fedsim.codec.bfloat16 import rounded, widened
+from fedsim.codec import codecs
+from fedsim.codec.bfloat16 import Bfloat16, rounded, widened
 from fedsim.core.errors import FedsimError, RunError
 from fedsim.flower import compat, records
 from fedsim.flower.decode import coded
+from fedsim.laws import LAWS, Broken, ask, hold
 from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
 from fedsim.scenario.kinds import slots
@@ -25,22 +26,50 @@ from fedsim.sim.grid import VirtualGrid
 
 slots()  # Importing registers.
 Go = Callable[..., fedsim.Run]
-PARAMS = {
-    "weight": np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32), "bias": np.zeros(0, np.float64),
-    "control/weight": np.full((), 1e-40, np.float32), "count": np.arange(3), "wide": np.array([1e300, -1e-300, np.nan, np.inf]),
+
+
+@pytest.mark.parametrize("law", LAWS["codec"])
+@pytest.mark.parametrize("kind", list(codecs))
+def test_every_codec_keeps_every_law(kind: str, law: str) -> None:
+    """Forms follow from forms, decoding gives arrays of the old ones, and nothing is hidden or written to."""
+    hold("codec", kind, laws=[law])
+
+
+class Wrong(Bfloat16):
+    """bfloat16, with one thing wrong."""
+
+    def __init__(self, way: str) -> None:
+        object.__setattr__(self, "way", way)
+        object.__setattr__(self, "times", [])
+
+    def encode(self, params: Any, kept: Any) -> Any:
+        if self.way == "writes":  # type: ignore[attr-defined]
+            for array in params.values():
+                array[...] = 0
+        encoded, kept = super().encode(params, kept)
+        if self.way == "packs zeros":  # type: ignore[attr-defined]
+            encoded = {name: array[array != 0] for name, array in encoded.items()}
+        self.times.append(0)  # type: ignore[attr-defined]
+        return encoded, {"times": np.array([len(self.times)])} if self.way == "hides" else {}  # type: ignore[attr-defined]
+
+    def decode(self, params: Any, forms: Any) -> Any:
+        decoded = super().decode(params, forms)
+        if self.way == "drifts":  # type: ignore[attr-defined]
+            decoded = {name: (array * 1.1).astype(array.dtype) for name, array in decoded.items()}
+        return decoded
+
+
+WRONG = {
+    "what_travels_was_foretold": "packs zeros", "decoding_loses_nothing_more": "drifts", "a_codec_hides_nothing": "hides",
+    "what_goes_in_stays_as_it_is": "writes",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", list(codecs))
-def test_what_travels_is_what_was_foretold(kind: str) -> None:
-    """Forms follow from forms; decoding gives arrays of the old forms; encoding them again gives the same bits."""
-    codec = codecs.get(kind, at="")()
-    encoded, _ = codec.encode(PARAMS, {})
-    decoded = codec.decode(encoded, forms_of(PARAMS))
-
-    assert forms_of(encoded) == codec.forms(forms_of(PARAMS))
-    assert forms_of(decoded) == forms_of(PARAMS)
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(codec.encode(decoded, {})[0].values(), encoded.values(), strict=True))
+@pytest.mark.parametrize("law", LAWS["codec"])
+def test_the_law_has_teeth(law: str) -> None:
+    """A size that depends on values, a decoding that goes on losing, a codec that counts for itself or writes: each is rejected."""
+    with pytest.raises(Broken, match=f"breaks the law '{law}'"):
+        ask(LAWS["codec"][law], lambda: Wrong(WRONG[law]))
 
 
 def test_bfloat16_is_torchs() -> None:

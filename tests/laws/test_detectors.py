@@ -13,6 +13,7 @@ from fedsim.client.detectors import Detector, Never, detectors, kswin
 from fedsim.client.reactions import adapt
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
+from fedsim.laws import LAWS, Broken, ask, hold
 from fedsim.score.detection import detection_scores
 
 pytest.importorskip("river", reason="needs river, whose detectors these are")
@@ -62,33 +63,32 @@ class EveryHundred:
         return state, np.arange(99, len(errors), 100)
 
 
-def cut_matters(detector: Detector) -> bool:
-    errors = STREAMS[0, 1700:2400]
-    whole = alarms(detector, errors)
-    return any(alarms(detector, errors, cuts) != whole for cuts in ((1,), (317,), tuple(range(10, 700, 10))))
+class Global:
+    """A wrong detector: it draws from numpy's global generator, and its state grows with what it has seen."""
+
+    takes_losses = True
+
+    def start(self, key: Key) -> bytes:
+        return b""
+
+    def feed(self, state: bytes, errors: Any) -> tuple[bytes, Any]:
+        return state + bytes(40 * len(errors)), np.flatnonzero(np.random.random(len(errors)) < 0.1)
 
 
+@pytest.mark.parametrize("law", ["a_stream_may_be_cut_anywhere", "states_are_small_and_stay"])
 @pytest.mark.parametrize("kind", detectors.names())
-def test_a_stream_may_be_cut_anywhere(kind: str) -> None:
-    """Feeding in pieces, pickled in between, raises the alarms and ends in the state, to the byte, of feeding at once."""
-    assert not cut_matters(made(kind))
+def test_every_detector_keeps_every_law(kind: str, law: str) -> None:
+    """Feeding in pieces is feeding at once, and states are small and stay as they are."""
+    hold("detector", kind, laws=[law])
 
 
-def test_a_detector_that_forgets_is_seen() -> None:
-    """The law about cuts rejects a detector that starts anew with every piece."""
-    assert cut_matters(Forgetful())
-
-
-@pytest.mark.parametrize("kind", detectors.names())
-def test_the_state_is_small_and_feeding_changes_none_but_the_new(kind: str) -> None:
-    """After 2,000 examples a state is under 8 kB, and feeding the same to an old state twice answers the same twice."""
-    detector = made(kind)
-    state, _ = alarms(detector, STREAMS[1, : 300 if kind == "kswin" else DRIFT])
-    again = [detector.feed(state, STREAMS[1, DRIFT:2300]) for _ in range(2)]
-
-    assert len(state) < 8192
-    assert again[0][1].tolist() == again[1][1].tolist()
-    assert again[0][0] == again[1][0]
+@pytest.mark.parametrize(("law", "wrong"), [
+    ("a_stream_may_be_cut_anywhere", Forgetful), ("a_stream_may_be_cut_anywhere", EveryHundred), ("states_are_small_and_stay", Global),
+])  # fmt: skip
+def test_the_law_has_teeth(law: str, wrong: Callable[[], Detector]) -> None:
+    """A detector that starts anew with every piece, one that counts by pieces, and one that draws globally are rejected."""
+    with pytest.raises(Broken, match=f"breaks the law '{law}'"):
+        ask(LAWS["detector"][law], wrong)
 
 
 def test_kswin_draws_from_its_key_alone() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -13,6 +13,7 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.data.partition import Partition, dirichlet, iid, natural, partitions, quantity, shards
+from fedsim.laws import LAWS, Broken, Kind, ask, hold
 
 Make = Callable[[IntArray, IntArray, int, Key], Partition]
 
@@ -31,60 +32,7 @@ MNIST_LABELS = np.arange(60_000) % 10
 
 
 def made(name: str, settings: dict[str, Any]) -> Make:
-    function = partitions.get(name, at="data.partition.kind")
-    return lambda labels, groups, clients, key: partitions.call(
-        function, settings, labels=labels, groups=groups, clients=clients, key=key
-    )
-
-
-def worlds() -> Iterator[tuple[IntArray, IntArray, int, Key]]:
-    """Labels, groups, clients and key of all shapes: one class or many, one client, hardly an example each."""
-    rng = np.random.default_rng(20)
-    for seed, (n, classes, clients) in enumerate(
-        [(2, 1, 1), (50, 1, 7), (200, 10, 1), (200, 10, 9), (201, 3, 100), (997, 60, 31), (3000, 10, 1000)]
-    ):
-        labels = rng.integers(classes, size=n) * 3  # Times three: labels need not be dense.
-        groups = rng.permutation(np.concatenate([np.arange(clients), rng.integers(clients, size=n - clients)]))
-        yield labels, groups, clients, Key(seed)
-
-
-def every_example_has_one_client(make: Make) -> None:
-    for labels, groups, clients, key in worlds():
-        partition = make(labels, groups, clients, key)
-        assert list(range(len(labels))) == sorted(partition.order.tolist())
-        assert clients + 1 == len(partition.offsets)
-        assert [0, len(labels)] == partition.offsets[[0, -1]].tolist()
-
-
-def no_client_goes_without(make: Make) -> None:
-    for world in worlds():
-        assert make(*world).sizes.min() >= 1
-
-
-def same_key_same_answer(make: Make) -> None:
-    for labels, groups, clients, key in worlds():
-        before, state = labels.copy(), repr(np.random.get_state(legacy=False))
-        one, two = make(labels, groups, clients, key), make(before.copy(), groups.copy(), clients, key)
-        assert one.order.tolist() == two.order.tolist()
-        assert one.offsets.tolist() == two.offsets.tolist()
-        assert before.tolist() == labels.tolist()
-        assert state == repr(np.random.get_state(legacy=False))  # Its position too: a draw moves only that, most times.
-
-
-def other_key_other_answer(make: Make) -> None:
-    for labels, groups, clients, key in worlds():
-        if 1 < clients and 1 < len(set(labels.tolist())):
-            one, two = make(labels, groups, clients, key), make(labels, groups, clients, key.fold("other"))
-            assert one.order.tolist() != two.order.tolist() or one.offsets.tolist() != two.offsets.tolist()
-
-
-def positions_ascend_in_a_view(make: Make) -> None:
-    for labels, groups, clients, key in worlds():
-        partition = make(labels, groups, clients, key)
-        for client in range(clients):
-            positions = partition.positions(client)
-            assert sorted(positions.tolist()) == positions.tolist()
-            assert np.shares_memory(positions, partition.order)
+    return lambda labels, groups, clients, key: Kind("partition", name, settings)(labels=labels, groups=groups, clients=clients, key=key)
 
 
 def forgets_the_last(labels: IntArray, groups: IntArray, clients: int, key: Key) -> Partition:
@@ -124,31 +72,25 @@ def unsorted(labels: IntArray, groups: IntArray, clients: int, key: Key) -> Part
     return Partition(key.numpy().permutation(len(labels)), good.offsets)
 
 
-LAWS: list[tuple[Callable[[Make], None], list[Make]]] = [
-    (every_example_has_one_client, [forgets_the_last]),
-    (no_client_goes_without, [leaves_some_empty]),
-    (same_key_same_answer, [consumes, sorts_in_place, draws_globally]),
-    (other_key_other_answer, [ignores_key]),
-    (positions_ascend_in_a_view, [unsorted]),
-]
+WRONG: dict[str, list[Make]] = {
+    "every_example_has_one_client": [forgets_the_last], "no_client_goes_without": [leaves_some_empty],
+    "same_key_same_answer": [consumes, sorts_in_place, draws_globally], "other_key_other_answer": [ignores_key],
+    "positions_ascend_in_a_view": [unsorted],
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("law", [law for law, _ in LAWS])
+@pytest.mark.parametrize("law", LAWS["partition"])
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)
-def test_every_registered_partition_keeps_every_law(
-    law: Callable[[Make], None], name: str, settings: dict[str, Any]
-) -> None:
+def test_every_registered_partition_keeps_every_law(law: str, name: str, settings: dict[str, Any]) -> None:
     """Every partition in the registry keeps the law."""
-    if name in ("natural", "blocks", "round_robin") and law is other_key_other_answer:
-        pytest.skip("draws nothing, so it has no key")
-    law(made(name, settings))
+    hold("partition", name, settings, laws=[law])
 
 
-@pytest.mark.parametrize(("law", "wrong"), [(law, wrong) for law, wrongs in LAWS for wrong in wrongs])
-def test_the_law_has_teeth(law: Callable[[Make], None], wrong: Make) -> None:
+@pytest.mark.parametrize(("law", "wrong"), [(law, wrong) for law in LAWS["partition"] for wrong in WRONG[law]])
+def test_the_law_has_teeth(law: str, wrong: Make) -> None:
     """The law rejects a partition that was made to break it."""
-    with pytest.raises(AssertionError):
-        law(wrong)
+    with pytest.raises(Broken, match=f"breaks the law '{law}'"):
+        ask(LAWS["partition"][law], wrong)
 
 
 @pytest.mark.parametrize(("name", "settings"), SETTINGS)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -18,19 +18,31 @@ from fedsim.core.types import Array, IntArray, Seconds
 from fedsim.data.replay import Arrivals, Drawn, Replay, losses, replays, room, vectors  # noqa: F401  # Importing registers.
 from fedsim.data.replay.memory import Memory, Positions, Rule, place, schedule
 from fedsim.data.replay.policies import any_leaves
+from fedsim.laws import LAWS, Broken, Kind, ask, hold
+from fedsim.laws.replay import OUTPUTS, numbers, stream, the_schedule_is_the_steps
 
-OUTPUTS = 6
-Make = Callable[[], Replay]
+Make = Callable[..., Replay]
+
+
+def full(name: str, **settings: Any) -> dict[str, Any]:
+    """Return *settings*, and the least that *name* needs besides."""
+    given = settings if "capacity_bytes" in settings else {"capacity": 12, **settings}
+    return {} if name == "none" else {"candidates": 6, **given} if name == "mir" else given
 
 
 def made(name: str, **settings: Any) -> Replay:
-    function = replays.get(name, at="clients.replay.kind")
-    given = settings if "capacity_bytes" in settings else {"capacity": 12, **settings}
-    if name == "none":
-        given = {}
-    if name == "mir":
-        given = {"candidates": 6, **given}
-    return replays.call(function, given, outputs=OUTPUTS, example_bytes=100)
+    return Kind("replay", name, full(name, **settings))(outputs=OUTPUTS, example_bytes=100)
+
+
+@dataclass(frozen=True)
+class Making:
+    """Makes what *function* makes, whatever it is given; its ``max_age_s`` is 15."""
+
+    function: Make
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"max_age_s": 15.0})
+
+    def __call__(self, **_: Any) -> Replay:
+        return self.function()
 
 
 KINDS: list[tuple[str, dict[str, Any]]] = [
@@ -44,182 +56,6 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("loss_aware", {"strength": 5.0}),
     ("gss", {"compared": 1000}),
 ]
-
-
-def stream(seed: int, n: int = 120) -> Arrivals:
-    """*n* items of skewed classes, of which the last appears late; some item numbers are missing, arrivals tie."""
-    rng = np.random.default_rng(seed)
-    labels = np.minimum(rng.geometric(0.4, n), OUTPUTS - 1) - 1
-    labels[-n // 4 :: 3] = OUTPUTS - 1
-    return Arrivals(np.cumsum(rng.integers(1, 3, n)), labels, np.floor(np.cumsum(rng.exponential(1.0, n))))
-
-
-def numbers(new: Arrivals) -> dict[str, Array]:
-    """Return numbers that depend on the item alone."""
-    drawn = np.random.default_rng(5).standard_normal((2000, 4))[new.items]
-    return {"losses": np.abs(drawn[:, 0]), "gradients": drawn, "features": drawn}
-
-
-def told(replay: Replay, state: State, slots: IntArray) -> Array:
-    """Return what *replay* needs to know of *slots*."""
-    items = state["items"][slots]
-    known = numbers(Arrivals(items, items, items))
-    return known[next(iter(replay.needs), "losses")]
-
-
-def walked(make: Make, new: Arrivals, sizes: Sequence[int], key: Key, draws: int = 4) -> list[tuple[State, Drawn]]:
-    """Return the memory and what it replayed at each step: draw, update, add."""
-    replay = make()
-    state = replay.empty()
-    found: list[tuple[State, Drawn]] = []
-    at = 0
-    for step, size in enumerate(sizes):
-        batch = new[at : at + size]
-        now = float(batch.arrived_s[0])
-        drawn = replay.draw(state, draws, key.fold("draw", step), now)
-        state = replay.update(state, drawn.slots, told(replay, state, drawn.slots))
-        state = replay.add(state, batch, key, numbers(batch))
-        found.append((state, drawn))
-        at += size
-    return found
-
-
-def same(one: State, two: State) -> bool:
-    return pack(one) == pack(two)
-
-
-def tens(new: Arrivals) -> list[int]:
-    return [10] * (len(new.items) // 10)
-
-
-# The laws.
-
-
-def capacity_is_never_exceeded(make: Make) -> None:
-    for seed in range(3):
-        for state, drawn in walked(make, stream(seed), [1] * 120, Key(seed)):
-            assert len(make().held(state)) <= make().capacity
-            assert len(drawn.items) <= max(4, make().candidates)
-
-
-def what_goes_in_stays_as_it_is(make: Make) -> None:
-    replay, new, key = make(), stream(1), Key(1)
-    state = replay.add(replay.empty(), new[:60], key, numbers(new[:60]))
-    before, items, luck = pack(state), new.items.copy(), str(np.random.get_state())
-    drawn = replay.draw(state, 5, key.fold("draw"), 0.0)
-    replay.update(state, drawn.slots, 7.0 + told(replay, state, drawn.slots))
-    replay.add(state, new[60:], key, numbers(new[60:]))
-    assert before == pack(state)
-    assert items.tolist() == new.items.tolist()
-    assert luck == str(np.random.get_state())
-    assert same(make().empty(), replay.empty())
-
-
-def cuts_do_not_matter(make: Make) -> None:
-    if make().needs & {"features"}:
-        return  # Herding chooses among what arrives together.
-    for seed in range(3):
-        new, key, ends = stream(seed), Key(seed), list[State]()
-        for sizes in ([1] * 120, tens(new), [7, 53, 60], [120]):
-            replay = make()
-            state, at = replay.empty(), 0
-            for size in sizes:
-                state = replay.add(state, new[at : at + size], key, numbers(new[at : at + size]))
-                at += size
-            ends.append(state)
-        assert all(same(ends[0], end) for end in ends)
-
-
-def only_what_came_is_held_and_once(make: Make) -> None:
-    for seed in range(3):
-        new = stream(seed)
-        label = dict(zip(new.items.tolist(), new.labels.tolist(), strict=True))
-        for step, (state, _) in enumerate(walked(make, new, tens(new), Key(seed)), 1):
-            held = make().held(state).tolist()
-            assert set(held) <= set(new.items[: 10 * step].tolist())
-            assert len(set(held)) == len(held)
-            assert [label[item] for item in held] == state["labels"].tolist()
-
-
-def every_draw_is_of_the_memory(make: Make) -> None:
-    for seed in range(3):
-        new, replay, key = stream(seed), make(), Key(seed)
-        state = replay.add(replay.empty(), new, key, numbers(new))
-        now, least = float(new.arrived_s[-1]), replay.candidates
-        for r in (0, 1, 5, 400):
-            drawn = replay.draw(state, r, key.fold(r), now)
-            assert min(max(r, least), len(replay.held(state))) == len(drawn.items) == len(drawn.slots)
-            assert replay.held(state)[drawn.slots].tolist() == drawn.items.tolist()
-            assert np.all((drawn.weights > 0) & (drawn.weights <= 1))
-            if not state.get("priorities", np.zeros(0)).size:
-                assert len(set(drawn.slots.tolist())) == len(drawn.slots)
-                assert np.all(drawn.weights == 1)
-
-
-def same_key_same_answer(make: Make) -> None:
-    new = stream(3)
-    one, two = walked(make, new, tens(new), Key(3)), walked(make, new, tens(new), Key(3))
-    assert all(same(a, b) for (a, _), (b, _) in zip(one, two, strict=True))
-    assert [a.items.tolist() for _, a in one] == [b.items.tolist() for _, b in two]
-
-
-def other_key_other_draws(make: Make) -> None:
-    new, replay = stream(4), make()
-    state = replay.add(replay.empty(), new, Key(4), numbers(new))
-    drawn = {tuple(replay.draw(state, 3, Key(4).fold(step), 0.0).items.tolist()) for step in range(40)}
-    assert len(drawn) > 1 or len(replay.held(state)) < 2
-
-
-def draws_do_not_move_the_memory(make: Make) -> None:
-    new = stream(5)
-    few, many = (walked(make, new, tens(new), Key(5), draws)[-1][0] for draws in (0, 9))
-    assert few["items"].tolist() == many["items"].tolist()
-
-
-def the_state_is_all_there_is(make: Make) -> None:
-    new, key = stream(6), Key(6)
-    replay = make()
-    whole = revived = replay.empty()
-    for at in range(0, 120, 10):
-        batch = new[at : at + 10]
-        whole = replay.add(whole, batch, key, numbers(batch))
-        other = make()  # As on a real node: another process, and the state from bytes.
-        revived = other.add(unpack(pack(revived)), batch, key, numbers(batch))
-        assert same(whole, revived)
-        one, two = replay.draw(whole, 5, key.fold(at), 0.0), other.draw(revived, 5, key.fold(at), 0.0)
-        assert one.items.tolist() == two.items.tolist()
-
-
-def what_is_too_old_is_gone(make: Make) -> None:
-    age = getattr(make(), "max_age_s", None) or getattr(make(), "memory").max_age_s
-    for seed in range(3):
-        new, replay, key = stream(seed), make(), Key(seed)
-        arrived = dict(zip(new.items.tolist(), new.arrived_s.tolist(), strict=True))
-        for step, (state, drawn) in enumerate(walked(make, new, tens(new), key), 1):
-            last, begin = float(new.arrived_s[10 * step - 1]), float(new.arrived_s[10 * (step - 1)])
-            assert all(last - arrived[item] <= age for item in replay.held(state).tolist())
-            assert all(begin - arrived[item] <= age for item in drawn.items.tolist())
-            for now in (last, last + age / 2, last + 2 * age):
-                later = replay.draw(state, 12, key, now).items.tolist()
-                assert all(now - arrived[item] <= age for item in later)
-                assert bool(later) == (now <= last + age) or not replay.held(state).size
-
-
-def the_schedule_is_the_steps(make: Make, run: Callable[..., tuple[list[Drawn], State]] = schedule) -> None:
-    if make().needs:
-        return
-    new, key, sizes = stream(7), Key(7), [10, 0, 1, 9, 60, 0, 40]
-    replay = make()
-    at, by_hand, drawn = 0, replay.empty(), list[Drawn]()
-    for step, size in enumerate(sizes, 3):
-        drawn.append(replay.draw(by_hand, 5, key.fold("draw", step), 30.0))
-        by_hand = replay.add(by_hand, new[at : at + size], key)
-        at += size
-    found, state = run(replay, replay.empty(), new, sizes, 5, key, 3, 30.0)
-    assert same(by_hand, state)
-    assert [a.items.tolist() for a in drawn] == [b.items.tolist() for b in found]
-    assert [a.slots.tolist() for a in drawn] == [b.slots.tolist() for b in found]
-    assert [a.weights.tolist() for a in drawn] == [b.weights.tolist() for b in found]
 
 
 # Policies that are wrong on purpose: a reservoir of 12 with one thing changed.
@@ -348,51 +184,46 @@ def keeps_old_of_the_call(state: State, new: Arrivals, key: Key) -> State:
 
 
 def wrong(adds: Callable[..., State] = GOOD.add, draws: Callable[..., Drawn] = GOOD.draw) -> Make:
-    return lambda: Wrong(adds, draws)
+    return Making(lambda: Wrong(adds, draws))
 
 
-LAWS: list[tuple[Callable[[Make], None], list[Make]]] = [
-    (capacity_is_never_exceeded, [wrong(grows)]),
-    (what_goes_in_stays_as_it_is, [wrong(writes_in_place), wrong(draws_globally)]),
-    (cuts_do_not_matter, [wrong(draws_by_call), wrong(keeps_old_of_the_call)]),
-    (only_what_came_is_held_and_once, [wrong(forgets_who), wrong(stores_twice), wrong(mixes_labels)]),
-    (every_draw_is_of_the_memory, [wrong(draws=with_replacement), wrong(draws=too_few), wrong(draws=other_items)]),
-    (same_key_same_answer, [wrong(consumes)]),
-    (other_key_other_draws, [wrong(draws=deaf)]),
-    (draws_do_not_move_the_memory, [draws_move_adds]),
-    (the_state_is_all_there_is, [hides_state]),
-    (what_is_too_old_is_gone, [wrong(draws=ageless_draw), wrong(ageless_add), wrong(keeps_old_of_the_call)]),
-    (the_schedule_is_the_steps, [draws_move_adds]),
-]
+WRONG: dict[str, list[Make]] = {
+    "capacity_is_never_exceeded": [wrong(grows)], "what_goes_in_stays_as_it_is": [wrong(writes_in_place), wrong(draws_globally)],
+    "cuts_do_not_matter": [wrong(draws_by_call), wrong(keeps_old_of_the_call)],
+    "only_what_came_is_held_and_once": [wrong(forgets_who), wrong(stores_twice), wrong(mixes_labels)],
+    "every_draw_is_of_the_memory": [wrong(draws=with_replacement), wrong(draws=too_few), wrong(draws=other_items)],
+    "same_key_same_answer": [wrong(consumes)], "other_key_other_draws": [wrong(draws=deaf)],
+    "draws_do_not_move_the_memory": [Making(draws_move_adds)], "the_state_is_all_there_is": [Making(hides_state)],
+    "what_is_too_old_is_gone": [wrong(draws=ageless_draw), wrong(ageless_add), wrong(keeps_old_of_the_call)],
+    "the_schedule_is_the_steps": [Making(draws_move_adds)],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("law", "name", "settings"),
     [
         (law, name, settings)
-        for law, _ in LAWS
+        for law in WRONG
         for name, settings in KINDS
-        if law is not what_is_too_old_is_gone or "max_age_s" in settings
+        if law != "what_is_too_old_is_gone" or "max_age_s" in settings
     ],
 )
-def test_every_registered_policy_keeps_every_law(
-    law: Callable[[Make], None], name: str, settings: dict[str, Any]
-) -> None:
+def test_every_registered_policy_keeps_every_law(law: str, name: str, settings: dict[str, Any]) -> None:
     """Every replay policy in the registry keeps the law."""
-    law(lambda: made(name, **settings))
+    hold("replay", name, full(name, **settings), laws=[law])
 
 
-@pytest.mark.parametrize(("law", "wrong"), [(law, wrong) for law, wrongs in LAWS for wrong in wrongs])
-def test_the_law_has_teeth(law: Callable[[Make], None], wrong: Make) -> None:
+@pytest.mark.parametrize(("law", "policy"), [(law, policy) for law, policies in WRONG.items() for policy in policies])
+def test_the_law_has_teeth(law: str, policy: Make) -> None:
     """The law rejects a policy that was made to break it."""
-    with pytest.raises(AssertionError):
-        law(wrong)
+    with pytest.raises(Broken, match=f"breaks the law '{law}'"):
+        ask(LAWS["replay"][law], policy)
 
 
 def test_the_reservoir_that_the_wrong_ones_change_is_right() -> None:
     """The wrong policies are wrong in the one thing that each changes."""
-    for law, _ in LAWS:
-        law(wrong())
+    for law in WRONG:
+        LAWS["replay"][law](wrong())
 
 
 def adds_first(
@@ -410,8 +241,8 @@ def adds_first(
 
 def test_the_schedule_law_has_teeth() -> None:
     """A schedule that draws after the mini-batch was added is not the steps."""
-    with pytest.raises(AssertionError):
-        the_schedule_is_the_steps(lambda: made("reservoir"), adds_first)
+    with pytest.raises(Broken):
+        the_schedule_is_the_steps(Kind("replay", "reservoir", {"capacity": 12}), adds_first)
 
 
 def test_a_rule_beyond_the_capacity_breaks() -> None:

@@ -1,0 +1,192 @@
+"""Laws of devices, links and availability: functions of (key, client, now), whoever asks, in whatever order. Knows no kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+
+from fedsim.core.keys import Key
+from fedsim.core.types import IntArray
+from fedsim.cost.availability import Availability
+from fedsim.cost.compute import Compute
+from fedsim.cost.network import Network
+from fedsim.laws.broken import Law, Make, alike, luck, want
+
+CLIENTS = np.array([0, 1, 2, 3, 7, 40, 41, 999, 123_456], dtype=np.int64)
+TIMES = (0.0, 0.3, 0.1 + 0.2, 1800.0, 1799.9999999999998, 5000.0, 86_400.0, 3e5)
+
+
+def answers(model: object, clients: IntArray) -> dict[int, list[float]]:
+    """Return what any model of the three answers about each of *clients*, as numbers."""
+    if hasattr(model, "gflops"):
+        return _of_compute(cast(Compute, model), clients)
+    if hasattr(model, "down_s"):
+        return _of_network(cast(Network, model), clients)
+    return _of_availability(cast(Availability, model), clients)
+
+
+def _of_compute(compute: Compute, clients: IntArray) -> dict[int, list[float]]:
+    speeds = compute.gflops(clients)
+    return {
+        int(client): [float(speed), *(compute.seconds(int(client), task, 1e9) for task in (0, 1, 5, 1 << 22))]
+        for client, speed in zip(clients, speeds, strict=True)
+    }
+
+
+def _of_network(network: Network, clients: IntArray) -> dict[int, list[float]]:
+    down, up = network.down_mbps(clients), network.up_mbps(clients)
+    return {
+        int(client): [float(d), float(u), network.down_s(int(client), 10_000), network.up_s(int(client), 10_000)]
+        for client, d, u in zip(clients, down, up, strict=True)
+    }
+
+
+def _of_availability(availability: Availability, clients: IntArray) -> dict[int, list[float]]:
+    seen = [availability.available(clients, now) for now in TIMES]
+    return {
+        int(client): [
+            *(float(each[row]) for each in seen),
+            *(availability.next_change(clients[row : row + 1], now) for now in TIMES),
+        ]
+        for row, client in enumerate(clients)
+    }
+
+
+# Of all three.
+
+
+def same_key_same_answer(make: Make) -> None:
+    """Asking twice, of this one or of another under the same key, gives the same; clients asked about stay as they are."""
+    for seed in range(3):
+        asked, drawn = CLIENTS.copy(), luck()
+        model = make(key=Key(seed))
+        first = answers(model, asked)
+        alike(first, answers(model, asked), f"under Key({seed}), asked again")
+        alike(first, answers(make(key=Key(seed)), asked), f"under Key({seed}), made again")
+        alike(CLIENTS, asked, "the clients that went in")
+        want(drawn == luck(), "it draws from numpy's global generator")
+
+
+def order_of_asking_does_not_matter(make: Make) -> None:
+    """Clients asked about backwards, and one by one, are what they are together."""
+    first = answers(make(key=Key(4)), CLIENTS)
+    alike(first, answers(make(key=Key(4)), CLIENTS[::-1]), "asked backwards")  # Not contiguous either.
+    alike(first, answers(make(key=Key(4)), CLIENTS[::-1].copy()), "asked backwards")
+    model = make(key=Key(4))
+    one_by_one = [answers(model, CLIENTS[row : row + 1]) for row in np.random.default_rng(0).permutation(len(CLIENTS))]
+    alike(first, {client: each for answer in one_by_one for client, each in answer.items()}, "asked one by one")
+
+
+def adding_clients_leaves_the_others(make: Make) -> None:
+    """What a client is does not depend on how many others there are."""
+    few, many = answers(make(key=Key(5)), np.arange(7)), answers(make(key=Key(5)), np.arange(150))
+    alike(few, {client: many[client] for client in range(7)}, "seven clients, among 150")
+
+
+# Of devices and links.
+
+
+def tasks_take_finite_time_and_more_for_more(make: Make) -> None:
+    """A task takes some seconds, and one of more operations no fewer."""
+    compute, sizes = make(key=Key(6)), (0.0, 1.0, 1e6, 1e9, 2e9, 1e15)
+    for client in CLIENTS.tolist():
+        for task in range(3):
+            times = [compute.seconds(client, task, flops) for flops in sizes]
+            words = f"task {task} of client {client} takes {times} s for {sizes} operations"
+            want(all(0.0 <= time < math.inf for time in times) and sorted(times) == times and times[-2] < times[-1], words)
+
+
+def speeds_are_positive_and_keep_shape(make: Make) -> None:
+    """There is a speed above 0 for each client asked about, in float64."""
+    for clients in (CLIENTS, CLIENTS[:1], CLIENTS[:0]):
+        speeds = make(key=Key(6)).gflops(clients)
+        alike((clients.shape, "float64"), (speeds.shape, str(speeds.dtype)), f"speeds of {len(clients)} clients: their form")
+        want(((speeds > 0) & np.isfinite(speeds)).all(), f"speeds of {len(clients)} clients: {speeds.tolist()}")
+
+
+def messages_take_finite_time_and_more_for_more(make: Make) -> None:
+    """A message takes some seconds, and a longer one no fewer."""
+    network, sizes = make(key=Key(6)), (0, 1, 1000, 796_840, 10**9)
+    for client in CLIENTS.tolist():
+        for name in ("down_s", "up_s"):
+            times = [getattr(network, name)(client, size) for size in sizes]
+            words = f"{name} of client {client} is {times} s for {sizes} bytes"
+            want(all(0.0 <= time < math.inf for time in times) and sorted(times) == times, words)
+
+
+def times_follow_from_rates(make: Make) -> None:
+    """A message takes its bits by the rate that is said, besides what an empty one takes."""
+    network = make(key=Key(6))
+    for name, rates in (("down", network.down_mbps(CLIENTS)), ("up", network.up_mbps(CLIENTS))):
+        way = getattr(network, f"{name}_s")
+        want((rates > 0).all(), f"{name}_mbps: {rates.tolist()}")
+        took = np.array([way(client, 10**9) - way(client, 0) for client in CLIENTS.tolist()])
+        expected = 8e9 / (rates * 1e6)
+        want(np.allclose(took, expected, rtol=1e-9, atol=1e-12), f"1 GB {name}: {took.tolist()} s, by {name}_mbps {expected.tolist()} s")
+
+
+# Of availability.
+
+
+def _changes(make: Make) -> Iterator[tuple[Availability, IntArray, float, float]]:
+    """Yield availability, clients, a time, and the change that is said to come next: chains of changes, one from each."""
+    for seed in range(3):
+        availability = make(key=Key(seed))
+        for clients in (CLIENTS, CLIENTS[3:4], np.arange(500)):
+            for start in (0.0, 0.1, 5e4, 1e7 / 3):
+                now = start
+                for _ in range(20):
+                    change = availability.next_change(clients, now)
+                    yield availability, clients, now, change
+                    if math.isinf(change) or change <= now:
+                        break
+                    now = change
+
+
+def next_change_is_later(make: Make) -> None:
+    """The next change comes after now."""
+    for _, _, now, change in _changes(make):
+        want(now < change, f"at {now!r} s the next change is said to come at {change!r} s")
+
+
+def something_changes_there(make: Make) -> None:
+    """Where the next change is said to be, somebody is there who was not, or the other way round."""
+    for availability, clients, now, change in _changes(make):
+        if not math.isinf(change):
+            before, after = availability.available(clients, now), availability.available(clients, change)
+            want((before != after).any(), f"from {now!r} s to the change at {change!r} s nobody of {len(clients)} changes")
+
+
+def nothing_changes_before(make: Make) -> None:
+    """Until the next change everybody is as now."""
+    for availability, clients, now, change in _changes(make):
+        horizon = now + 1e6 if math.isinf(change) else change
+        between = np.linspace(now, horizon, 7, endpoint=False).tolist()
+        for time in (*between, max(now, math.nextafter(horizon, -math.inf))):
+            still = availability.available(clients, now).tolist() == availability.available(clients, time).tolist()
+            want(still, f"at {now!r} s the next change is said to come at {change!r} s, and by {time!r} s somebody has changed")
+
+
+def answers_stay_as_given(make: Make) -> None:
+    """What was handed out is the asker's: scribbling on it changes nobody's answer. Nobody at all is an answer too."""
+    availability = make(key=Key(8))
+    given = [availability.available(CLIENTS, now) for now in TIMES]
+    kept = [each.copy() for each in given]
+    for each in given:
+        each[:] = ~each
+    for now, each in zip(TIMES, kept, strict=True):
+        alike(each, availability.available(CLIENTS, now), f"at {now} s, after the answer was written to")
+        empty: Any = availability.available(CLIENTS[:0], now)
+        alike(("bool", (0,)), (str(empty.dtype), empty.shape), "nobody asked about: the answer's form")
+        alike(math.inf, availability.next_change(CLIENTS[:0], now), "nobody asked about: the next change")
+
+
+_ALL: tuple[Law, ...] = (same_key_same_answer, order_of_asking_does_not_matter, adding_clients_leaves_the_others)
+LAWS: dict[str, tuple[Law, ...]] = {
+    "compute": (*_ALL, tasks_take_finite_time_and_more_for_more, speeds_are_positive_and_keep_shape),
+    "network": (*_ALL, messages_take_finite_time_and_more_for_more, times_follow_from_rates),
+    "availability": (*_ALL, next_change_is_later, something_changes_there, nothing_changes_before, answers_stay_as_given),
+}

@@ -1,0 +1,397 @@
+"""Laws in ``fedsim.laws``: all of ours keep them, each rejects what was made to break it, and one call holds a stranger's to them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fedsim.client.reactions import Adapt
+from fedsim.core.errors import ScenarioError
+from fedsim.core.keys import Key
+from fedsim.core.state import pack, unpack
+from fedsim.core.types import IntArray
+from fedsim.data.river import sea
+from fedsim.data.source import Examples, Pool
+from fedsim.data.stream import Stream
+from fedsim.data.stream.trigger import Enough
+from fedsim.laws import LAWS, Broken, ask, hold
+from fedsim.learn.algorithms import Ended, FedAvg
+from fedsim.learn.algorithms.scaffold import Scaffold
+from fedsim.learn.stopping import Patience
+from fedsim.learn.terms import Momentum
+from fedsim.scenario.kinds import slots
+
+FILES = {"idx", "npz", "csv", "csv_stream", "windows", "river", "openml"}
+"""Sources that read: what they give is in test_sources and its like."""
+ELSEWHERE = {"partition", "replay", "compute", "network", "availability", "arrivals", "detector", "codec"}
+"""Nouns whose kinds are held to their laws in files of their own."""
+NEEDED: dict[str, dict[str, dict[str, Any]]] = {
+    "source": {name: {"examples_per_client": 20} for name in ("sea", "stagger", "agrawal", "hyperplane", "random_rbf_drift", "led")},
+    "trigger": {"count": {"examples": 3}, "time": {"every_s": 4.0}, "count_or_time": {"examples": 3, "every_s": 4.0}},
+    "order": {"class_incremental": {"tasks": [[3, 1], [0, 4]]}},
+    "labels": {"constant": {"delay_s": 3.0, "missing": 0.3}, "exponential": {"delay_s": 4.0}},
+    "change": {
+        "classes": {"groups": [[0, 1], [2, 3], [4]]}, "swap_labels": {"pairs": [[0, 1]]}, "boundary": {"thresholds": [0.4, 0.6]},
+        "rotate": {"degrees": 90.0}, "scale": {"factor": 2.0}, "noise": {"sigma": 0.5}, "variants": {"of": [0, 3]},
+    },
+    "schedule": {
+        "abrupt": {"at_s": [20.0, 40.0]}, "gradual": {"at_s": [20.0], "width_s": 9.0}, "incremental": {"begin_s": 10.0, "end_s": 40.0},
+        "recurring": {"period_s": 9.0, "concepts": 3},
+    },
+    "onset": {"staggered": {"step_s": 5.0, "spread_s": 9.0}, "subset": {"fraction": 0.5}},
+    "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, "state": "keep"}, "adam": {"state": "keep"}},
+    "reaction": {"adapt": {"buffer": "shrink", "lr_factor": 2.0, "lr_steps": 8}}, "stopping": {"patience": {"epochs": 1}},
+}  # fmt: skip
+SPREAD = {"rehearsal", "stopping", "objective"}
+"""Nouns of which every kind is run by two workers here; models, optimisers and algorithms are elsewhere."""
+CASES = [
+    (noun, name, law)
+    for noun in LAWS
+    if noun not in ELSEWHERE
+    for name in slots()[noun].registry
+    if name not in FILES
+    for law in LAWS[noun]
+    if law != "one_digest" or noun in SPREAD
+]
+
+
+@pytest.mark.parametrize(("noun", "name", "law"), CASES)
+def test_every_kind_of_ours_keeps_every_law(noun: str, name: str, law: str, hands: None) -> None:
+    """Each registered kind keeps the laws of its noun."""
+    given = {"source": sea(Key(11), examples_per_client=90)} if name == "variants" else {}
+    hold(noun, name, NEEDED.get(noun, {}).get(name, {}), laws=[law], **given)
+
+
+def test_every_noun_has_laws() -> None:
+    """What a scenario can name by kind has laws, every one of them."""
+    assert set(slots()) == set(LAWS)
+
+
+# Wrong ones, each in one thing.
+
+
+@dataclass
+class Momentous:
+    """Momentum whose gradient is *bent*, or whose *flops* are others."""
+
+    bent: Callable[..., Tensor] = Momentum(0.9).apply
+    count: float = 2.0
+    keeps: tuple[str, ...] = ("momentum",)
+
+    def apply(self, *given: Any) -> Tensor:
+        return self.bent(*given)
+
+    def flops(self, parameters: int) -> float:
+        return self.count * parameters
+
+
+@dataclass
+class Ruled:
+    """An optimiser of one term."""
+
+    term: Any
+    lr: float = 0.1
+    state: str = "keep"
+
+    def terms(self, job: Any) -> tuple[Any, ...]:
+        return (self.term,)
+
+
+def by_the_largest(gradient: Tensor, param: Tensor, start: Tensor, state: Any, sent: Any, step: Any) -> Tensor:
+    return gradient / gradient.abs().max()  # Of all rows.
+
+
+def in_place(gradient: Tensor, param: Tensor, start: Tensor, state: Any, sent: Any, step: Any) -> Tensor:
+    return gradient.mul_(0.5)
+
+
+def by_the_place(gradient: Tensor, param: Tensor, start: Tensor, state: Any, sent: Any, step: Any) -> Tensor:
+    return gradient * torch.arange(1.0, len(gradient) + 1).view(-1, *[1] * (gradient.ndim - 1))
+
+
+class Remembers(Momentous):
+    """Keeps a sum of what it saw in itself, and not in the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[Any, Tensor] = {}
+
+    def apply(self, *given: Any) -> Tensor:
+        form = given[0].shape[1:]
+        self.seen[form] = self.seen.get(form, torch.zeros(())) + given[0].mean()
+        return given[0] + self.seen[form]
+
+
+class Unkept(Momentous):
+    """Momentum under a name that it does not say that it keeps, for each shape of gradients."""
+
+    keeps = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.moments: dict[Any, Tensor] = {}
+
+    def apply(self, *given: Any) -> Tensor:
+        gradient, at = given[0], int(given[-1][0])
+        form = gradient.shape
+        self.moments[form] = gradient.clone() if at == 0 else self.moments.get(form, 0 * gradient) * 0.9 + gradient
+        return self.moments[form]
+
+
+@dataclass(frozen=True)
+class Answers(FedAvg):
+    """FedAvg that keeps a number called ``told``, and *ends* its tasks otherwise."""
+
+    ends: Callable[..., Ended] = lambda *_: Ended()
+    keeps: tuple[str, ...] = ("told",)
+
+    def finish(self, *given: Any) -> Ended:
+        return self.ends(*given)
+
+
+def counted() -> Answers:
+    calls: list[int] = []
+
+    def ends(*_: Any) -> Ended:
+        calls.append(0)
+        return Ended(kept={"told/weight": np.array([float(len(calls))])})
+
+    return Answers(ends=ends)
+
+
+def keeps_more(*_: Any) -> Ended:
+    return Ended(kept={"more/weight": np.zeros(1)})
+
+
+@dataclass(frozen=True)
+class Served(Scaffold):
+    """SCAFFOLD with another server."""
+
+    half: Any = None
+
+    def server(self, clients: int) -> Any:
+        return self.half(super().server(clients))
+
+
+class Half:
+    """A server's half, handed on."""
+
+    weights = "uniform"
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.rounds = inner, 0
+
+    def begin(self, params: Any) -> Any:
+        return self.inner.begin(params)
+
+    def before(self, *given: Any) -> Any:
+        return self.inner.before(*given)
+
+    def after(self, *given: Any) -> Any:
+        return self.inner.after(*given)
+
+
+class Widens(Half):
+    def after(self, *given: Any) -> Any:
+        model, state = super().after(*given)
+        return {name: array.astype(np.float64) for name, array in model.items()}, state
+
+
+class CountsRounds(Half):
+    def after(self, *given: Any) -> Any:
+        self.rounds += 1
+        model, state = super().after(*given)
+        return {name: array * np.float32(0.9**self.rounds) for name, array in model.items()}, state
+
+
+class TakesTheLast(Half):
+    def after(self, start: Any, average: Any, updates: Any, state: Any) -> Any:
+        return dict(updates[-1].params), state
+
+
+class Impatient(Patience):
+    """Stops by how often it was asked."""
+
+    def stops(self, losses: Any) -> bool:
+        ASKED.append(0)
+        return len(ASKED) % 3 == 0
+
+
+ASKED: list[int] = []
+
+
+class Late:
+    """A trigger that is *bent*."""
+
+    def __init__(self, bent: Callable[[float, float], float]) -> None:
+        self.bent = bent
+
+    def ready_s(self, stream: Stream, until_s: float, now: float) -> float:
+        return self.bent(Enough(3).ready_s(stream, until_s, now), now)
+
+
+class Drifts(Late):
+    """A trigger that takes longer each time that it is asked."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def ready_s(self, stream: Stream, until_s: float, now: float) -> float:
+        self.times += 1
+        return Enough(self.times).ready_s(stream, until_s, now)
+
+
+class ByTheBatch(Adapt):
+    """A reaction whose factor depends on the other steps that are asked about."""
+
+    def lr_scale(self, steps: IntArray) -> Any:
+        return 1.0 + np.arange(len(steps))
+
+
+def dice(**_: Any) -> Pool:
+    rng = np.random.default_rng()
+    return Pool(Examples(rng.random((9, 2), dtype=np.float32), rng.integers(2, size=9)), outputs=2)
+
+
+def of(term: Any) -> Callable[..., Any]:
+    return lambda: Ruled(term() if isinstance(term, type) else term)
+
+
+WRONG: dict[tuple[str, str], list[Callable[..., Any]]] = {
+    ("optimizer", "a_row_depends_on_itself"): [of(Momentous(by_the_largest)), of(Momentous(by_the_place))],
+    ("optimizer", "pieces_are_the_whole"): [of(Momentous(by_the_largest)), of(Momentous(by_the_place))],
+    ("optimizer", "what_is_kept_goes_on"): [of(Unkept), of(Remembers)],
+    ("optimizer", "a_term_hides_nothing"): [of(Remembers)],
+    ("optimizer", "what_goes_in_stays_as_it_is"): [of(Momentous(in_place)), of(Momentous(lambda gradient, *_: gradient / 0))],
+    ("optimizer", "operations_are_counted"): [of(Momentous(count=-1.0)), of(Momentous(count=np.nan))],
+    ("algorithm", "finish_gives_what_it_says"): [
+        lambda: Answers(ends=keeps_more), lambda: Answers(ends=lambda *_: Ended(metrics={"x": 1.0})),
+        lambda: Answers(ends=lambda *_: Ended(kept={"told/weight": np.array(["a"])})),
+    ],
+    ("algorithm", "finish_is_pure"): [counted],
+    ("algorithm", "the_server_keeps_forms"): [lambda: Served(half=Widens)],
+    ("algorithm", "the_server_is_pure"): [lambda: Served(half=CountsRounds)],
+    ("algorithm", "the_order_of_replies_does_not_matter"): [lambda: Served(half=TakesTheLast)],
+    ("stopping", "stopping_follows_from_losses"): [lambda: Impatient(1, 0.0)],
+    ("trigger", "it_holds_when_it_says"): [lambda: Late(lambda ready, now: ready - 1.0), lambda: Late(lambda ready, now: ready + 1.0)],
+    ("trigger", "what_is_left_is_enough"): [lambda: Late(lambda ready, now: np.inf), lambda: Late(lambda ready, now: now)],
+    ("trigger", "a_trigger_hides_nothing"): [Drifts],
+    ("reaction", "a_step_has_one_rate"): [lambda at: ByTheBatch()],
+    ("source", "a_source_is_a_function_of_its_key"): [dice],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("noun", "law", "wrong"), [(*case, wrong) for case, wrongs in WRONG.items() for wrong in wrongs])
+def test_the_law_has_teeth(noun: str, law: str, wrong: Callable[..., Any]) -> None:
+    """The law rejects what was made to break it."""
+    with pytest.raises(Broken, match=rf"(breaks|held to) the law '{law}'"):
+        ask(LAWS[noun][law], wrong)
+
+
+MINE = """
+import numpy as np
+from fedsim.client.detectors import Never
+from fedsim.core.keys import Key
+from fedsim.data.stream.change import Noise
+from fedsim.data.stream.drift import abrupt, synchronous
+from fedsim.data.stream.labelling import constant
+from fedsim.data.stream.order import AsIs
+from fedsim.learn.objectives import Classification
+from fedsim.learn.rehearsal import Way
+
+CALLS = []
+
+def again():
+    CALLS.append(0)
+    return float(len(CALLS))
+
+class Hides:
+    way = Way(numeric=True, draws=0)
+    def replayed(self, fresh, share):
+        return 0
+    def beside(self, new, sizes, fresh):
+        return 0, 0
+    def begin(self, kept, lesson):
+        return again()
+    def gradients(self, step, work):
+        loss = work * step.loss()
+        return loss, step.gradients(loss)
+    def end(self, lesson, work):
+        return {}
+
+class Means(Classification):
+    def sums(self, outputs, targets):
+        return {n: v / len(targets) if n == "loss" else v for n, v in super().sums(outputs, targets).items()}
+
+class Order(AsIs):
+    def items(self, client, positions, labels):
+        return np.roll(np.arange(len(positions)), int(again())), np.zeros(len(positions), int)
+
+class Labels:
+    def times(self, client, arrived_s):
+        return arrived_s + again()
+
+class Change:
+    concepts, whole = 0, False
+    def alter(self, client, places, examples, amounts):
+        return type(examples)(examples.x + np.float32(again()), examples.y)
+
+class Schedule:
+    concepts = 0
+    def amounts(self, since_s, draws, concepts):
+        return (since_s > 10 + again()).astype(float)
+    def changes_s(self, since_s, concepts):
+        return np.array([10 + again()])
+
+class Onset:
+    def begins_s(self, client):
+        return again()
+"""
+STRANGERS = [
+    ("rehearsal", "Hides", "a_client_goes_on_from_what_it_keeps"), ("rehearsal", "Hides", "one_digest"),
+    ("objective", "Means", "sums_add_up"),
+    *((noun, noun.title(), "whenever_asked_the_same") for noun in ("order", "labels", "change", "schedule", "onset")),
+]  # fmt: skip
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have mine.py in the folder."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(("noun", "name", "law"), STRANGERS)
+def test_a_strangers_is_held_to_them(noun: str, name: str, law: str, mine: None) -> None:
+    """A kind of a reader's own that counts for itself, or whose sums are none, is rejected in one line, by its name and the law's."""
+    with pytest.raises(Broken, match=rf"^{noun} 'mine:{name}' breaks the law '{law}': [^\n]+$"):
+        hold(noun, f"mine:{name}", laws=[law])
+
+
+def test_what_there_is_not_is_said() -> None:
+    """A noun, a law or a kind that there is not is one line with what there is."""
+    for asked in (("replays", "ring", []), ("replay", "ring", ["capacity_is_exceeded"]), ("compute", "constnat", [])):
+        with pytest.raises((ScenarioError, Broken), match="Did you mean"):
+            hold(asked[0], asked[1], laws=asked[2])
+
+
+def test_laws_hold_without_asserts(mine: None) -> None:
+    """Under ``python -O`` a broken law is told, too."""
+    code = "import fedsim\ntry: fedsim.laws.hold('order', 'mine:Order')\nexcept fedsim.FedsimError as e: print(e)"
+    said = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert "order 'mine:Order' breaks the law 'whenever_asked_the_same'" in said
+
+
+def test_a_state_keeps_arrays_without_dimensions() -> None:
+    """A parameter without dimensions has a state without dimensions, in bytes too: found by the laws of algorithms."""
+    assert () == unpack(pack({"scale": np.array(1.5)}))["scale"].shape
