@@ -67,7 +67,7 @@ def what_goes_in_stays_as_it_is(make: Make) -> None:
     """Neither arrays nor what is kept is written to."""
     for name, given in params().items():
         codec = make()
-        _, kept = codec.encode(given, {})
+        _, kept = codec.encode({each: array.copy() for each, array in given.items()}, {})
         before, was = {each: array.copy() for each, array in given.items()}, unpack(pack(kept))
         encoded, _ = codec.encode(given, kept)
         travels = {each: array.copy() for each, array in encoded.items()}

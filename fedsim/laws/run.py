@@ -53,7 +53,7 @@ def _order(parts: Parts) -> Order:
 def _answered(parts: Parts, client: int, kept: Kept, now: float) -> tuple[Finished, Kept]:
     program = parts.fleet.client(client)
     task, kept = program.plan(_order(parts), kept, now)
-    finished = program.finish(task, parts.engine.collect([parts.engine.submit(task)])[0], kept)
+    finished = program.finish(task, parts.engine.run([task])[0], kept)
     return finished, kept.having(finished.parts)
 
 
@@ -61,7 +61,15 @@ def _alarms(finished: Finished) -> list[int]:
     return [] if finished.news is None else finished.news.alarms.tolist()
 
 
+def it_computes_what_this_process_does(make: Make) -> None:
+    """A run has the digest of the one that is computed here, whoever computes it."""
+    kind = cast(Kind, make)
+    found, here = kind.digest(), Kind("executor", "local", {}, kind.around, {}).digest(workers=1)
+    want(found == here, f"the same scenario has the digest {found[:12]} computed by it, and {here[:12]} in this process")
+
+
 LAWS: dict[str, tuple[Law, ...]] = {
+    "executor": (it_computes_what_this_process_does,),
     **dict.fromkeys(("model", "objective"), (one_digest,)),
     **dict.fromkeys(
         ("replay", "detector", "reaction", "rehearsal", "optimizer", "algorithm", "stopping"),

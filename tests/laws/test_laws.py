@@ -32,7 +32,7 @@ from fedsim.scenario.kinds import slots
 
 FILES = {"idx", "npz", "csv", "csv_stream", "windows", "river", "openml"}
 """Sources that read: what they give is in test_sources and its like."""
-ELSEWHERE = {"partition", "replay", "compute", "network", "availability", "arrivals", "detector", "codec"}
+ELSEWHERE = {"partition", "replay", "compute", "network", "availability", "arrivals", "detector", "codec", "executor"}
 """Nouns whose kinds are held to their laws in files of their own."""
 NEEDED: dict[str, dict[str, dict[str, Any]]] = {
     "source": {name: {"examples_per_client": 20} for name in ("sea", "stagger", "agrawal", "hyperplane", "random_rbf_drift", "led")},
@@ -69,6 +69,12 @@ def test_every_kind_of_ours_keeps_every_law(noun: str, name: str, law: str, hand
     """Each registered kind keeps the laws of its noun."""
     given = {"source": sea(Key(11), examples_per_client=90)} if name == "variants" else {}
     hold(noun, name, NEEDED.get(noun, {}).get(name, {}), laws=[law], **given)
+
+
+def test_executors_keep_their_law(hands: None) -> None:
+    """Ours give the digest of this process, and a law that asked for another would be broken."""
+    assert ["it_computes_what_this_process_does"] == hold("executor", "processes", around={"engine.workers": 2})
+    assert ["it_computes_what_this_process_does"] == hold("executor", "local")
 
 
 def test_every_noun_has_laws() -> None:
