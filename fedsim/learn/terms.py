@@ -90,11 +90,12 @@ class Momentum:
         self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray
     ) -> Tensor:
         """Return m <- momentum * m + g, or with Nesterov g + momentum * m."""
-        moment = state["momentum"]
-        if (step == 0).all():
-            moment.copy_(gradient)
-        else:  # Where some rows are at their first step, 0 * momentum + g is g.
+        moment, first = state["momentum"], step == 0
+        if not first.all():
             moment.mul_(self.momentum).add_(gradient)
+        if first.any():  # 0 * momentum + g would be g, but for the sign of a zero.
+            rows = torch.from_numpy(first).to(gradient.device)
+            moment[rows] = gradient[rows]
         return gradient + moment * self.momentum if self.nesterov else moment
 
     def flops(self, parameters: int) -> float:

@@ -73,6 +73,18 @@ def test_a_task_that_stops_is_the_task_of_so_few_epochs(tiny: Any) -> None:
     assert 1 < len(seen)
 
 
+def test_an_algorithm_goes_by_the_steps_behind_what_is_sent(tiny: Any) -> None:
+    """Where the best epoch is restored FedNova's normaliser counts its steps, and not those that came after."""
+    parts = build(load(tiny({**RAGGED, **STOPPING, "training.algorithm": {"kind": "fednova"}, "training.optimizer.momentum": 0.0})))
+    fewer = 0
+    for task, result in answers(parts, 12, Patience(2, 0.0, True)):
+        took, behind = int(result.metrics["steps"]), round(result.metrics["normaliser"])
+        assert behind in ({took - 2 * (task.steps // 12)} if took < task.steps else range(1, took + 1))
+        fewer += behind < took
+
+    assert fewer
+
+
 def test_time_follows_from_what_it_took(go: Go, tiny: Any) -> None:
     """On equal devices the seconds of a task grow with its own operations and nothing else; a preview takes the most."""
     settings = {**RAGGED, **STOPPING, "clients.compute": {"kind": "constant", "gflops": 0.01, "overhead_s": 0.5}}

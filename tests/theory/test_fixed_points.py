@@ -13,7 +13,11 @@ from fedsim.core.state import State
 from fedsim.core.types import Params
 from fedsim.data.source import Examples, Pool
 from fedsim.learn.algorithms import Update
+from fedsim.learn.algorithms.fednova import amounts
 from fedsim.learn.algorithms.scaffold import Scaffold, _Server  # pyright: ignore[reportPrivateUsage]
+from fedsim.learn.engine.rows import STEPS, Rows
+from fedsim.learn.terms import Momentum
+from fedsim.learn.work import Job
 from tests.theory.test_fedavg import CLIENTS, SIZE, curvatures, optimum
 
 COPIES = (1, 2, 5, 9)
@@ -112,6 +116,31 @@ def test_fednova_stands_still_at_its_own_point(reach: Callable[..., np.ndarray])
     assert np.abs(nova - nova_point(0.2, 1)).max() < 1e-10
     assert np.abs(nova - nova_point(0.2, 0)).max() > 1e-2
     assert np.abs(reach(None, 200, **settings) - nova_point(0.2, 0)).max() < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("momentum", "mu", "nesterov"), [(0.0, 0.0, False), (0.9, 0.0, True), (0.0, 0.5, False), (0.9, 0.5, False), (0.8, 0.7, True)]
+)
+def test_fednova_counts_what_torch_does(momentum: float, mu: float, nesterov: bool) -> None:
+    """The normaliser is how far torch's own steps go along a gradient of 1, FedProx's pull included, in units of the rate."""
+    w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([w], 0.05, momentum, nesterov=nesterov)
+    for _ in range(9):
+        optimizer.zero_grad()
+        (w.sum() + mu / 2 * (w**2).sum()).backward()
+        optimizer.step()
+    job = Job(lr=0.05, momentum=momentum, nesterov=nesterov, proximal_mu=mu)
+
+    assert abs(amounts(job, np.full(9, 0.05)) - -float(w) / 0.05) < 1e-12
+
+
+@pytest.mark.parametrize("kept", [[{}, {}], [{}, {STEPS: np.array([3]), "momentum/w": np.zeros(1, np.float32)}]])
+def test_a_first_step_keeps_the_sign_of_a_zero(kept: list[Any]) -> None:
+    """Beside a row that has taken steps, a first one's momentum is its gradient to the last bit: the digest would know."""
+    rows = Rows([Momentum(0.9)], ["w"], [torch.zeros(2, 1)], 1, kept=kept)
+    rows.step(slice(0, 2), [torch.tensor([[-0.0], [1.0]])], 0, 0.1)
+
+    assert np.signbit(rows.kept(0, ["momentum"], 1)["momentum/w"]).all()
 
 
 def test_feddyn_reaches_the_optimum(reach: Callable[..., np.ndarray]) -> None:

@@ -41,15 +41,15 @@ def amounts(job: Job, rates: FloatArray) -> float:
     """Return |a_i|_1 for the steps of a task, in units of the job's rate: their number, more with momentum, less with FedProx.
 
     >>> import numpy as np
-    >>> amounts(Job(lr=0.1), np.full(3, 0.1)), round(amounts(Job(lr=0.1, momentum=0.5), np.full(3, 0.1)), 12)
-    (3.0, 4.25)
+    >>> [round(amounts(Job(lr=0.1, momentum=m), np.full(3, 0.1)), 12) for m in (0.0, 0.5)]
+    [3.0, 4.25]
     """
-    total, carried = 0.0, 0.0
-    for rate in rates.tolist():
-        carried = job.momentum * carried + 1.0
-        direction = 1.0 + job.momentum * carried if job.nesterov else carried
-        total = (1 - rate * job.proximal_mu) * total + rate / job.lr * direction
-    return total
+    way, carried = 0.0, 0.0
+    for rate in rates.tolist():  # How far a gradient of 1 at each step takes a parameter.
+        gradient = 1.0 - job.proximal_mu * way
+        carried = job.momentum * carried + gradient
+        way += rate * (gradient + job.momentum * carried if job.nesterov else carried)
+    return way / job.lr
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,16 +263,16 @@ class CohortEngine:
                 for step, mine, head in found:
                     losses[mine, step] = values[at : at + len(head)]
                     at += len(head)
-        return self._results(chunk, rows, losses)
+        return self._results(chunk, rows, losses, early)
 
-    def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray) -> list[Result]:
+    def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray, early: Early | None) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
         means = losses.cumsum(axis=1)[:, -1] / (chunk.sizes > 0).sum(axis=1)
         stack, results = Stack(self._names, rows.params), list[Result]()
         for i, task in enumerate(chunk.tasks):
             steps = int((chunk.sizes[i] > 0).sum())
-            if task.measured:
-                task = dataclasses.replace(task, rates=task.step_rates[:steps])
+            if early is not None:  # An algorithm goes by the steps behind what is sent.
+                task = dataclasses.replace(task, rates=task.step_rates[: early.sent])
             results.append(self._result(task, stack, float(means[i]), rows, i, {}, steps))
         return results
 

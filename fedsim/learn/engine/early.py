@@ -34,6 +34,12 @@ class Early:
         self.losses.append(loss)
         return self.stopping.stops(self.losses)
 
+    @property
+    def sent(self) -> int:
+        """Return how many steps are behind the parameters that are sent: fewer than were taken, where the best are restored."""
+        epochs = self.losses.index(min(self.losses)) + 1 if self.best else len(self.losses)
+        return epochs * self.epoch
+
     def settle(self, rows: Rows) -> None:
         """Put the best parameters back, where these are to be sent."""
         for param, best in zip(rows.params, self.best, strict=False):
