@@ -57,6 +57,8 @@ class Extras:
         @functools.wraps(configure)
         def configured(server_round: int, arrays: ArrayRecord, *args: Any, **kwargs: Any) -> Iterable[Message]:
             start.update(records.params_of(arrays))
+            if isinstance(getattr(strategy, "current_arrays", None), ArrayRecord):  # FedAvgM's own last average, which is no longer
+                setattr(strategy, "current_arrays", arrays)  # the model where the server's half has moved it.
             return self._joined(configure(server_round, arrays, *args, **kwargs))
 
         @functools.wraps(aggregate)

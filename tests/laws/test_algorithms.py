@@ -54,6 +54,15 @@ def test_one_digest(name: str, around: str, go: Go, hands: None) -> None:
         assert {"late", "arrived"} <= set(serial.tasks.outcome)
 
 
+def test_zeros_know_no_chunk(go: Go) -> None:
+    """Momentum that is kept of units that are off is a zero without a sign, however many clients are stacked, some for the first time."""
+    settings = {**RAGGED, **MOMENTUM, "data.test_fraction": 0.97, "training.batch_size": 1, "training.epochs": 1, "engine.chunk": 1,
+                "server.strategy": {"kind": "FedAvg", "fraction_train": 0.5}, "model": {"kind": "mlp", "hidden": [16], "standardise": True},
+                "data.partition": {"kind": "quantity", "sigma": 0.8}, "server.rounds": 4}  # fmt: skip
+
+    assert go(settings).digest == go({**settings, "engine.chunk": 64}).digest
+
+
 def test_what_is_kept_matters(go: Go) -> None:
     """Each of them is another method than FedAvg with SGD, and keeping another than beginning anew: the digests tell them apart."""
     reset = {"adam reset": {"training.optimizer": {**ADAM["training.optimizer"], "state": "reset"}}, "plain": {}}

@@ -52,7 +52,8 @@ class Rows:
         found: State = {STEPS: self._before[row : row + 1] + steps}
         for states in self._states:
             for name in states.keys() & set(names):
-                found |= {f"{name}/{param}": each[row].cpu().numpy() for param, each in zip(self._names, states[name], strict=True)}
+                # A zero is kept without its sign: a product of zeros has one or the other, by how many rows there are.
+                found |= {f"{name}/{param}": each[row].cpu().numpy() + 0 for param, each in zip(self._names, states[name], strict=True)}
         return found
 
     def _stacked(self, name: str, kept: Sequence[Mapping[str, Array]]) -> list[Tensor]:
