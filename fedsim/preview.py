@@ -52,6 +52,12 @@ class Preview:
         """Return what a round sends back, in the mean."""
         return self.foretold.up_bytes / self.rounds
 
+    @property
+    def notes(self) -> list[str]:
+        """Return what a reader must know of these figures, and of how the scenario was understood."""
+        early = "training.stopping: every task is taken to train for all its epochs; those that stop early take less time."
+        return [*self.parts.notes, *([early] if self.parts.job.stopping else [])]
+
     def plain(self) -> dict[str, Any]:
         """Return the figures as plain values."""
         told = self.foretold
@@ -82,7 +88,7 @@ class Preview:
             "bytes_up_per_round": self.up_bytes_per_round,
             "bytes_down": told.down_bytes,
             "bytes_up": told.up_bytes,
-            "notes": list(self.parts.notes),
+            "notes": self.notes,
         }
 
 

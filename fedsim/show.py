@@ -186,7 +186,7 @@ def preview(foretold: Preview) -> None:
     sent = f"{around}{megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up"
     table.add_row("all rounds", f"{_foretold(told)}, {sent}{until}")
     table.add_row("foretold from", _rehearsed(told))
-    for note in parts.notes:
+    for note in foretold.notes:
         table.add_row("note", escape(note))
     console.print(table)
 

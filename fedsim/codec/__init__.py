@@ -66,20 +66,20 @@ class Coding:
 
     def sent_down(self, params: Params) -> Params:
         """Return what travels to a client for *params*. Raises RunError where its size is not the one that was foretold."""
-        return _checked(self.down.encode(params, {})[0], self.down.forms(forms_of(params)))
+        return _checked(self.down.encode(params, {})[0], self.down.forms(forms_of(params)), "codec.down")
 
     def got_down(self, params: Params) -> Params:
         """Return what a client makes of what came."""
-        return self.down.decode(params, self.down_forms)
+        return _formed(self.down.decode(params, self.down_forms), self.down_forms, "codec.down")
 
     def sent_up(self, params: Params, kept: State) -> tuple[Params, State]:
         """Return what travels to the server for *params*, and what the client keeps."""
         encoded, kept = self.up.encode(params, kept)
-        return _checked(encoded, self.up.forms(forms_of(params))), kept
+        return _checked(encoded, self.up.forms(forms_of(params)), "codec.up"), kept
 
     def got_up(self, params: Params) -> Params:
         """Return what the server makes of what came."""
-        return self.up.decode(params, self.up_forms)
+        return _formed(self.up.decode(params, self.up_forms), self.up_forms, "codec.up")
 
 
 def forms_of(params: Params) -> dict[str, Form]:
@@ -87,11 +87,20 @@ def forms_of(params: Params) -> dict[str, Form]:
     return {name: (str(array.dtype), array.shape) for name, array in params.items()}
 
 
-def _checked(params: Params, forms: Forms) -> Params:
+def _formed(params: Params, forms: Forms, at: str) -> Params:
+    """Return *params* that were decoded: those of *forms*, all of them, or all but an algorithm's extra arrays (``EXTRA/NAME``)."""
+    found = forms_of(params)
+    wrong = [name for name in found if found[name] != forms.get(name)] + [name for name in forms if name not in found and "/" not in name]
+    if wrong:
+        raise RunError(f"{at}: it decodes {wrong[0]} to {found.get(wrong[0], 'nothing')}, expected {forms.get(wrong[0], 'nothing')}.")
+    return params
+
+
+def _checked(params: Params, forms: Forms, at: str) -> Params:
     found = forms_of(params)
     if found != dict(forms):
         wrong = next(name for name in (*forms, *found) if found.get(name) != forms.get(name))
-        raise RunError(f"codec: it encodes {wrong} as {found.get(wrong)}, and its forms() foretold {forms.get(wrong)}.")
+        raise RunError(f"{at}: it encodes {wrong} as {found.get(wrong)}, and its forms() foretold {forms.get(wrong)}.")
     return params
 
 

@@ -46,7 +46,7 @@ from fedsim.scenario.making import made
 from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
 from fedsim.scenario.schema import Engine, Scenario
-from fedsim.scenario.updating import try_algorithm, try_rule
+from fedsim.scenario.updating import try_algorithm, try_coding, try_rule
 from fedsim.sim.fleet import Fleet
 from fedsim.strategy.extras import Extras, check_goes
 from fedsim.strategy.stock import Built
@@ -75,7 +75,11 @@ class Parts:
     def notes(self) -> tuple[str, ...]:
         """Return what a reader must know of how the scenario was understood."""
         return tuple(
-            note for note in (self.fleet.flops.note, *self.strategy.notes, *self.warned.lines("while the scenario was built")) if note
+            note
+            for note in (
+                self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self.warned.lines("while the scenario was built")
+            )
+            if note
         )
 
 
@@ -220,7 +224,9 @@ def _coding(scenario: Scenario, job: Job, fleet: Fleet, first: Params, model: nn
     )
     if type(down) is Plain and type(up) is Plain:
         return None
-    return Coding(down, up, _forms(first, job.algorithm.down if job.algorithm else (), model), fleet.forms)
+    coding = Coding(down, up, _forms(first, job.algorithm.down if job.algorithm else (), model), fleet.forms)
+    try_coding(coding, first, {way: str((table or {"kind": "plain"})["kind"]) for way, table in (("down", asked.down), ("up", asked.up))})
+    return coding
 
 
 def _forms(first: Params, extras: Sequence[str], model: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:

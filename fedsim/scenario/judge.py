@@ -11,6 +11,7 @@ from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.machine import memory
 from fedsim.data.federation import Federation
 from fedsim.learn.objectives import Objective
+from fedsim.learn.work import Job
 from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Stream, Table, Training
 
 ITEM_BYTES = 40
@@ -73,6 +74,12 @@ def check_stopping(scenario: Scenario) -> None:
         )
     if scenario.stream is not None:
         raise ScenarioError("training.stopping: stops by examples that a client keeps back, and on a [stream] it keeps none. Leave it out.")
+
+
+def remark(job: Job) -> str:
+    """Return what the algorithm of *job* says that does not go with it; empty where all does."""
+    said = getattr(job.algorithm, "remark", None)
+    return str(said(job)) if callable(said) else ""
 
 
 def check_count(clients: int, examples: int) -> None:

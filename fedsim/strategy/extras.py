@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.core.errors import RunError, ScenarioError, choices
+from fedsim.core.errors import RunError, ScenarioError, choices, door
 from fedsim.core.state import State
 from fedsim.core.types import Params
 from fedsim.flower import compat, records
@@ -69,14 +70,17 @@ class Extras:
             if not updates:
                 return aggregate(server_round, replies)
             before = {name: start[name] for name in self.names}
-            seen = self.server.before(before, updates)
+            with door("training.algorithm", "its server's before() raised", wrong=RunError):
+                seen = self.server.before(before, updates)
             shown = {id(reply): self._shown(reply, params, key) for reply, params in zip(good, seen, strict=True)}
             arrays, metrics = aggregate(server_round, [shown.get(id(reply), reply) for reply in replies])
             if arrays is None:
                 return None, metrics
             average = {name: array.astype(start[name].dtype) for name, array in records.params_of(arrays).items()}
             trained = {name: average.get(name, start[name]) for name in self.names}
-            model, self.state = self.server.after(before, trained, updates, self.state)
+            with door("training.algorithm", "its server's after() raised", wrong=RunError):
+                model, self.state = self.server.after(before, trained, updates, self.state)
+            _check_numbers(model)
             return compat.array_record({**average, **model}), metrics
 
         setattr(strategy, "configure_train", configured)
@@ -125,6 +129,12 @@ class Extras:
                 record = MetricRecord({**record, key: 1.0})
             content[name] = record
         return compat.with_metadata(content, reply.metadata)
+
+
+def _check_numbers(model: Params) -> None:
+    for name, array in model.items():
+        if not np.isfinite(array).all():
+            raise RunError(f"training.algorithm: its server's after() made {name} infinite or no number; try a smaller learning rate.")
 
 
 def _only(reply: Message) -> tuple[ArrayRecord, MetricRecord]:

@@ -172,13 +172,20 @@ class SignSgd:
 def signs():
     return SignSgd()
 
+class Flat:
+    keeps = ()
+    def apply(self, gradient, param, start, state, sent, step):
+        return gradient[:1]
+    def flops(self, parameters):
+        return 0.0
+
 class Broken(SignSgd):
     def __init__(self, how):
         self.how = how
         self.lr = {"rate": -1.0}.get(how, 0.01)
         self.state = {"state": "sometimes"}.get(how, "reset")
     def terms(self, job):
-        return {"none": None, "text": ("a",), "raises": 1 / (self.how != "raises")}.get(self.how, (Signs(),))
+        return {"none": None, "text": ("a",), "raises": 1 / (self.how != "raises"), "shape": (Flat(),)}.get(self.how, (Signs(),))
 
 def broken(how):
     return Broken(how)
@@ -193,6 +200,34 @@ class Own(FedAvg):
 
 def own(how=""):
     return Own(how=how)
+
+class Half:
+    weights = "uniform"
+    def __init__(self, how):
+        self.how = how
+        self.weights = "bla" if how == "weights" else "uniform"
+    def begin(self, params):
+        return [] if self.how == "begin" else {}
+    def before(self, start, updates):
+        return [] if self.how == "before" else [update.params for update in updates]
+    def after(self, start, average, updates, state):
+        if self.how == "after raises":
+            raise KeyError("ouch")
+        if self.how == "after":
+            return average
+        return ({n: a.reshape(-1)[:1] for n, a in average.items()} if self.how == "shape" else average), state
+
+@dataclass(frozen=True)
+class Served(FedAvg):
+    how: str = ""
+    keeps: tuple = ()
+    def finish(self, job, start, params, sent, kept, rates):
+        return Ended(kept={"old/" + n: a for n, a in params.items()} if self.how == "keeps" else {})
+    def server(self, clients):
+        return object() if self.how == "server" else Half(self.how)
+
+def served(how=""):
+    return Served(how=how, keeps=("momentum",) if how == "name" else ())
 """
 
 
@@ -222,10 +257,10 @@ def fedsim_tiny(settings: dict[str, Any]) -> dict[str, Any]:
     return tiny_table(settings)
 
 
-@pytest.mark.parametrize("how", ["rate", "state", "none", "text", "raises"])
+@pytest.mark.parametrize("how", ["rate", "state", "none", "text", "raises", "shape"])
 def test_a_wrong_optimiser_is_named(how: str, mine: None, go: Go) -> None:
     """What it gives is refused by its name, before anything runs."""
-    with pytest.raises(ScenarioError, match=r"^training\.optimizer\.kind = 'mine:broken': its (lr|state|terms\(\)) "):
+    with pytest.raises(ScenarioError, match=r"^training\.optimizer\.kind = 'mine:broken': its (lr|state|terms\(\)|term Flat) "):
         go({"training.optimizer": {"kind": "mine:broken", "how": how}})
 
 
@@ -234,6 +269,23 @@ def test_a_wrong_algorithm_is_named(how: str, mine: None, go: Go) -> None:
     """What its halves give is refused in one line by the scenario's key."""
     with pytest.raises(FedsimError, match=r"^training\.algorithm[^\n]*finish\(\)[^\n]*$"):
         go({"training.algorithm": {"kind": "mine:own", "how": how}})
+
+
+@pytest.mark.parametrize("how", ["server", "weights", "begin", "before", "after", "after raises", "shape", "keeps", "name"])
+def test_a_wrong_server_half_is_named(how: str, mine: None, tiny: Any) -> None:
+    """What it gives, or what its client half keeps, is refused by its own name, before anything runs; a right one runs."""
+    build(load(tiny({"training.algorithm": {"kind": "mine:served"}})))
+    said = r"^training\.algorithm\.kind = 'mine:served': it(s server|s finish\(\) keeps| keeps 'momentum')[^\n]*$"
+    with pytest.raises(ScenarioError, match=said):
+        build(load(tiny({"training.algorithm": {"kind": "mine:served", "how": how}})))
+
+
+@pytest.mark.parametrize("kind", ["scaffold", "fednova"])
+def test_what_does_not_go_with_an_algorithm_is_said(kind: str, tiny: Any) -> None:
+    """Adam, and momentum that is kept, are no sums of gradients; SGD and momentum begun anew are."""
+    for optimizer, said in ((ADAM, True), (MOMENTUM, True), ({"training.optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9}}, False)):
+        notes = build(load(tiny({"training.algorithm": {"kind": kind}, **optimizer}))).notes
+        assert said == any(note.startswith(f"training.algorithm.kind = '{kind}': takes a client's update for") for note in notes)
 
 
 def test_nothing_to_keep_is_said(go: Go) -> None:

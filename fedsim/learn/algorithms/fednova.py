@@ -8,7 +8,7 @@ from typing import Literal
 
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, Params
-from fedsim.learn.algorithms import Ended, Update, algorithms
+from fedsim.learn.algorithms import Ended, Update, algorithms, remark, way
 from fedsim.learn.terms import Term
 from fedsim.learn.work import Job
 
@@ -29,27 +29,16 @@ class FedNova:
         return ()
 
     def finish(self, job: Job, start: Params, params: Params, sent: Mapping[str, Params], kept: State, rates: FloatArray) -> Ended:
-        """Return |a_i|_1: how many plain gradients the update amounts to."""
-        return Ended(metrics={NORMALISER: amounts(job, rates)})
+        """Return |a_i|_1, in units of the job's rate: how many plain gradients the update amounts to, with momentum and FedProx too."""
+        return Ended(metrics={NORMALISER: way(job, rates) / job.lr})
+
+    def remark(self, job: Job) -> str:
+        """Return what does not go with it."""
+        return remark("fednova", job)
 
     def server(self, clients: int) -> _Server:
         """Return the server's half."""
         return _Server()
-
-
-def amounts(job: Job, rates: FloatArray) -> float:
-    """Return |a_i|_1 for the steps of a task, in units of the job's rate: their number, more with momentum, less with FedProx.
-
-    >>> import numpy as np
-    >>> [round(amounts(Job(lr=0.1, momentum=m), np.full(3, 0.1)), 12) for m in (0.0, 0.5)]
-    [3.0, 4.25]
-    """
-    way, carried = 0.0, 0.0
-    for rate in rates.tolist():  # How far a gradient of 1 at each step takes a parameter.
-        gradient = 1.0 - job.proximal_mu * way
-        carried = job.momentum * carried + gradient
-        way += rate * (gradient + job.momentum * carried if job.nesterov else carried)
-    return way / job.lr
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +68,7 @@ class _Server:
 def fednova() -> FedNova:
     """FedNova: clients that take more local steps do not pull harder, but for the first order of it.
 
-    Momentum and FedProx count as the paper says; of other optimisers it knows nothing. Reference: Wang et al. 2020, arXiv:2007.07481.
+    Momentum and FedProx count by what they do to a gradient; of other optimisers it knows nothing.
+    Reference: Wang et al. 2020, arXiv:2007.07481.
     """
     return FedNova()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params
-from fedsim.learn.algorithms import Ended, Update, algorithms
+from fedsim.learn.algorithms import Ended, Update, algorithms, remark, way
 from fedsim.learn.terms import Term
 from fedsim.learn.work import Job
 
@@ -47,12 +47,16 @@ class Scaffold:
         return (_Correction(),)
 
     def finish(self, job: Job, start: Params, params: Params, sent: Mapping[str, Params], kept: State, rates: FloatArray) -> Ended:
-        """Return c_i+ - c_i, and keep c_i+ = c_i - c + (x - y_i) / (sum of the rates): K eta, where the rate is constant."""
+        """Return c_i+ - c_i, and keep c_i+ = c_i - c + (x - y_i) / (K eta), or by how far steps with momentum go."""
         before = {name: kept.get(f"control/{name}", np.zeros_like(start[name])) for name in params}
-        moved = {name: (start[name] - params[name]) / start[name].dtype.type(rates.sum()) for name in params}
+        moved = {name: (start[name] - params[name]) / start[name].dtype.type(way(job, rates)) for name in params}
         after = {name: before[name] - sent["control"][name] + moved[name] for name in params}
         changed = {name: after[name] - before[name] for name in params}
         return Ended({"control": changed}, {f"control/{name}": array for name, array in after.items()})
+
+    def remark(self, job: Job) -> str:
+        """Return what does not go with it."""
+        return remark("scaffold", job)
 
     def server(self, clients: int) -> _Server:
         """Return the server's half."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core.errors import RunError
+from fedsim.core.state import State
 from fedsim.core.types import Params
 from fedsim.learn.algorithms.ending import sent_of
 from fedsim.learn.engine.rows import Rows
@@ -39,7 +40,7 @@ class Starts:
         for extra in job.algorithm.down if job.algorithm else ():
             each = [self._sent(task, extra) for task in tasks]
             sent[extra] = [torch.stack(list(arrays)) for arrays in zip(*each, strict=True)]
-        kept = [{**task.parts.get("algorithm", {}), **task.parts.get("optimizer", {})} for task in tasks] if job.keeping else []
+        kept = [task.parts.get("optimizer", {}) | self._algorithms(job, task) for task in tasks] if job.keeping else []
         return Rows(rule(job), self._names, self._stacked(tasks), self._trained, sent=sent, kept=kept)
 
     def tensors(self, params: Params) -> list[Tensor]:
@@ -51,6 +52,11 @@ class Starts:
                     f" strategy that averages, like FedAvg, or GroupNorm in the model."
                 )
         return [torch.tensor(params[name], dtype=self._dtype, device=self._device) for name in self._names]
+
+    def _algorithms(self, job: Job, task: Task) -> State:
+        """Return what the client keeps of *task*'s algorithm: what that says it keeps, so that nothing is taken for an optimiser's."""
+        kept, keeps = task.parts.get("algorithm", {}), job.algorithm.keeps if job.algorithm else ()
+        return {name: array for name, array in kept.items() if name.partition("/")[0] in keeps}
 
     def _sent(self, task: Task, extra: str) -> list[Tensor]:
         arrays = sent_of(task, extra, self._names[: self._trained])
