@@ -1,4 +1,7 @@
-"""A reader's own kinds of everything else: whatever their methods raise or answer, the line names the kind and the method."""
+"""A reader's own kinds of everything else: whatever their methods raise or answer, the line names the kind and the method.
+
+That right answers are used is in ``test_every_noun.py``.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -177,23 +180,6 @@ def test_a_wrong_answer_is_named(noun: str, method: str, answer: str, mine: Call
 
     assert f"{PLACES[noun][0]}.kind = 'mine:{noun}': its {method}" in line and "defect of fedsim" not in line, line
     assert answer != "raises" or "KeyError: 'boo'" in line
-
-
-@pytest.mark.parametrize("noun", sorted(PLACES))
-def test_a_right_answer_passes(noun: str, mine: Callable[..., dict[str, Any]], go: Any, tiny: Callable[..., dict[str, Any]]) -> None:
-    """Behind the door nothing changes: the digest is that of the kind which the reader's own hands on, with two workers too."""
-    kinds = {"arrivals": {"kind": "constant", "per_s": 1.0}, "order": {"kind": "shuffled"}, "labels": {"kind": "constant", "delay_s": 1.0},
-             "change": DRIFT["stream.drift"]["change"], "schedule": DRIFT["stream.drift"]["schedule"], "onset": {"kind": "synchronous"},
-             "compute": {"kind": "constant", "gflops": 5.0}, "network": {"kind": "constant", "up_mbps": 5.0, "down_mbps": 5.0},
-             "availability": {"kind": "onoff", "mean_on_s": 5.0, "mean_off_s": 5.0}, "trigger": {"kind": "count", "examples": 3},
-             "detector": {"kind": "ddm"}, "replay": {"kind": "prioritised", "capacity": 9}, "rehearsal": {"kind": "der"},
-             "reaction": {"kind": "adapt", "buffer": "shrink", "lr_factor": 2.0}}  # fmt: skip
-    own = mine(noun, "no method", "none")
-    place, around = PLACES[noun]
-    some = {"server.strategy": {"kind": "FedAvg", "clients_per_round": 2, "min_available_nodes": 4}} if noun == "availability" else {}
-    theirs = tiny({"server.rounds": 3, **around, **some, place: kinds[noun]})
-
-    assert go(own).digest == go(theirs).digest
 
 
 @pytest.mark.parametrize("answer", ["twice", "fewer", "beyond", "below", "lists", "writes"])
