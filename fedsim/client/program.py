@@ -6,7 +6,6 @@ between them is the engine's, the time around them the simulator's. Nothing else
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -104,10 +103,9 @@ def next_task(client: int, root: Key, kept: Kept, training: bool) -> tuple[int, 
 
     Tasks of the two kinds are counted apart, so that evaluating moves no draw of training.
     """
-    if training:
-        count, after = kept.trained, dataclasses.replace(kept, trained=kept.trained + 1)
-    else:
-        count, after = kept.evaluated, dataclasses.replace(kept, evaluated=kept.evaluated + 1)
+    trained, evaluated = kept.trained + training, kept.evaluated + (not training)  # By hand: ``replace`` takes as long as the rest.
+    after = Kept(trained, evaluated, kept.until_s, kept.before_s, kept.seen, kept.steps, kept.parts)
+    count = kept.trained if training else kept.evaluated
     return count, root.fold("client", client, "task" if training else "evaluation", count), after
 
 

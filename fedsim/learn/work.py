@@ -60,6 +60,8 @@ class Job:
     @property
     def keeping(self) -> tuple[str, ...]:
         """Return the parts of what a client keeps that its tasks of this job read and change."""
+        if self.optimizer is None and self.algorithm is None:
+            return ()
         optimizer = self.optimizer is not None and self.optimizer.state == "keep"
         algorithm = self.algorithm is not None and len(self.algorithm.keeps) > 0
         return (*(["algorithm"] if algorithm else []), *(["optimizer"] if optimizer else []))

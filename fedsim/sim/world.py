@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 import simpy
 
 from fedsim.client.kept import Kept, Parts
-from fedsim.client.program import Finished, Order
+from fedsim.client.program import Finished, Order, Program
 from fedsim.core.types import Seconds
 from fedsim.learn.engine import Engine
 from fedsim.learn.work import Result
@@ -77,11 +77,11 @@ class World:
         """Let the client take in the numbers of a task, once, and return what that ends with."""
         client = delivery.client
         if delivery.finished is None:
-            kept = delivery.kept or self._kept[client]
-            delivery.finished = self.fleet.client(client).finish(delivery.planned, result, kept)
+            kept, program = delivery.kept or self._kept[client], self.fleet.client(client)
+            delivery.finished = program.finish(delivery.planned, result, kept)
             if self._unread.get(client) is delivery:  # Otherwise the client is further on, and reads nothing of this one.
                 del self._unread[client]
-                self._keep(delivery, self._kept[client].having(delivery.finished.parts))
+                self._keep(delivery, program, self._kept[client].having(delivery.finished.parts))
         return delivery.finished
 
     def ended(self, client: int) -> bool:
@@ -91,7 +91,7 @@ class World:
     def abandon(self, delivery: Delivery) -> None:
         """Wait for a delivery no more, and drop its numbers, unless they leave something behind."""
         delivery.abandon()
-        if delivery.ticket is not None and not self._leaves(delivery):
+        if delivery.ticket is not None and delivery.kept is None:
             self.engine.discard(delivery.ticket)
 
     def kept(self, client: int) -> Kept:
@@ -102,12 +102,8 @@ class World:
         """Let *client* keep *parts* in the place of those of the same names."""
         self._kept[client] = self.kept(client).having(parts)
 
-    def _leaves(self, delivery: Delivery) -> bool:
-        """Return whether a task leaves more behind than its reply."""
-        return delivery.kind == "train" and self.fleet.client(delivery.client).leaves
-
-    def _keep(self, delivery: Delivery, kept: Kept) -> None:
-        held, capacity = self.fleet.client(delivery.client).held(kept)
+    def _keep(self, delivery: Delivery, program: Program, kept: Kept) -> None:
+        held, capacity = program.held(kept)
         if held:
             self._invariants.remembered(f"message {delivery.id} to client {delivery.client}", held, capacity)
         self._kept[delivery.client] = kept
@@ -145,13 +141,13 @@ class World:
             self._read(client)
         task, kept = program.plan(order, self.kept(client), self.env.now)
         # A task known to be lost, that leaves nothing, is not computed; unless nobody knows how long it takes before it is.
-        if self._leaves(delivery) or not delivery.abandoned or task.measured:
+        if training and program.leaves:
+            delivery.kept = kept
+            self._unread[client] = delivery
+        if delivery.wanted or task.measured:
             delivery.ticket = self.engine.submit(task)
         steps = self._measured(delivery) if task.measured else None
         delivery.plan(task, fleet.flops.of(task, steps), 0 if not training else task.steps if steps is None else steps)
-        if self._leaves(delivery):
-            delivery.kept = kept
-            self._unread[client] = delivery
-        self._keep(delivery, kept)
+        self._keep(delivery, program, kept)
         number = task.number if training else EVALUATIONS + task.number
         return fleet.compute.seconds(client, number, delivery.flops)
