@@ -43,7 +43,7 @@ class Kept:
 
     def few(self, *names: str) -> Parts:
         """Return those of the parts *names* that hold anything."""
-        return {name: self.parts[name] for name in names if self.parts.get(name)}
+        return {name: self.parts[name] for name in names if self.parts.get(name)} if names else {}
 
     def packed(self) -> bytes:
         """Return it as bytes; ``unpacked`` undoes it.

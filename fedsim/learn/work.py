@@ -307,6 +307,8 @@ class Result:
         if self.sealed:
             return self.sealed
         numbers = ",".join(f"{name}={float(value).hex()}" for name, value in sorted(self.metrics.items()))
+        if not self.outputs and not self.parts:
+            return digest_of(self.params, numbers)
         state = joined({name: part for name, part in self.parts.items() if name != "rehearsal"}) | self.parts.get("rehearsal", {})
         rest = joined({kind: dict(sorted(arrays.items())) for kind, arrays in (("outputs", self.outputs), ("state", state))})
         return digest_of({**self.params, **rest}, numbers)

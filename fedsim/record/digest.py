@@ -80,7 +80,10 @@ class Chain:
 
 def _since(row: Any, known: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
     """Return the columns of *row* beyond those *known* that are not at their default, each as its name and its value."""
-    found = ((name, getattr(row, name), default) for name, default in _newer(type(row), known))
+    newer = _newer(type(row), known)
+    if not newer:
+        return ()
+    found = ((name, getattr(row, name), default) for name, default in newer)
     return tuple((name, value) for name, value, default in found if value != default)
 
 

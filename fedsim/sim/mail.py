@@ -37,10 +37,11 @@ AFTER: dict[Stage, tuple[Stage, ...]] = {
 class Parcel:
     """What the messages of one push carry: read once, however many clients it goes to.
 
-    *order* is None when our client cannot read it; *failure* then says why. *up* is the size of an answer.
+    *kind* is Flower's message type. *order* is None when our client cannot read it; *failure* then says why. *up* is the size of an answer.
     """
 
     content: RecordDict
+    kind: str
     round: int
     version: int
     down: Size
@@ -90,7 +91,7 @@ class Delivery:
     @property
     def kind(self) -> str:
         """Return Flower's message type."""
-        return self.message.metadata.message_type
+        return self.parcel.kind
 
     @property
     def planned(self) -> Task:
@@ -197,16 +198,17 @@ class Mail:
             message = compat.with_metadata(message.content, copy.copy(message.metadata))
         compat.set_message_id(message, message_id)
         # Strategies put one content into all messages of a round: it is read and copied once, until it changes.
-        content, same = message.content, (id(message.content), message.metadata.message_type)
+        content, kind = message.content, message.metadata.message_type
+        same = (id(content), kind)
         if same not in read or not records.unchanged(content, read[same][1].content):
-            read[same] = (content, self._parcel(message))
+            read[same] = (content, self._parcel(message, kind))
         return Delivery(message_id, records.client_of(message.metadata.dst_node_id), message, read[same][1], now)
 
-    def _parcel(self, message: Message) -> Parcel:
+    def _parcel(self, message: Message, kind: str) -> Parcel:
         content = records.snapshot(message.content)
         version = self._starts.version(next(iter(content.array_records.values()), None))
         order, up, failure = None, records.Size(0, 0), ""
-        if message.metadata.message_type not in records.KINDS:
+        if kind not in records.KINDS:
             failure = f"our client takes messages of type {' and '.join(records.KINDS)} only"
         else:
             order = records.order_of(message, self._starts, self._fleet.job)
@@ -215,4 +217,4 @@ class Mail:
             extra = self._fleet.extra_metrics if training else ()
             forms, coding = self._fleet.forms if training else {}, self._fleet.coding
             up = records.reply_size(coding.up.forms(forms) if coding else forms, (*names, *extra))
-        return Parcel(content, records.round_of(content), version, records.size_of(content), up, order, failure)
+        return Parcel(content, kind, records.round_of(content), version, records.size_of(content), up, order, failure)

@@ -144,9 +144,10 @@ class World:
         if training and program.leaves:
             delivery.kept = kept
             self._unread[client] = delivery
-        if delivery.wanted or task.measured:
+        measured = task.measured
+        if delivery.wanted or measured:
             delivery.ticket = self.engine.submit(task)
-        steps = self._measured(delivery) if task.measured else None
+        steps = self._measured(delivery) if measured else None
         delivery.plan(task, fleet.flops.of(task, steps), 0 if not training else task.steps if steps is None else steps)
         self._keep(delivery, program, kept)
         number = task.number if training else EVALUATIONS + task.number
