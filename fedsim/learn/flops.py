@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,10 @@ class Flops:
     parameters: int
     note: str = ""
     """What the count leaves out, in one sentence; empty where it leaves nothing out."""
+
+    def checkpointed(self) -> Flops:
+        """Return what it costs where the backward pass computes the forward pass again: 4 forward passes in the place of 3."""
+        return replace(self, training=self.training + self.forward)
 
     def of(self, task: Task, steps: int | None = None) -> float:
         """Return the operations that *task* takes; where it ended early, after so many *steps*."""

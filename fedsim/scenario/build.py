@@ -29,6 +29,7 @@ from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
 from fedsim.learn.algorithms import Algorithm, FedAvg
+from fedsim.learn.arithmetic import Arithmetic
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.templates import many_sizes
@@ -150,10 +151,12 @@ def _built(loaded: Loaded) -> Parts:
         store.share()
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
-    engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many)
+    arithmetic = Arithmetic(scenario.engine.precision, scenario.training.checkpointing)
+    engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many, arithmetic=arithmetic)
     counted, scores = probe(
         model, objective, engine, store, federation, job, f"training.objective.kind = {scenario.training.objective['kind']!r}"
     )
+    counted = counted.checkpointed() if arithmetic.checkpointing else counted
     judge.check_stop(scenario, scores)
     judge.check_classes(scenario, federation)
     online = _online(scenario, federation, objective)
@@ -174,7 +177,9 @@ def _built(loaded: Loaded) -> Parts:
 def _device(engine: Engine) -> torch.device:
     gpu = engine.device != "cpu" and torch.cuda.is_available()
     judge.check_device(engine, gpu=gpu)
-    return torch.device("cuda" if gpu and not engine.elsewhere else "cpu")
+    gpu = gpu and not engine.elsewhere
+    judge.check_precision(engine, lowers=not gpu or torch.cuda.is_bf16_supported())
+    return torch.device("cuda" if gpu else "cpu")
 
 
 def _job(scenario: Scenario, strategy: Built) -> Job:

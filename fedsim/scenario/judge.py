@@ -43,6 +43,18 @@ def check_device(engine: Engine, *, gpu: bool) -> None:
         )
 
 
+def check_precision(engine: Engine, *, lowers: bool) -> None:
+    """Refuse products of bfloat16 where torch has none of it: from float64, and on a GPU that does not *lower* them."""
+    if engine.precision is None:
+        return
+    if engine.dtype == "float64":
+        raise ScenarioError(
+            f"engine.precision = {engine.precision!r}: lowers products of float32, and engine.dtype = 'float64'. Leave one of them out."
+        )
+    if not lowers:
+        raise ScenarioError(f"engine.precision = {engine.precision!r}: this machine's GPU has none. Leave it out, or take device = 'cpu'.")
+
+
 def check_test(scenario: Scenario) -> None:
     """Refuse to test on nothing."""
     if scenario.data.test_fraction == 0 and scenario.stream is None:

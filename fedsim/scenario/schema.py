@@ -16,6 +16,10 @@ Moment = Annotated[float, Field(ge=0)]
 """Virtual seconds since the start of the run."""
 
 
+LATER = "came after fedsim-digest-1"
+"""The mark of a key that older scenarios lack: left out where it stands at its default, so that what they hash to stays."""
+
+
 class Section(BaseModel):
     """A frozen table that refuses unknown keys and takes no string for a number."""
 
@@ -96,6 +100,7 @@ class Training(Section):
     rehearsal: Table | None = None
     algorithm: Table | None = None
     stopping: Table | None = None
+    checkpointing: Annotated[bool, LATER] = False
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -148,7 +153,9 @@ class Stop(Section):
 
 
 class Engine(Section):
-    """How the numbers are computed; on one machine type nothing here but dtype and device moves a digest.
+    """How the numbers are computed; on one machine type nothing here but dtype, precision and device moves a digest.
+
+    *dtype* is what parameters are kept and sent in, *precision* what products are computed in while training.
 
     float64 doubles the bytes of every message, so tasks take longer, and what happens by the hour, such as who is there
     under ``onoff`` when a round begins, is another draw: compare dtypes by their curves against rounds.
@@ -156,6 +163,7 @@ class Engine(Section):
 
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
+    precision: Literal["bfloat16"] | None = None
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     executor: Table | None = None
     chunk: Annotated[int, Field(ge=1)] | None = None
@@ -193,5 +201,15 @@ class Scenario(Section):
         return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()
 
     def plain(self) -> dict[str, Any]:
-        """Return the scenario as plain tables, without the keys that stand empty."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """Return the scenario as plain tables, without the keys that stand empty, or are LATER and stand at their default."""
+        return _without_later(self, self.model_dump(mode="json", exclude_none=True))
+
+
+def _without_later(section: BaseModel, plain: dict[str, Any]) -> dict[str, Any]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if LATER in field.metadata and value == field.default:
+            plain.pop(name, None)
+        elif isinstance(value, Section):
+            plain[name] = _without_later(value, plain[name])
+    return plain

@@ -50,6 +50,7 @@ def digests(runs: list[fedsim.Run]) -> set[tuple[str, str]]:
 CASES: dict[str, dict[str, Any]] = {
     **{name: {**RAGGED, **MODELS[name]} for name in ("mlp", "cnn", "momentum and weight decay", "QFedAvg")},
     "made client by client": LEAF,
+    "products of bfloat16": {**RAGGED, "engine.precision": "bfloat16", "training.checkpointing": True},
     "scored by clients": {**RAGGED, "evaluate.federated_fraction": 1.0, "server.strategy": {"kind": "FedAvg"}},
     "late ones": {
         **RAGGED, "server.round_timeout_s": 2.0,

@@ -21,6 +21,7 @@ from fedsim.core.errors import RunError
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
+from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, groups, planned, ranked
 from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
@@ -64,7 +65,10 @@ class CohortEngine:
     Neither changes a bit.
     """
 
-    def __init__(self, model: nn.Module, objective: Objective, store: Store, *, chunk: int | None = None, many_sizes: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, objective: Objective, store: Store, *, chunk: int | None = None, many_sizes: bool = False,
+        arithmetic: Arithmetic = PLAIN,
+    ) -> None:  # fmt: skip
         carried = travelling(model)
         self._model, self.objective, self._store = model, objective, store
         self._names, self._trained = list(carried), len(trainable(model))
@@ -79,12 +83,13 @@ class CohortEngine:
         self._steps: dict[tuple[int, int, bool, Mix], Step] = {}
         self._starts = Starts(self._names, self._trained, self._dtype, self._device)
         self._scored: tuple[Start, list[Tensor]] | None = None
-        self.many_sizes, self._templates = many_sizes, Templates(model, objective) if many_sizes else None
+        self.arithmetic, self.many_sizes = arithmetic, many_sizes
+        self._templates = Templates(model, objective, arithmetic) if many_sizes else None
 
     @property
     def site(self) -> Site:
         """Return what another engine needs to compute the same bits."""
-        return Site.of(self, self._model, self.objective, self._store, self.chunk, self.many_sizes)
+        return Site.of(self, self._model, self.objective, self._store, self.chunk, self.many_sizes, self.arithmetic)
 
     def as_built(self) -> None:
         """Put back whatever the model keeps between calls, where that may make a difference: as a device builds it for each task."""
@@ -175,7 +180,7 @@ class CohortEngine:
         found: list[Result] = []
         for task in tasks:
             self.as_built()
-            with one_thread():
+            with one_thread(), self.arithmetic.training(self._device.type):
                 rows = self._starts.rows(job, [task])
                 parts, loss = Learner(self._model, self.objective, self._store, task, self._starts.of(task), rows, self._trained).run()
             found.append(self._result(task, Stack(self._names, rows.params), loss, rows, 0, parts, task.steps))
@@ -304,7 +309,7 @@ class CohortEngine:
             self._steps[*kind, plain, mix] = compile_step(
                 self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
                 more=[self._store.sample(kind[0], seed)[0] for seed in range(PROBED_BATCHES)],
-                templates=self._templates if mix == "concat" else None, remembers=self._remembers,
+                templates=self._templates if mix == "concat" else None, remembers=self._remembers, arithmetic=self.arithmetic,
             )
             before.back()  # Tracing and probing have called it.
         return self._steps[*kind, plain, mix]

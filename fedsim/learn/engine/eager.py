@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.core.errors import ScenarioError
+from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.kept import Kept, worn
 from fedsim.learn.models import hooked, hooks, trainable, travelling
 from fedsim.learn.objectives import Objective
@@ -16,7 +17,7 @@ from fedsim.learn.seeded import seeded
 Run = Callable[[list[Tensor], Tensor, Tensor, Sequence[Tensor], float], tuple[Tensor, list[Tensor]]]
 
 
-def eager_run(model: nn.Module, objective: Objective, plain: bool) -> Run:
+def eager_run(model: nn.Module, objective: Objective, plain: bool, arithmetic: Arithmetic = PLAIN) -> Run:
     """Return the ``run`` of a Step for exactly one row. Dropout draws from torch's generator here: seed it."""
     names, count, own = list(travelling(model)), len(trainable(model)), hooks(model)
 
@@ -24,7 +25,7 @@ def eager_run(model: nn.Module, objective: Objective, plain: bool) -> Run:
         leaves = [view[0].detach().requires_grad_() for view in views[:count]]
         carried = [*leaves, *(view[0] for view in views[count:])]  # Buffers change in place.
         tensors = dict(zip(names, carried, strict=True))
-        with torch.enable_grad(), worn(model, tensors):
+        with torch.enable_grad(), worn(model, tensors), arithmetic.training(x.device.type):
             loss = objective.loss(model(x[0]), y[0])
             if loss.dim():
                 raise ScenarioError(

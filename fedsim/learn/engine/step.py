@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,11 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from fedsim.core.errors import FedsimError, ScenarioError, reason
+from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine import passes
 from fedsim.learn.engine.eager import eager_run
 from fedsim.learn.engine.noise import Mask, masks_of
+from fedsim.learn.engine.recompute import recompute
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.engine.trace import (
     ROWS,
@@ -82,7 +84,7 @@ PROBE_BYTES = 2**28
 
 def compile_step(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, plain: bool, whole_targets: bool,
-    more: Sequence[Tensor] = (), templates: Templates | None = None, remembers: bool = False,
+    more: Sequence[Tensor] = (), templates: Templates | None = None, remembers: bool = False, arithmetic: Arithmetic = PLAIN,
 ) -> Step:
     """Return the step of *model* for batches shaped like *x* (b, ...) and *y* (b, ...).
 
@@ -99,11 +101,12 @@ def compile_step(
     A model that cannot be traced, or whose graph gives other numbers than torch itself, is left to torch.
     Raises ScenarioError when the model cannot be trained.
     """
-    settings = {"plain": plain, "whole_targets": whole_targets}
+    settings: dict[str, Any] = {"plain": plain, "whole_targets": whole_targets, "arithmetic": arithmetic}
+    by_torch = partial(_left_to_torch, model, objective, x, y, plain, arithmetic)
     if hooks(model):
-        return _left_to_torch(model, objective, x, y, plain, "has hooks on the gradients of its parameters")
+        return by_torch("has hooks on the gradients of its parameters")
     if remembers:
-        return _left_to_torch(model, objective, x, y, plain, "keeps something between calls that what it puts out depends on")
+        return by_torch("keeps something between calls that what it puts out depends on")
     try:
         try:
             return _compiled(model, objective, x, y, (x, *more), templates, **settings)
@@ -113,11 +116,11 @@ def compile_step(
             # A model that decides by the batch size may have other operations at this one.
             return _compiled(model, objective, x, y, (x, *more), None, **settings)
     except _Unfit as error:
-        return _left_to_torch(model, objective, x, y, plain, str(error))
+        return by_torch(str(error))
     except (FedsimError, KeyboardInterrupt):
         raise
     except Exception as error:  # Whatever a graph may raise that torch itself may not: torch has the last word.
-        return _left_to_torch(model, objective, x, y, plain, f"cannot be compiled ({reason(error)})")
+        return by_torch(f"cannot be compiled ({reason(error)})")
 
 
 class _Unfit(Exception):
@@ -126,12 +129,12 @@ class _Unfit(Exception):
 
 def _compiled(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, real: Sequence[Tensor], templates: Templates | None, *,
-    plain: bool, whole_targets: bool,
+    plain: bool, whole_targets: bool, arithmetic: Arithmetic,
 ) -> Step:  # fmt: skip
     """Return the compiled step of ``compile_step``, tried on the batches *real*. Raises _Unfit where there is none."""
-    settings = {"plain": plain, "whole_targets": whole_targets}
+    settings: dict[str, Any] = {"plain": plain, "whole_targets": whole_targets, "arithmetic": arithmetic}
     masks = tuple(masks_of(model, x))
-    traced = partial(trace, model, objective) if templates is None else templates.trace
+    traced = partial(trace, model, objective, arithmetic=arithmetic) if templates is None else templates.trace
     note, many = "", None
     if not _convolves(model, x):  # Those that do so in words of their own are told by the graph.
         try:
@@ -150,7 +153,7 @@ def _compiled(
         random = draws_random_numbers(one)
         note = "" if random or (x.device.type == "cpu" and has_convolution(one)) else note
         step = dataclasses.replace(_single(_parts(one, model, stacked=False, **settings)), masks=masks, random=random, note=note)
-    if not random and not _agrees(step, model, objective, real, y, plain):
+    if not random and not _agrees(step, model, objective, real, y, plain, arithmetic):
         raise _Unfit("gives other numbers than torch itself when its step is compiled")
     return step
 
@@ -175,9 +178,11 @@ def _placed(step: Step, model: nn.Module, real: Sequence[Tensor], y: Tensor, pla
     return step if same[0] else dataclasses.replace(step, rows="many")
 
 
-def _left_to_torch(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, plain: bool, why: str) -> Step:
+def _left_to_torch(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, plain: bool, arithmetic: Arithmetic, why: str
+) -> Step:
     """Return the step by torch.nn and autograd, after trying it once."""
-    step = Step(list, eager_run(model, objective, plain), lambda heads: heads, rows="one", random=True)
+    step = Step(list, eager_run(model, objective, plain, arithmetic), lambda heads: heads, rows="one", random=True)
     note = f"model {type(model).__name__} {why}: its clients train one at a time, by torch.nn, which is slower."
     one = [t.detach().clone().unsqueeze(0) for t in travelling(model).values()]
     try:
@@ -222,28 +227,35 @@ def _same_bits(step: Step, client: _Client, y: Tensor, plain: bool) -> list[bool
 AGREES = {torch.float32: 1e-3, torch.float64: 1e-9}
 """How far a compiled step and torch's own may lie apart, relative to the largest change that it makes in a tensor."""
 
+LOWER = 0.05
+"""The same where products are of bfloat16, which has eight bits."""
 
-def _agrees(step: Step, model: nn.Module, objective: Objective, real: Sequence[Tensor], y: Tensor, plain: bool) -> bool:
+
+def _agrees(
+    step: Step, model: nn.Module, objective: Objective, real: Sequence[Tensor], y: Tensor, plain: bool, arithmetic: Arithmetic
+) -> bool:
     """Return whether one step of *step* gives what torch.func gives without tracing, up to rounding, on real features.
 
     It would not where forward() keeps something between calls that no tensor shows. Where drawn parameters give nothing
     finite to compare (the logarithm of one), those of the model tell.
     """
     for seed in (0, None):
-        agrees = _compared(step, model, objective, _drawn(step, model, real[0], seed), y, plain)
+        agrees = _compared(step, model, objective, _drawn(step, model, real[0], seed), y, plain, arithmetic)
         if agrees is not None:
             return agrees
     raise _Unfit("has no finite loss on examples of the data, so that its compiled step cannot be compared with torch's")
 
 
-def _compared(step: Step, model: nn.Module, objective: Objective, client: _Client, y: Tensor, plain: bool) -> bool | None:
+def _compared(
+    step: Step, model: nn.Module, objective: Objective, client: _Client, y: Tensor, plain: bool, arithmetic: Arithmetic
+) -> bool | None:
     """Return whether *step* and torch.func agree on *client*; None where nothing is finite."""
     carried, x, masks = client
     mine, bm = ([t.clone().unsqueeze(0) for t in tensors] for tensors in (carried, masks))
     ours = _after(step, mine, x.unsqueeze(0), y.unsqueeze(0), bm, plain, 0.1)
     count = len(trainable(model))
     try:
-        *changes, loss = gradient_of(model, objective)(*(p.clone() for p in carried), x.clone(), y, *masks)
+        *changes, loss = gradient_of(model, objective, arithmetic)(*(p.clone() for p in carried), x.clone(), y, *masks)
     except Exception as error:  # Anything a stranger's forward() may raise.
         raise ScenarioError(f"model.kind: {type(model).__name__} cannot be trained: {reason(error)}") from error
     gradients, after = changes[:count], changes[count:]
@@ -255,7 +267,7 @@ def _compared(step: Step, model: nn.Module, objective: Objective, client: _Clien
     if not triples or not theirs[-1].isfinite():
         return None
     most = max(float((b - start).abs().max()) for _, b, start in triples)
-    tolerance, rounding = AGREES.get(loss.dtype, 1e-2), 8 * torch.finfo(loss.dtype).eps
+    tolerance, rounding = LOWER if arithmetic.precision else AGREES.get(loss.dtype, 1e-2), 8 * torch.finfo(loss.dtype).eps
     return all(
         float((a - b).abs().max())
         <= tolerance * (float((b - start).abs().max()) + 0.01 * most) + rounding * float(start.abs().max())
@@ -295,12 +307,16 @@ def _after(
 _Parts = tuple[GraphModule, GraphModule, GraphModule]
 
 
-def _parts(module: GraphModule, model: nn.Module, *, plain: bool, whole_targets: bool, stacked: bool = True) -> _Parts:
+def _parts(
+    module: GraphModule, model: nn.Module, *, plain: bool, whole_targets: bool, arithmetic: Arithmetic, stacked: bool = True
+) -> _Parts:
     """Return a traced gradient as opening, body and closing, with the passes and the update in it."""
     count, carried, graph = len(trainable(model)), len(travelling(model)), module.graph
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     with graph.inserting_after(inputs[-1]):
         rate = graph.placeholder("rate")
+    if arithmetic.checkpointing:
+        recompute(graph)
     passes.clean(graph, inputs[carried + 1], whole_targets=whole_targets)
     passes.write_buffers(graph, count, inputs[count:carried])
     if plain:

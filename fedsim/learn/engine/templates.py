@@ -19,6 +19,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.types import IntArray
+from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine.noise import Mask, masks_of
 from fedsim.learn.engine.trace import Untraceable, trace
 from fedsim.learn.objectives import Objective
@@ -54,6 +55,7 @@ class Templates:
 
     model: nn.Module
     objective: Objective
+    arithmetic: Arithmetic = PLAIN
     _known: dict[int | None, tuple[GraphModule, GraphModule] | None] = field(default_factory=dict[int | None, Any])
 
     @property
@@ -70,7 +72,7 @@ class Templates:
             self._known[rows] = self._learned(x, y, rows)
         if len(x) > 1 and (pair := self._known[rows]) is not None:
             return _between(*pair, len(x))
-        return trace(self.model, self.objective, x, y, masks, rows)
+        return trace(self.model, self.objective, x, y, masks, rows, self.arithmetic)
 
     def _learned(self, x: Tensor, y: Tensor, rows: int | None) -> tuple[GraphModule, GraphModule] | None:
         """Return the graphs of the first two of SIZES, where that of the third follows from these; None where it does not."""
@@ -79,7 +81,7 @@ class Templates:
             for size in SIZES:
                 index = torch.arange(size, device=x.device) % len(x)
                 bx, by = x[index], y[index]
-                found.append(trace(self.model, self.objective, bx, by, masks_of(self.model, bx), rows))
+                found.append(trace(self.model, self.objective, bx, by, masks_of(self.model, bx), rows, self.arithmetic))
             same = alike(_between(found[0], found[1], SIZES[2]), found[2])
         except (_Otherwise, Untraceable, ScenarioError):  # For the size at hand it may be another matter: that is traced then.
             return None

@@ -23,6 +23,7 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedsim.core.errors import ScenarioError, reason
+from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine import noise
 from fedsim.learn.engine.noise import Mask
 from fedsim.learn.kept import worn
@@ -48,7 +49,7 @@ def draws_random_numbers(graph: GraphModule) -> bool:
 
 
 def trace(
-    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, arithmetic: Arithmetic = PLAIN
 ) -> GraphModule:
     """Return the graph (*parameters, *buffers, x, y, *masks) -> [*gradients, *buffers, loss].
 
@@ -57,7 +58,7 @@ def trace(
     Raises ScenarioError when the model cannot be trained or its loss is not one number, Untraceable when torch can
     run it but not trace it.
     """
-    step = gradient_of(model, objective)
+    step = gradient_of(model, objective, arithmetic)
     given = [torch.empty(mask.shape, dtype=_precision(model), device=x.device) for mask in masks]
     lead = () if rows is None else (rows,)
     shapes = [*travelling(model).values(), x, y, *given]
@@ -113,7 +114,7 @@ class Untraceable(Exception):
     """torch cannot trace the model; it may still be able to run it."""
 
 
-def gradient_of(model: nn.Module, objective: Objective) -> Callable[..., list[Tensor]]:
+def gradient_of(model: nn.Module, objective: Objective, arithmetic: Arithmetic = PLAIN) -> Callable[..., list[Tensor]]:
     """Return the function (*parameters, *buffers, x, y, *masks) -> [*gradients, *buffers, loss] of one client."""
     names, kept = list(trainable(model)), list(buffers(model))
     others = {name: buffer for name, buffer in model.named_buffers() if name not in kept}
@@ -124,7 +125,7 @@ def gradient_of(model: nn.Module, objective: Objective) -> Callable[..., list[Te
         # Layers write into buffers as they go: into copies, so that the gradient is a function.
         after = {name: buffer.clone() for name, buffer in zip(kept, before, strict=True)}
         whole = {**dict(zip(names, params, strict=True)), **after, **{name: b.clone() for name, b in others.items()}}
-        with noise.given(model, given), worn(model, whole):
+        with noise.given(model, given), worn(model, whole), arithmetic.training(x.device.type):
             loss = objective.loss(model(x), y)
         if loss.dim():
             raise ScenarioError(

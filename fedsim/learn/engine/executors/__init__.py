@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fedsim.core import answers, own
 from fedsim.core.registry import Registry
+from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.work import Result, Start, Task
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Site:
     store: Store
     chunk: int
     many_sizes: bool
+    arithmetic: Arithmetic = PLAIN
 
     @classmethod
     def of(cls, engine: CohortEngine, *parts: Any) -> Site:
@@ -51,11 +53,13 @@ class Site:
         """Return the engine that stands here, whose ``run`` and ``batch_sums`` compute; made when it is first asked for."""
         from fedsim.learn.engine.cohort import CohortEngine  # It knows this file.
 
-        return CohortEngine(self.model, self.objective, self.store, chunk=self.chunk, many_sizes=self.many_sizes)
+        return CohortEngine(
+            self.model, self.objective, self.store, chunk=self.chunk, many_sizes=self.many_sizes, arithmetic=self.arithmetic
+        )
 
     def __reduce__(self) -> tuple[Callable[..., Site], tuple[Any, ...]]:
         """Return it without its engine, in a form that is read only once a reader's modules can be found."""
-        parts = (self.model, self.objective, self.store, self.chunk, self.many_sizes)
+        parts = (self.model, self.objective, self.store, self.chunk, self.many_sizes, self.arithmetic)
         return _arrived, ([place or os.getcwd() for place in sys.path], dict(own.worlds()), pickle.dumps(parts))
 
 

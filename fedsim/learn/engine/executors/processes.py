@@ -101,7 +101,7 @@ class Workers:
         more, _ = shared.write(block, sent, os.fstat(block).st_size)
         settle = Settle(
             examples={**layout, **more}, pooled=store.federation.pooled is not None,
-            dtype=str(store.dtype).removeprefix("torch."), chunk=site.chunk, many_sizes=site.many_sizes,
+            dtype=str(store.dtype).removeprefix("torch."), chunk=site.chunk, many_sizes=site.many_sizes, arithmetic=site.arithmetic,
             kept_bytes=CACHED_BYTES // len(self._workers),
         )  # fmt: skip
         self._chunk = site.chunk

@@ -16,6 +16,7 @@ from typing import Any
 
 from fedsim.core.errors import must
 from fedsim.core.warned import Told
+from fedsim.learn.arithmetic import Arithmetic
 from fedsim.learn.engine.shared import Layout
 from fedsim.learn.work import Start, Task
 
@@ -38,6 +39,7 @@ class Settle:
     dtype: str
     chunk: int
     many_sizes: bool
+    arithmetic: Arithmetic
     kept_bytes: int
 
 

@@ -147,7 +147,9 @@ def engine_at(settle: Settle, block: int) -> CohortEngine:
         pooled=Examples(memory["x"], memory["y"]) if settle.pooled else None,
     )
     store = Store(federation, getattr(torch, settle.dtype), torch.device("cpu"), kept_bytes=settle.kept_bytes)
-    return CohortEngine(parts["model"], parts["objective"], store, chunk=settle.chunk, many_sizes=settle.many_sizes)
+    return CohortEngine(
+        parts["model"], parts["objective"], store, chunk=settle.chunk, many_sizes=settle.many_sizes, arithmetic=settle.arithmetic
+    )
 
 
 def _pickled(error: BaseException) -> bytes:

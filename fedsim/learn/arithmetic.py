@@ -1,0 +1,56 @@
+"""How the numbers of a step are computed: in which type products are, and what is computed twice to save memory.
+
+Knows no model and no batch. Both are the scenario's, the same wherever an engine stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+Precision = Literal["bfloat16"]
+"""What products may be computed in, beside the type that parameters are kept in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """*precision* of products and convolutions in training, None for the parameters' own; *checkpointing* of activations.
+
+    With bfloat16 (Micikevicius et al. 2018, arXiv:1710.03740, without loss scaling, of which its range has no need) parameters,
+    gradients, sums, losses and updates stay float32, and so do evaluation and aggregation. With *checkpointing* (Chen et al. 2016,
+    arXiv:1604.06174) the backward pass computes most of the forward pass anew in the place of keeping it: the same bits, at the price of
+    one forward pass more.
+    """
+
+    precision: Precision | None = None
+    checkpointing: bool = False
+
+    def training(self, device: str) -> AbstractContextManager[object]:
+        """Return a context in which a model trains so on *device*."""
+        if self.precision is None:
+            return nullcontext()
+        both = ExitStack()
+        both.enter_context(torch.autocast(device, getattr(torch, self.precision), cache_enabled=False))
+        both.enter_context(_WholeStatistics())
+        return both
+
+
+class _WholeStatistics(TorchFunctionMode):
+    """Lets batch normalisation count in float32, as its running statistics are: torch's has no rule for rows of both types."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.batch_norm, functional.batch_norm):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+PLAIN = Arithmetic()
+"""Everything in the parameters' own type, and nothing computed twice."""
