@@ -86,8 +86,8 @@ def job_config(job: Job) -> ConfigRecord:
 
 def changed(job: Job, changes: Changes) -> dict[str, float | int]:
     """Return, by the keys that travel, what *changes* make of *job*; where they say nothing, what it has."""
-    named = {"lr": job.lr * changes.get("lr_factor", 1.0), **{name: changes.get(name, getattr(job, name)) for name in ("batch_size", "epochs")}}
-    return {_JOB[name]: float(value) if name == "lr" else int(value) for name, value in named.items()}
+    whole = {name: int(changes.get(name, getattr(job, name))) for name in ("batch_size", "epochs")}
+    return {_JOB["lr"]: float(job.lr * changes.get("lr_factor", 1.0)), **{_JOB[name]: value for name, value in whole.items()}}
 
 
 def order_of(message: Message, starts: StartCache, usual: Job) -> Order:

@@ -47,7 +47,8 @@ class Control:
         }
         state, changes = self.controller.next(state, after[1], metrics)
         if others := sorted(set(changes) - set(self.controller.changes)):
-            raise RunError(f"server.controller: it changes {others[0]}, and says that it changes {', '.join(self.controller.changes)} only.")
+            says = ", ".join(self.controller.changes) or "nothing"
+            raise RunError(f"server.controller: it changes {others[0]}, and says that it changes {says}.")
         for wire, value in records.changed(self.job, changes).items():
             train[wire] = value
         self.heard(after[0], changes)

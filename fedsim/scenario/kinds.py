@@ -88,7 +88,8 @@ def chosen(slot: Slot, table: Mapping[str, Any]) -> tuple[Callable[..., Any], di
     try:
         checked = model.model_validate(given)
     except ValidationError as error:
-        raise ScenarioError(explain(error, slot.key, {**_takes(slot.registry, function), **dict.fromkeys(slot.shared, Wanted())}, owner=kind)) from None
+        takes = {**_takes(slot.registry, function), **dict.fromkeys(slot.shared, Wanted())}
+        raise ScenarioError(explain(error, slot.key, takes, owner=kind)) from None
     return function, {name: getattr(checked, name) for name in checked.model_fields_set}
 
 
