@@ -51,8 +51,9 @@ NEEDED: dict[str, dict[str, dict[str, Any]]] = {
     "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, "state": "keep"}, "adam": {"state": "keep"}},
     "reaction": {"adapt": {"buffer": "shrink", "lr_factor": 2.0, "lr_steps": 8}}, "stopping": {"patience": {"epochs": 1}},
     "lr_schedule": {
-        "step": {"size": 10.0}, "multistep": {"milestones": [3, 10, 100]}, "exponential": {"rate": 0.96, "per": 10.0}, "cosine": {"over": 100},
-        "cosine_restarts": {"first": 10.0, "times": 2, "floor": 0.1}, "polynomial": {"over": 100.0, "power": 0.9}, "one_cycle": {"over": 100},
+        "step": {"size": 10.0}, "multistep": {"milestones": [3, 10, 100]}, "exponential": {"rate": 0.96, "per": 10.0},
+        "cosine": {"over": 100}, "cosine_restarts": {"first": 10.0, "times": 2, "floor": 0.1}, "polynomial": {"over": 100.0, "power": 0.9},
+        "one_cycle": {"over": 100},
     },
     "controller": {"plateau": {"patience": 2}},
 }  # fmt: skip
@@ -331,8 +332,9 @@ WRONG: dict[tuple[str, str], list[Callable[..., Any]]] = {
     ("trigger", "what_is_left_is_enough"): [lambda: Late(lambda ready, now: np.inf), lambda: Late(lambda ready, now: now)],
     ("trigger", "a_trigger_hides_nothing"): [Drifts],
     ("lr_schedule", "a_time_has_one_factor"): [
-        lambda: Timed(lambda times: np.arange(len(times))), lambda: Timed(lambda times: 1.0 - times), lambda: Timed(lambda times: np.ones(1)),
-        lambda: Timed(lambda times: np.full(len(times), np.random.random())), lambda: Timed(lambda times: np.divide(1.0, times, out=times)),
+        lambda: Timed(lambda times: np.arange(len(times))), lambda: Timed(lambda times: 1.0 - times),
+        lambda: Timed(lambda times: np.ones(1)),
+        lambda: Timed(lambda times: np.full(len(times), np.random.random())), lambda: Timed(lambda times: np.exp(-times, out=times)),
     ],
     ("controller", "what_it_wants_follows_from_its_state"): [Counting, Overwriting, lambda: Counting(("lr_factor",), 0)],
     ("reaction", "a_step_has_one_rate"): [lambda at: ByTheBatch()],
