@@ -71,7 +71,8 @@ def step(*, size: Positive, gamma: Left = 0.1) -> Curve:
 def multistep(*, milestones: Sequence[Positive], gamma: Left = 0.1) -> Curve:
     """The rate times *gamma* at each of *milestones* (``MultiStepLR``)."""
     if list(milestones) != sorted(milestones):
-        raise ScenarioError(f"training.schedule.milestones = {list(milestones)}: must ascend, like {sorted(milestones)}.")
+        given, sorted_ = (", ".join(f"{each:g}" for each in some) for some in (milestones, sorted(milestones)))
+        raise ScenarioError(f"training.schedule.milestones = [{given}]: must ascend, like [{sorted_}].")
     return Curve(partial(_passed, gamma, tuple(milestones)))
 
 
