@@ -19,7 +19,7 @@ def plan(context: Context) -> Plan:
         return parts.engine.evaluate(params, *parts.test)
 
     strategy = keep_types(parts.strategy.strategy, parts.first)
-    return Plan(strategy, parts.first, parts.job, server.rounds, server.round_timeout_s, evaluate, parts.fleet.coding)
+    return Plan(strategy, parts.first, parts.job, server.rounds, server.round_timeout_s, evaluate, parts.fleet.coding, parts.controller)
 
 
 app = server_app(plan)

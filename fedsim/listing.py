@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.scenario.glossary import GLOSSARY
-from fedsim.scenario.kinds import Setting, describe, settings_of, slots
+from fedsim.scenario.kinds import Setting, describe, settings_of, shared_settings, slots
 from fedsim.scenario.words import about
 from fedsim.strategy import stock
 
@@ -96,7 +96,9 @@ def details(noun: str, width: int) -> list[str]:
     if noun == STRATEGY:
         return _noun(noun, stock.AT, [(name, *_strategy(name)) for name in stock.names()], width)
     slot = slots()[noun]
-    return _noun(noun, slot.key, [(name, *describe(slot.registry, name)) for name in slot.registry.names()], width)
+    rows = [(name, *describe(slot.registry, name)) for name in slot.registry.names()]
+    shared = [("any kind", "also takes", settings)] if (settings := shared_settings(slot)) else []
+    return _noun(noun, slot.key, [*rows, *shared], width)
 
 
 def _strategy(name: str) -> tuple[str, list[Setting]]:

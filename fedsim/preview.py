@@ -56,7 +56,10 @@ class Preview:
     def notes(self) -> list[str]:
         """Return what a reader must know of these figures, and of how the scenario was understood."""
         early = "training.stopping: every task is taken to train for all its epochs; those that stop early take less time."
-        return [*self.parts.notes, *([early] if self.parts.job.stopping else [])]
+        control = self.parts.controller
+        sizes = sorted(set(control.changes) - {"lr_factor"}) if control else []
+        orders = f"server.controller: may change {' and '.join(sizes)}, and with that how long tasks take; what is foretold is without it."
+        return [*self.parts.notes, *([early] if self.parts.job.stopping else []), *([orders] if sizes else [])]
 
     def plain(self) -> dict[str, Any]:
         """Return the figures as plain values."""

@@ -71,8 +71,8 @@ class Foretold:
     """What all rounds would cost: *rehearsed* of them took place on the virtual clock, *sampled* of these ahead of time.
 
     *low_s* and *high_s* are where the virtual time most likely lies; both are *virtual_s* where every round was rehearsed,
-    and NaN where too few were. *ends*: after the last of *rounds* every stream has ended. *alarms*: what these change in a client's
-    training is not in it, since nothing is trained.
+    and NaN where too few were. *ends*: after the last of *rounds* every stream has ended. *alarms*: what these, or a controller, change
+    in a client's training is not in it, since nothing is trained.
     """
 
     rounds: int
@@ -209,8 +209,10 @@ def _all(stage: _Stage, rounds: int) -> Foretold:
 
 
 def _alarms(parts: Parts) -> bool:
-    """Return whether an alarm changes how much a client trains, and so how long that takes."""
+    """Return whether an alarm, or the server's controller, changes how much a client trains, and so how long that takes."""
     reaction = None if parts.fleet.online is None else parts.fleet.online.reaction
+    if parts.controller is not None and set(parts.controller.changes) - {"lr_factor"}:
+        return True
     return reaction is not None and (reaction.replay_share is not None or reaction.keep_share < 1.0)
 
 

@@ -24,7 +24,8 @@ from fedsim.data.source import changed
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
 from fedsim.flower.decode import coded
-from fedsim.flower.rounds import Course, drive
+from fedsim.flower.rounds import Control, Course, drive
+from fedsim.learn.controllers import Changes
 from fedsim.learn.engine.queue import Queue
 from fedsim.learn.work import digest_of
 from fedsim.record import digest, manifest
@@ -215,7 +216,9 @@ class _Session:
             compat.virtual_sleep(self.grid.wait_for_others),
             compat.cheap_collections(), compat.exact_distances(),
         ):  # fmt: skip
-            course = Course(scenario.server.rounds, scenario.server.round_timeout_s, records.job_config(parts.job), ConfigRecord())
+            control = None if parts.controller is None else Control(parts.controller, parts.job, self._steered)
+            server = scenario.server
+            course = Course(server.rounds, server.round_timeout_s, records.job_config(parts.job), ConfigRecord(), control)
             grid = coded(self.grid, parts.fleet.coding)
             drive(strategy, grid, compat.array_record(parts.first), course, self._evaluate, lambda: self.enough)
 
@@ -226,6 +229,11 @@ class _Session:
         scope = "training" if step == "aggregate_train" else "federated"
         for name, value in self.watched.numbers(metrics, server_round, step):
             self._record(server_round, scope, name, value)
+
+    def _steered(self, server_round: int, changes: Changes) -> None:
+        """Record what the controller asked for after *server_round*."""
+        for name, value in changes.items():
+            self._record(server_round, "controller", name, value)
 
     def _evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         """Score the model in *arrays*: takes no virtual time, and knows when it is enough."""

@@ -202,7 +202,7 @@ def _foretold(told: Foretold) -> str:
 
 def _rehearsed(told: Foretold) -> str:
     if told.rehearsed == told.rounds:
-        alarms = ": without what alarms change in a client's training" if told.alarms else ""
+        alarms = ": without what alarms or a controller change in a client's training" if told.alarms else ""
         return f"all {told.rounds:,} rounds on the virtual clock, nothing trained{alarms}"
     ahead = f", {told.sampled:,} of them spread over what is to come" if told.sampled else ""
     return f"{told.rehearsed:,} of {told.rounds:,} rounds on the virtual clock{ahead}; nothing trained. --wall-s N takes more time for it"

@@ -52,6 +52,7 @@ ALARMS = {"kind": "page_hinkley", "min_instances": 2, "threshold": 0.2, "only_wo
 ADAPT = {"kind": "adapt", "buffer": "shrink", "lr_factor": 2.0}
 SOME = {"server.strategy": {"kind": "FedAvg", "clients_per_round": 2, "min_available_nodes": 4}}
 EPOCHS = {"training.epochs": 8, "training.optimizer.lr": 0.9}
+RATES = {"server.rounds": 4}
 Table = dict[str, Any]
 CASES: dict[str, tuple[Table, Table, Table]] = {
     "source": ({"data": {"test_fraction": 0.3}}, {"kind": "sea", "examples_per_client": 20}, {"variant": 3}),
@@ -65,6 +66,8 @@ CASES: dict[str, tuple[Table, Table, Table]] = {
     "algorithm": ({}, {"kind": "scaffold"}, {"kind": "feddyn"}),
     "stopping": (EPOCHS, {"kind": "patience"}, {"epochs": 7}),
     "codec": ({}, {"kind": "bfloat16"}, {"kind": "plain"}),
+    "lr_schedule": ({}, {"kind": "step", "size": 1}, {"gamma": 0.7}),
+    "controller": (RATES, {"kind": "plateau", "patience": 0, "least": 0.9}, {"factor": 0.3}),
     "executor": ({}, {"kind": "local"}, {"kind": "hasty"}),
     "arrivals": (STREAM, {"kind": "constant", "per_s": 1.0}, {"per_s": 1.5}),
     "order": (STREAM, {"kind": "shuffled"}, {"kind": "as_is"}),

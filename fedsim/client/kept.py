@@ -23,7 +23,8 @@ class Kept:
     """A client between two messages: how many training tasks it has begun, and evaluations, and what it carries.
 
     On a stream, what had arrived by *until_s* has been tested, what had its label by then has been trained on; *before_s* is when the
-    task before the last one began. *seen* counts the examples trained on, *steps* the local steps so far.
+    task before the last one began. *seen* counts the examples trained on there. *steps* counts the local steps so far, as they were
+    planned: a task that stops early has taken fewer.
 
     *parts* are states by name: ``replay``, the memory; ``rehearsal``, what its method has of the last task; ``watch``, the
     detector's side; ``local``, the client's own model; ``algorithm`` and ``optimizer``, what theirs keep.

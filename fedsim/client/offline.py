@@ -9,6 +9,7 @@ from fedsim.client.program import Finished, Order, next_task, reply_to
 from fedsim.core.keys import Key
 from fedsim.core.types import Seconds
 from fedsim.data.federation import Federation
+from fedsim.learn.pace import paced
 from fedsim.learn.work import Result, Task
 
 
@@ -50,11 +51,13 @@ class Offline:
     def plan(self, order: Order, kept: Kept, now: Seconds = 0.0) -> tuple[Task, Kept]:
         """Return the task that *order* makes, and what the client keeps once it has begun."""
         training = order.job.kind == "train"
-        count, key, after = next_task(self.number, self.root, kept, training)
+        job = order.job
         positions = self.federation.train(self.number) if training else self.federation.validation(self.number)
+        count, key, after = next_task(self.number, self.root, kept, training, job.batches(len(positions)) if training else 0)
         parts = kept.few(*self.keeps) if training else {}
-        held_back = self.federation.validation(self.number) if training and order.job.stopping else None
-        return Task(self.number, count, order.job, order.start, positions, key, parts=parts, held_back=held_back), after
+        held_back = self.federation.validation(self.number) if training and job.stopping else None
+        rates = paced(job.lr, job.pace, job.sizes(len(positions)), order.when(kept, now)) if training and job.pace else None
+        return Task(self.number, count, job, order.start, positions, key, parts=parts, rates=rates, held_back=held_back), after
 
     def finish(self, task: Task, result: Result, kept: Kept) -> Finished:
         """Return the reply, and what the client keeps."""

@@ -14,15 +14,25 @@ from fedsim.client.kept import Kept, Parts
 from fedsim.core.keys import Key
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params, Seconds
+from fedsim.learn.pace import When
 from fedsim.learn.work import Job, Result, Start, Task
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a message asks of a client: a job, and the parameters to start from."""
+    """What a message asks of a client: a job, and the parameters to start from; in which *round* of the server, from 1.
+
+    *version* is how often the server had aggregated; 0 where no schedule goes by it.
+    """
 
     job: Job
     start: Start
+    round: int = 1
+    version: int = 0
+
+    def when(self, kept: Kept, now: Seconds) -> When:
+        """Return what the clocks of a schedule show where the client acts on it *now*."""
+        return When(kept.steps, self.round, self.version, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +108,13 @@ class Program(Protocol):
         ...
 
 
-def next_task(client: int, root: Key, kept: Kept, training: bool) -> tuple[int, Key, Kept]:
+def next_task(client: int, root: Key, kept: Kept, training: bool, steps: int = 0) -> tuple[int, Key, Kept]:
     """Return the number and the key of the client's next task, and what it keeps once that has begun.
 
-    Tasks of the two kinds are counted apart, so that evaluating moves no draw of training.
+    Tasks of the two kinds are counted apart, so that evaluating moves no draw of training. It takes *steps* local steps.
     """
     trained, evaluated = kept.trained + training, kept.evaluated + (not training)  # By hand: ``replace`` takes as long as the rest.
-    after = Kept(trained, evaluated, kept.until_s, kept.before_s, kept.seen, kept.steps, kept.parts)
+    after = Kept(trained, evaluated, kept.until_s, kept.before_s, kept.seen, kept.steps + steps, kept.parts)
     count = kept.trained if training else kept.evaluated
     return count, root.fold("client", client, "task" if training else "evaluation", count), after
 

@@ -29,6 +29,7 @@ from fedsim.data.replay import Arrivals, Replay
 from fedsim.data.replay.memory import schedule
 from fedsim.data.stream import Stream, Streams
 from fedsim.data.stream.trigger import Trigger
+from fedsim.learn.pace import paced
 from fedsim.learn.rehearsal import Layout, Live, Rehearsal
 from fedsim.learn.work import FULL, Batches, Result, Task
 
@@ -140,8 +141,7 @@ class OnStream:
             after, until_s=now, before_s=kept.until_s, seen=kept.seen + len(items), steps=kept.steps + task.steps
         ).having({"replay": memory})
         weight = {"trained": task.seen, "seen": after.seen, "held": max(1, len(online.replay.held(memory)))}[online.weight]
-        scale = self._lr_scale(kept)
-        rates = None if scale == 1.0 else np.full(task.steps, task.job.lr * scale)
+        rates = paced(task.job.lr, task.job.pace, task.sizes, order.when(kept, now), self._lr_scale(kept))
         return dataclasses.replace(task, weight=weight, rates=rates), after
 
     def finish(self, task: Task, result: Result, kept: Kept) -> Finished:

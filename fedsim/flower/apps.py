@@ -18,6 +18,8 @@ from fedsim.core.state import State
 from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.decode import coded, recoded
+from fedsim.flower.rounds import Control, Course, drive
+from fedsim.learn.controllers import Controller
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.work import Job
 
@@ -55,6 +57,7 @@ class Plan:
     timeout_s: float
     evaluate: Callable[[int, Params], dict[str, float] | None]
     coding: Coding | None = None
+    controller: Controller | None = None
 
 
 def with_mods(mods: Sequence[Mod], app: App) -> App:
@@ -93,12 +96,10 @@ def server_app(plan: Callable[[Context], Plan]) -> ServerApp:
             scores = ready.evaluate(server_round, records.params_of(arrays))
             return None if scores is None else MetricRecord(dict(scores))
 
+        control = None if ready.controller is None else Control(ready.controller, ready.job)
+        course = Course(ready.rounds, ready.timeout_s, records.job_config(ready.job), ConfigRecord(), control)
         with compat.exact_distances():
-            ready.strategy.start(
-                grid=coded(grid, ready.coding), initial_arrays=compat.array_record(ready.first), num_rounds=ready.rounds,
-                timeout=ready.timeout_s, train_config=records.job_config(ready.job), evaluate_config=ConfigRecord(),
-                evaluate_fn=score,
-            )  # fmt: skip
+            drive(ready.strategy, coded(grid, ready.coding), compat.array_record(ready.first), course, score, lambda: False)
 
     _ = main
     return app

@@ -18,6 +18,8 @@ from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
 from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
+from fedsim.learn.controllers import Changes
+from fedsim.learn.pace import Clock
 from fedsim.learn.work import Job, Result, Start
 
 NODE_OFFSET = 1000
@@ -34,6 +36,8 @@ _JOB = {
     "nesterov": "nesterov", "proximal_mu": "proximal-mu", "initial_loss": "initial-loss", "drop_last": "drop-last",
 }  # fmt: skip
 """What of a job travels, by which key: frozen, since every byte is on the clock. New settings are read from the scenario on both sides."""
+ROUND, VERSION = "server-round", "server-version"
+"""Keys of a message's config: Flower's of the round, and ours of how often the server had aggregated, only where a schedule goes by it."""
 _STATE = "fedsim"
 CLIENT_RAISED, NODE_UNAVAILABLE = 2, 5
 """Flower's ErrorCode of a client app that raised, and of a node that is not there."""
@@ -70,8 +74,20 @@ def client_of(node: int) -> int:
 
 
 def job_config(job: Job) -> ConfigRecord:
-    """Return *job* as the config record that travels with the parameters; ``drop-last`` only where it is asked for."""
-    return ConfigRecord({wire: getattr(job, name) for name, wire in _JOB.items() if name != "drop_last" or job.drop_last})
+    """Return *job* as the config record that travels with the parameters; ``drop-last`` only where it is asked for.
+
+    So is ``server-version``, which is 0 at first.
+    """
+    config = ConfigRecord({wire: getattr(job, name) for name, wire in _JOB.items() if name != "drop_last" or job.drop_last})
+    if job.pace is not None and job.pace.needs("version"):
+        config[VERSION] = 0
+    return config
+
+
+def changed(job: Job, changes: Changes) -> dict[str, float | int]:
+    """Return, by the keys that travel, what *changes* make of *job*; where they say nothing, what it has."""
+    whole = {name: int(changes.get(name, getattr(job, name))) for name in ("batch_size", "epochs")}
+    return {_JOB["lr"]: float(job.lr * changes.get("lr_factor", 1.0)), **{_JOB[name]: value for name, value in whole.items()}}
 
 
 def order_of(message: Message, starts: StartCache, usual: Job) -> Order:
@@ -95,13 +111,31 @@ def order_of(message: Message, starts: StartCache, usual: Job) -> Order:
         raise RunError(f"a message orders epochs = {job.epochs} and steps = {job.steps}; one of them must be 0")
     if job.stopping is not None and not job.epochs:
         raise RunError(f"a message orders steps = {job.steps}, and training.stopping stops after epochs")
-    return Order(job, starts.of(arrays))
+    return Order(job, starts.of(arrays), *_clocks(content, job))
+
+
+def _clocks(content: RecordDict, job: Job) -> tuple[int, int]:
+    """Return the server's round and version, where the schedule of *job* goes by one of them. Raises RunError where nobody tells it."""
+    if job.pace is None:
+        return 1, 0
+    clocks: tuple[tuple[Clock, str], ...] = (("round", ROUND), ("version", VERSION))
+    for clock, key in clocks:
+        if job.pace.needs(clock) and not any(key in record for record in content.config_records.values()):
+            raise RunError(
+                f"training.schedule.clock = {clock!r}: a 'train' message came without {key!r} in its config, which says what this clock"
+                f" shows. The strategy puts it there, or takes another clock: 'local_step' and 'virtual_s' are the client's own."
+            )
+    return _said(content, ROUND, 1), _said(content, VERSION, 0)
 
 
 def round_of(content: RecordDict) -> int:
     """Return the server's round, from whichever config record says so; 0 when none does."""
-    rounds = [record["server-round"] for record in content.config_records.values() if "server-round" in record]
-    return int(rounds[0]) if rounds else 0  # pyright: ignore[reportArgumentType]
+    return _said(content, ROUND, 0)
+
+
+def _said(content: RecordDict, key: str, otherwise: int) -> int:
+    found = [record[key] for record in content.config_records.values() if key in record]
+    return int(found[0]) if found else otherwise  # pyright: ignore[reportArgumentType]
 
 
 def unchanged(content: RecordDict, copy: RecordDict) -> bool:

@@ -7,18 +7,52 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedsim.core.errors import RunError
+from fedsim.core.state import State
 from fedsim.core.types import Seconds
-from fedsim.flower import compat
+from fedsim.flower import compat, records
+from fedsim.learn.controllers import Changes, Controller
+from fedsim.learn.work import Job
 
 Score = Callable[[int, ArrayRecord], MetricRecord | None]
 """Scores the model after a round; None where it did not. 0 is the start."""
+Heard = Callable[[int, Changes], None]
+"""Hears after which round a controller asked for which changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A controller over what clients are ordered: the scenario's *job* with its changes goes into the config record of training.
+
+    It is asked before a round's messages are made, where the model was scored since it was last asked (``evaluate.every``), and is told
+    these scores, and the training metrics of the latest round that had any; of one name the score counts. *heard* is told of changes.
+    """
+
+    controller: Controller
+    job: Job
+    heard: Heard = lambda _round, _changes: None
+
+    def steer(self, state: State, train: ConfigRecord, after: tuple[int, int], told: Iterable[MetricRecord | None]) -> State:
+        """Return what the controller keeps once it was asked *after* a round and version: *train* says then what it wants."""
+        metrics = {
+            name: float(value) for record in told if record for name, value in record.items() if isinstance(value, int | float)
+        }
+        state, changes = self.controller.next(state, after[1], metrics)
+        if others := sorted(set(changes) - set(self.controller.changes)):
+            says = ", ".join(self.controller.changes) or "nothing"
+            raise RunError(f"server.controller: it changes {others[0]}, and says that it changes {says}.")
+        for wire, value in records.changed(self.job, changes).items():
+            train[wire] = value
+        self.heard(after[0], changes)
+        return state
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +66,7 @@ class Course:
     timeout_s: Seconds
     train: ConfigRecord
     evaluate: ConfigRecord
+    control: Control | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +92,8 @@ def rounds(strategy: Strategy, grid: Grid, arrays: ArrayRecord, course: Course, 
         made, trained = strategy.aggregate_train(number, grid.send_and_receive(messages=asked, timeout=course.timeout_s))
         if made is not None:
             arrays = made
+            if records.VERSION in course.train:  # What it counts is in the record, so that it goes on where rounds do.
+                course.train[records.VERSION] = cast(int, course.train[records.VERSION]) + 1
         if trained is not None:
             compat.say("\t└──> Aggregated MetricRecord: %s", trained)
         asked = strategy.configure_evaluate(number, arrays, course.evaluate, grid)
@@ -81,7 +118,8 @@ def starts_itself(strategy: Strategy) -> bool:
 def drive(strategy: Strategy, grid: Grid, arrays: ArrayRecord, course: Course, score: Score, enough: Callable[[], bool]) -> Result:
     """Let *strategy* run its *course* from *arrays*, until *score* has scored the last model, or there is *enough* after one.
 
-    Returns, and logs, what ``Strategy.start`` would. A strategy that starts itself is let; it hears of enough by an exception.
+    Returns, and logs, what ``Strategy.start`` would. A strategy that starts itself is let; it hears of enough by an exception, and
+    knows no controller.
     """
     if starts_itself(strategy):
         return _started(strategy, grid, arrays, course, score, enough)
@@ -93,8 +131,13 @@ def drive(strategy: Strategy, grid: Grid, arrays: ArrayRecord, course: Course, s
     scores = score(0, arrays)
     compat.say("Initial global evaluation results: %s", scores)
     _keep(result.evaluate_metrics_serverapp, 0, scores)
+    control, version, trained = course.control, 0, None
+    state: State = {} if control is None else control.controller.first()
     if not enough():
+        if control is not None and scores is not None:
+            state = control.steer(state, course.train, (0, version), (trained, scores))
         for done in rounds(strategy, grid, arrays, course):
+            version, trained = version + done.changed, done.trained or trained
             if done.changed:
                 result.arrays = done.arrays
             compat.say("Global evaluation")
@@ -105,6 +148,8 @@ def drive(strategy: Strategy, grid: Grid, arrays: ArrayRecord, course: Course, s
             _keep(result.evaluate_metrics_serverapp, done.round, scores)
             if enough():
                 break
+            if control is not None and scores is not None and done.round < course.rounds:
+                state = control.steer(state, course.train, (done.round, version), (trained, scores))
     compat.say("")
     compat.say("Strategy execution finished in %.2fs", time.time() - began)
     compat.say("")

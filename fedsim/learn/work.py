@@ -22,6 +22,7 @@ from fedsim.core.types import FloatArray, IntArray, Params
 if TYPE_CHECKING:
     from fedsim.learn.algorithms import Algorithm
     from fedsim.learn.optim import Optimizer
+    from fedsim.learn.pace import Pace
     from fedsim.learn.stopping import Stopping
 
 Mark: TypeAlias = tuple[str, int, int]
@@ -38,8 +39,8 @@ class Job:
     short last batch of an epoch out; a client with fewer examples than a batch has one batch all the same, of all that it has.
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
-    *optimizer*, *algorithm* and *stopping* are the scenario's, on both sides: they never travel. None: SGD as the fields say, no
-    algorithm, and as many epochs as were ordered.
+    *optimizer*, *algorithm*, *stopping* and *pace* are the scenario's, on both sides: they never travel. None: SGD as the fields say,
+    no algorithm, as many epochs as were ordered, and one learning rate throughout.
     """
 
     kind: Literal["train", "evaluate"] = "train"
@@ -56,6 +57,7 @@ class Job:
     optimizer: Optimizer | None = None
     algorithm: Algorithm | None = None
     stopping: Stopping | None = None
+    pace: Pace | None = None
 
     @property
     def keeping(self) -> tuple[str, ...]:

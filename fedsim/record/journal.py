@@ -30,7 +30,8 @@ TIDYING_WALL_MS = 200
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One score at one moment. *scope*: central (the server's test part), federated (clients' own), or training.
+    """One score at one moment. *scope*: central (the server's test part), federated (clients' own), training, or
+    controller (what the server's asked for after the round).
 
     The bytes are what all clients together had put on the wire by then, framing included.
     """

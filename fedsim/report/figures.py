@@ -155,6 +155,7 @@ def learning(seen: Seen, draw: Drawing) -> str:
         "classes": "<b>Classes</b> are the same, on those of these classes.",
         "training": "<b>Training</b> is the mean over the clients heard in a round, as the strategy weighs them, while they train.",
         "federated": "<b>Federated</b> is that mean, over examples which the clients keep back.",
+        "controller": "<b>Controller</b> is what the server's controller asked for after a round.",
     }
     who = " ".join(text for scope, text in said.items() if scope in scopes)
     return (

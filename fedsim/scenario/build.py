@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.client.program import reply_metrics
 from fedsim.client.stream import Online
 from fedsim.codec import Coding, Plain
 from fedsim.core import own
@@ -28,8 +29,10 @@ from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
+from fedsim.flower.rounds import starts_itself
 from fedsim.learn.algorithms import Algorithm, FedAvg
 from fedsim.learn.arithmetic import Arithmetic
+from fedsim.learn.controllers import Controller
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.templates import many_sizes
@@ -37,7 +40,9 @@ from fedsim.learn.models import build as build_model
 from fedsim.learn.models import check_repeats, check_types, params_of, trainable
 from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.optim import Optimizer, Sgd
+from fedsim.learn.pace import Pace, Scaling
 from fedsim.learn.rehearsal import Rehearsal
+from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
 from fedsim.scenario import judge
@@ -70,6 +75,7 @@ class Parts:
     fleet: Fleet
     strategy: Built
     extras: Extras | None = None
+    controller: Controller | None = None
     warned: Heard = field(default_factory=Heard)
 
     @property
@@ -169,8 +175,11 @@ def _built(loaded: Loaded) -> Parts:
     )  # fmt: skip
     fleet = replace(fleet, coding=_coding(scenario, job, fleet, first, model))
     extras = _extras(scenario, strategy, job, first, list(trainable(model)))
+    told = reply_metrics(job, scores, fleet.client(0).tells)[1:]
+    controller = _controller(scenario, strategy, scores, (*told, *strategy.extra_metrics))
+    judge.check_rates(scenario, own_start=starts_itself(strategy.strategy))
     return Parts(
-        scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras
+        scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras, controller
     )
 
 
@@ -195,8 +204,30 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         nesterov=plain.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
         drop_last=training.drop_last, optimizer=None if type(optimizer) is Sgd and optimizer.state == "reset" else optimizer,
         algorithm=None if type(algorithm) is FedAvg else algorithm,
-        stopping=None if training.stopping is None else made("stopping", training.stopping),
+        stopping=None if training.stopping is None else made("stopping", training.stopping), pace=_pace(scenario),
     )  # fmt: skip
+
+
+def _pace(scenario: Scenario) -> Pace | None:
+    """Return what the learning rate goes by; None where it is one number."""
+    asked, scaled = scenario.training.schedule, scenario.training.scale_with_batch
+    if asked is None and scaled is None:
+        return None
+    scaling = None if scaled is None else Scaling(scaled.rule, scaled.base)
+    if asked is None:
+        return Pace(scaling=scaling)
+    schedule: Schedule = made("lr_schedule", asked.table)
+    judge.check_schedule(scenario, asked)
+    return Pace(schedule, asked.clock, asked.warmup, asked.warmup_from, asked.restart, scaling)
+
+
+def _controller(scenario: Scenario, strategy: Built, scores: Collection[str], told: Collection[str]) -> Controller | None:
+    """Return what the server's orders are changed by; None where they stay."""
+    if scenario.server.controller is None:
+        return None
+    controller: Controller = made("controller", scenario.server.controller)
+    judge.check_controller(scenario, controller, {*scores, *told}, own_start=starts_itself(strategy.strategy))
+    return controller
 
 
 def _try_own(scenario: Scenario, job: Job, params: Params) -> None:

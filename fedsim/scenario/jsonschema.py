@@ -38,6 +38,7 @@ def json_schema() -> dict[str, Any]:
         given = {word: fields[name][word] for word in ("default", "description") if fields[name].get(word) is not None}
         fields[name] = {**given, "$ref": f"#/$defs/{noun}"}
     del parts["Model"]  # Nothing refers to it any more.
+    common = {slot.noun: _shared(parts.pop(slot.common.__name__)) for slot in slots().values() if slot.common}
     one_of = {"Training": ("epochs", "steps"), "Stop": ("at_least", "at_most")}
     for section, (a, b) in one_of.items():
         parts[section]["oneOf"] = [{"required": [a]}, {"required": [b]}]
@@ -46,6 +47,8 @@ def json_schema() -> dict[str, Any]:
         parts[slot.noun] = {
             "anyOf": [*(_kind(slot.noun, name, f, settings_model(slot.registry, f, name), parts) for name, f in functions.items()), PLUG_IN]
         }
+        if more := common.get(slot.noun):
+            parts[slot.noun]["anyOf"] = [{**each, "properties": {**each["properties"], **more}} for each in parts[slot.noun]["anyOf"]]
     parts["strategy"] = {
         "anyOf": [*(_kind("strategy", name, stock.class_of(name), _arguments(name), parts) for name in stock.names()), PLUG_IN]
     }
@@ -53,6 +56,12 @@ def json_schema() -> dict[str, Any]:
         if "strategy" in kind["properties"]:  # A wrapper's argument of that name is a strategy table of its own.
             kind["properties"]["strategy"] = {"$ref": "#/$defs/strategy"}
     return {"$schema": DIALECT, **schema}
+
+
+def _shared(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a table's own settings are, those of its kinds apart."""
+    own = {name: dict(given) for name, given in section["properties"].items() if name != "kind"}
+    return {name: {word: value for word, value in given.items() if word != "title"} for name, given in own.items()}
 
 
 def _kind(noun: str, name: str, function: Callable[..., Any], settings: type[BaseModel], parts: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from fedsim.client.stream import Online
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.machine import memory
 from fedsim.data.federation import Federation
+from fedsim.learn.controllers import Controller
 from fedsim.learn.objectives import Objective
 from fedsim.learn.work import Job
-from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Stream, Table, Training
+from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Schedule, Stream, Table, Training
 
 ITEM_BYTES = 40
 """What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
@@ -86,6 +87,57 @@ def check_stopping(scenario: Scenario) -> None:
         )
     if scenario.stream is not None:
         raise ScenarioError("training.stopping: stops by examples that a client keeps back, and on a [stream] it keeps none. Leave it out.")
+
+
+def check_schedule(scenario: Scenario, asked: Schedule) -> None:
+    """Refuse settings of a schedule that have no effect, and a clock that nobody can read when a task is planned."""
+    at = "training.schedule"
+    if not asked.warmup and "warmup_from" in asked.model_fields_set:
+        raise ScenarioError(f"{at}.warmup_from = {asked.warmup_from:g}: has no effect without {at}.warmup, the length of the warm-up.")
+    if asked.restart and asked.clock != "local_step":
+        raise ScenarioError(f"{at}.restart = true: counts local steps, and {at}.clock = {asked.clock!r}. Take clock = 'local_step'.")
+    if scenario.training.stopping is not None and asked.clock == "local_step" and not asked.restart:
+        raise ScenarioError(
+            f"{at}.clock = 'local_step': with training.stopping nobody knows how many steps a client has taken when its next task is"
+            f" planned. Set {at}.restart = true, which counts them in each task, or take clock = 'round'."
+        )
+
+
+def check_rates(scenario: Scenario, *, own_start: bool) -> None:
+    """Refuse learning rates that move where a strategy takes them for fixed, and versions where it does not tell them."""
+    training, kind = scenario.training, scenario.server.strategy["kind"]
+    moving = {
+        "training.schedule": training.schedule, "training.scale_with_batch": training.scale_with_batch,
+        "server.controller": scenario.server.controller,
+    }  # fmt: skip
+    if kind == "QFedAvg" and (named := [key for key, value in moving.items() if value is not None]):
+        raise ScenarioError(
+            f"{named[0]}: server.strategy.kind = 'QFedAvg' divides by client_learning_rate, which is one number for all of a run. Leave"
+            f" it out, or take another strategy."
+        )
+    if training.schedule is not None and training.schedule.clock == "version" and own_start:
+        raise ScenarioError(
+            f"training.schedule.clock = 'version': server.strategy.kind = {kind!r} has a start() of its own, and its messages do not say"
+            f" which version they carry. 'round', 'local_step' and 'virtual_s' work."
+        )
+
+
+def check_controller(scenario: Scenario, controller: Controller, told: Collection[str], *, own_start: bool) -> None:
+    """Refuse a controller that nobody would ask, that goes by what is not *told*, or orders what a message cannot."""
+    kind = (scenario.server.controller or {}).get("kind")
+    if own_start:
+        raise ScenarioError(
+            f"server.controller.kind = {kind!r}: is asked between rounds, and server.strategy.kind ="
+            f" {scenario.server.strategy['kind']!r} has a start() of its own, which plays them alone. Leave it out."
+        )
+    for name in controller.metrics:
+        if name not in told:
+            raise ScenarioError(f"server.controller.metric = {name!r}: is not reported here. {choices(name, sorted(told))}")
+    if "epochs" in controller.changes and scenario.training.epochs is None:
+        raise ScenarioError(
+            f"server.controller.kind = {kind!r}: changes epochs, and training.steps counts none. Set training.epochs, to what they are at"
+            f" first."
+        )
 
 
 def remark(job: Job) -> str:

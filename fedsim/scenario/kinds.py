@@ -9,26 +9,37 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
 from fedsim.core.types import Range
 from fedsim.scenario.explain import Wanted, explain
+from fedsim.scenario.schema import Schedule
 from fedsim.scenario.words import about, of_setting
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place in the scenario that takes a kind: its dotted key, the word for what goes there, its registry."""
+    """A place in the scenario that takes a kind: its dotted key, the word for what goes there, its registry.
+
+    *common* has the settings that stand in the same table whichever kind it is; they are the scenario's own, and no kind hears of them.
+    """
 
     key: str
     noun: str
     registry: Registry[Any]
+    common: type[BaseModel] | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
         """Return every dotted key at which it may stand."""
         return (self.key, *self.registry.also)
+
+    @property
+    def shared(self) -> dict[str, FieldInfo]:
+        """Return the settings that any kind has here, by name."""
+        return {name: field for name, field in self.common.model_fields.items() if name != "kind"} if self.common else {}
 
 
 def slots() -> dict[str, Slot]:
@@ -51,18 +62,22 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.order import orders
     from fedsim.data.stream.trigger import triggers
     from fedsim.learn.algorithms import algorithms, feddyn, fednova, scaffold  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.learn.controllers import controllers
     from fedsim.learn.engine.executors import executors, local, processes  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.models import models
     from fedsim.learn.objectives import objectives
     from fedsim.learn.optim import optimizers
     from fedsim.learn.rehearsal import a_gem, der, er, ewc, lwf, rehearsals, union  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.learn.schedules import lr_schedules
     from fedsim.learn.stopping import stoppings
 
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, replays, detectors, reactions, triggers, arrivals, orders, labellings,
         changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs, stoppings, executors,
+        lr_schedules, controllers,
     ]  # fmt: skip
-    return {registry.noun: Slot(registry.key, registry.noun, registry) for registry in found}
+    common = {lr_schedules.noun: Schedule}
+    return {registry.noun: Slot(registry.key, registry.noun, registry, common.get(registry.noun)) for registry in found}
 
 
 def chosen(slot: Slot, table: Mapping[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -73,7 +88,8 @@ def chosen(slot: Slot, table: Mapping[str, Any]) -> tuple[Callable[..., Any], di
     try:
         checked = model.model_validate(given)
     except ValidationError as error:
-        raise ScenarioError(explain(error, slot.key, _takes(slot.registry, function), owner=kind)) from None
+        takes = {**_takes(slot.registry, function), **dict.fromkeys(slot.shared, Wanted())}
+        raise ScenarioError(explain(error, slot.key, takes, owner=kind)) from None
     return function, {name: getattr(checked, name) for name in checked.model_fields_set}
 
 
@@ -112,6 +128,16 @@ def settings_of(function: Callable[..., Any], takes: Mapping[str, inspect.Parame
         )
         for name, p in takes.items()
     ]  # fmt: skip
+
+
+def shared_settings(slot: Slot) -> list[Setting]:
+    """Return the settings that any kind has in the table at *slot*, as a reader sees them."""
+    return [Setting(name, _ranged(field), _literal(field.default), field.description or "") for name, field in slot.shared.items()]
+
+
+def _ranged(field: FieldInfo) -> str:
+    bounds = {name: getattr(mark, name) for mark in field.metadata for name in ("gt", "ge", "lt", "le") if hasattr(mark, name)}
+    return f"{words(field.annotation)} {Range(**bounds)}".strip()
 
 
 def words(hint: Any) -> str:

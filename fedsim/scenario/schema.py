@@ -14,6 +14,8 @@ Table = dict[str, Any]
 
 Moment = Annotated[float, Field(ge=0)]
 """Virtual seconds since the start of the run."""
+Clock = Literal["local_step", "round", "version", "virtual_s"]
+"""What a schedule of the learning rate goes by; ``learn/pace.py`` says what each is."""
 
 
 LATER = "came after fedsim-digest-1"
@@ -88,6 +90,34 @@ class Model(BaseModel):
         return {"kind": self.kind, **(self.model_extra or {})}
 
 
+class Schedule(BaseModel):
+    """How the learning rate goes: on which clock, and after which warm-up; every other key is a setting of its kind."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+    kind: str
+    clock: Annotated[
+        Clock,
+        Field(description="what its time is: the client's local steps so far, the server's rounds, its versions, or seconds; all from 0"),
+    ] = "round"
+    warmup: Annotated[float, Field(ge=0, description="how long the rate rises in a straight line before the schedule begins")] = 0.0
+    warmup_from: Annotated[
+        float, Field(gt=0, le=1, description="the share of the schedule's first rate at which that line begins")
+    ] = 1 / 3
+    restart: Annotated[bool, Field(description="whether local steps count from 0 in each task, and not over all of a client's")] = False
+
+    @property
+    def table(self) -> Table:
+        """Return kind and settings of the kind together."""
+        return {"kind": self.kind, **(self.model_extra or {})}
+
+
+class Scaled(Section):
+    """How the learning rate goes with the size of a batch."""
+
+    rule: Annotated[Literal["linear", "sqrt"], Field(description="in proportion to the size, or to its root")] = "linear"
+    base: Annotated[int, Field(ge=1, description="the batch size at which the rate is the optimizer's")]
+
+
 class Training(Section):
     """What a client does with one message."""
 
@@ -101,6 +131,8 @@ class Training(Section):
     algorithm: Table | None = None
     stopping: Table | None = None
     checkpointing: Annotated[bool, LATER] = False
+    schedule: Schedule | None = None
+    scale_with_batch: Scaled | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:
@@ -116,6 +148,7 @@ class Server(Section):
     strategy: Table
     rounds: Annotated[int, Field(ge=1, le=1_000_000_000)]
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    controller: Table | None = None
 
 
 class Codec(Section):

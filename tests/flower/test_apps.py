@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 
@@ -26,9 +27,11 @@ class Deaf:
     def version(self, row: Any) -> None: ...
 
 
-def test_a_real_client_answers_as_the_simulated_one(scenario_file: Any, go: Any) -> None:
+@pytest.mark.parametrize("schedule", [{}, {"clock": "local_step", "warmup": 3}, {"clock": "version"}], ids=["", "local_step", "version"])
+def test_a_real_client_answers_as_the_simulated_one(schedule: dict[str, Any], scenario_file: Any, go: Any) -> None:
     """Called with Flower messages and contexts, our ClientApp returns the simulator's replies, round after round."""
-    path = scenario_file({"data.partition": {"kind": "dirichlet", "alpha": 0.3}, "evaluate.federated_fraction": 0.5})
+    paced = {"training.schedule": {"kind": "exponential", "rate": 0.9, **schedule}} if schedule else {}
+    path = scenario_file({"data.partition": {"kind": "dirichlet", "alpha": 0.3}, "evaluate.federated_fraction": 0.5, **paced})
     parts = build(load(path))
     grid = VirtualGrid(parts.fleet, here(parts.engine), Deaf())
     contexts = {
@@ -38,6 +41,8 @@ def test_a_real_client_answers_as_the_simulated_one(scenario_file: Any, go: Any)
     for number, kind in ((1, "train"), (1, "evaluate"), (2, "train")):
         config = records.job_config(parts.job) if kind == "train" else ConfigRecord()
         config["server-round"] = number
+        if "server-version" in config:
+            config["server-version"] = number - 1
         content = RecordDict({"arrays": arrays, "config": config})
         simulated = list(grid.send_and_receive([Message(content, records.node_of(c), kind) for c in range(6)], timeout=1e6))
         real = [client_app(Message(content, records.node_of(c), kind), contexts[c]) for c in range(6)]

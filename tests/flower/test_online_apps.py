@@ -35,6 +35,11 @@ CASES: dict[str, dict[str, Any]] = {
     "prioritised": {"clients.replay": {"kind": "prioritised", "capacity": 12}},
     "gss": {"clients.replay": {"kind": "gss", "capacity": 12}},
     "herding": {"clients.replay": {"kind": "herding", "capacity": 12}},
+    "paced": {
+        "clients.detector": DDM, "clients.reaction": {"kind": "adapt", "lr_factor": 2.0}, "training.scale_with_batch": {"base": 4},
+        "training.schedule": {"kind": "exponential", "rate": 0.9, "clock": "local_step", "warmup": 5},
+    },
+    "seconds": {"training.schedule": {"kind": "exponential", "rate": 0.9, "clock": "virtual_s"}},
     "local": {"stream.predict": "local"},
     "detector": {
         "stream.labels": {"kind": "exponential", "delay_s": 4.0, "missing": 0.2}, "clients.detector": DDM,

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsim.client.reactions import Adapt
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
-from fedsim.core.state import pack, unpack
+from fedsim.core.state import State, pack, unpack
 from fedsim.core.types import IntArray
 from fedsim.data.river import sea
 from fedsim.data.source import Examples, Pool
@@ -50,6 +50,12 @@ NEEDED: dict[str, dict[str, dict[str, Any]]] = {
     "onset": {"staggered": {"step_s": 5.0, "spread_s": 9.0}, "subset": {"fraction": 0.5}},
     "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, "state": "keep"}, "adam": {"state": "keep"}},
     "reaction": {"adapt": {"buffer": "shrink", "lr_factor": 2.0, "lr_steps": 8}}, "stopping": {"patience": {"epochs": 1}},
+    "lr_schedule": {
+        "step": {"size": 10.0}, "multistep": {"milestones": [3, 10, 100]}, "exponential": {"rate": 0.96, "per": 10.0},
+        "cosine": {"over": 100}, "cosine_restarts": {"first": 10.0, "times": 2, "floor": 0.1}, "polynomial": {"over": 100.0, "power": 0.9},
+        "one_cycle": {"over": 100},
+    },
+    "controller": {"plateau": {"patience": 2}},
 }  # fmt: skip
 SPREAD = {"rehearsal", "stopping", "objective"}
 """Nouns of which every kind is run by two workers here; models, optimisers and algorithms are elsewhere."""
@@ -263,6 +269,40 @@ class ByTheBatch(Adapt):
         return 1.0 + np.arange(len(steps))
 
 
+@dataclass
+class Timed:
+    """A schedule whose factors are *bent*."""
+
+    bent: Callable[[Any], Any]
+
+    def factor(self, times: Any) -> Any:
+        return self.bent(times)
+
+
+class Counting:
+    """A controller that goes by how often it was asked, and changes more than it says."""
+
+    metrics = ("loss",)
+
+    def __init__(self, changes: tuple[str, ...] = ("epochs",), step: int = 1) -> None:
+        self.changes, self.asked, self.step = changes, 1, step
+
+    def first(self) -> State:
+        return {"best": np.array(1.0)}
+
+    def next(self, state: State, version: int, metrics: Any) -> Any:
+        self.asked += self.step
+        return state, {"epochs": self.asked}
+
+
+class Overwriting(Counting):
+    """A controller that writes to the state that it is given."""
+
+    def next(self, state: State, version: int, metrics: Any) -> Any:
+        state["best"] = state["best"] / 2
+        return state, {"epochs": 1}
+
+
 def dice(**_: Any) -> Pool:
     rng = np.random.default_rng()
     return Pool(Examples(rng.random((9, 2), dtype=np.float32), rng.integers(2, size=9)), outputs=2)
@@ -291,6 +331,12 @@ WRONG: dict[tuple[str, str], list[Callable[..., Any]]] = {
     ("trigger", "it_holds_when_it_says"): [lambda: Late(lambda ready, now: ready - 1.0), lambda: Late(lambda ready, now: ready + 1.0)],
     ("trigger", "what_is_left_is_enough"): [lambda: Late(lambda ready, now: np.inf), lambda: Late(lambda ready, now: now)],
     ("trigger", "a_trigger_hides_nothing"): [Drifts],
+    ("lr_schedule", "a_time_has_one_factor"): [
+        lambda: Timed(lambda times: np.arange(len(times))), lambda: Timed(lambda times: 1.0 - times),
+        lambda: Timed(lambda times: np.ones(1)),
+        lambda: Timed(lambda times: np.full(len(times), np.random.random())), lambda: Timed(lambda times: np.exp(-times, out=times)),
+    ],
+    ("controller", "what_it_wants_follows_from_its_state"): [Counting, Overwriting, lambda: Counting(("lr_factor",), 0)],
     ("reaction", "a_step_has_one_rate"): [lambda at: ByTheBatch()],
     ("source", "a_source_is_a_function_of_its_key"): [dice],
 }  # fmt: skip

@@ -55,7 +55,8 @@ class _Server:
         tau = sum(update.examples / whole * update.metrics[NORMALISER] for update in updates)
         found: list[Params] = []
         for update in updates:
-            scale = {name: array.dtype.type(tau / update.metrics[NORMALISER]) for name, array in start.items()}
+            went = update.metrics[NORMALISER] or 1.0  # At a rate of 0 nothing moved, and nothing is scaled.
+            scale = {name: array.dtype.type(tau / went) for name, array in start.items()}
             found.append({name: start[name] + scale[name] * (update.params[name] - start[name]) for name in start})
         return found
 

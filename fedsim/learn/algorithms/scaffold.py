@@ -49,7 +49,10 @@ class Scaffold:
     def finish(self, job: Job, start: Params, params: Params, sent: Mapping[str, Params], kept: State, rates: FloatArray) -> Ended:
         """Return c_i+ - c_i, and keep c_i+ = c_i - c + (x - y_i) / (K eta), or by how far steps with momentum go."""
         before = {name: kept.get(f"control/{name}", np.zeros_like(start[name])) for name in params}
-        moved = {name: (start[name] - params[name]) / start[name].dtype.type(way(job, rates)) for name in params}
+        went = way(job, rates)
+        if not went:  # At a rate of 0 nothing moved, and nothing was learned of the gradient.
+            return Ended({"control": {name: np.zeros_like(start[name]) for name in params}}, {f"control/{n}": a for n, a in before.items()})
+        moved = {name: (start[name] - params[name]) / start[name].dtype.type(went) for name in params}
         after = {name: before[name] - sent["control"][name] + moved[name] for name in params}
         changed = {name: after[name] - before[name] for name in params}
         return Ended({"control": changed}, {f"control/{name}": array for name, array in after.items()})
