@@ -193,7 +193,7 @@ class OnStream:
         begins = np.resize(np.cumsum(fresh[:epoch]) - fresh[:epoch], len(fresh))
         inserted = np.where(np.arange(len(fresh)) < epoch, fresh, 0)  # An example enters the memory once.
         way, before = method.way, self._memory(kept)
-        count = method.replayed(n if task.job.batch_size == FULL else task.job.batch_size, self._share(kept))
+        count = method.replayed(n if task.job.batch_size == FULL else task.job.batch_size * task.job.accumulate, self._share(kept))
         live = partial(
             Live, method, replay, new, places=self.stream.positions[: self.stream.arrived(now)], key=self._key, first_step=kept.steps,
             now=now,

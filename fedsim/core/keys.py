@@ -113,6 +113,23 @@ def shuffles(keys: Sequence[Key], sizes: IntArray) -> IntArray:
     return hashes.argsort(axis=1, kind="stable")
 
 
+def picks(keys: Sequence[Key], sizes: IntArray, count: int) -> IntArray:
+    """Return *count* draws from 0 .. size - 1, with replacement, per key: each a function of its key, size and place alone.
+
+    More draws only append. Counter-based as ``Key.uniform``, so that many keys are drawn at once; a number's chance is off by
+    at most size / 2**52. Shapes: n keys, sizes (n,) -> (n, count).
+
+    >>> few, more = picks([Key(1)], np.array([4]), 2), picks([Key(2), Key(1)], np.array([9, 4]), 5)
+    >>> few[0].tolist() == more[1, :2].tolist()
+    True
+    """
+    words = np.array([key.words for key in keys], dtype=np.uint64)
+    numbers = np.arange(count, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        hashes = _finalise(_finalise(numbers * _WEYL + words[:, :1]) ^ words[:, 1:])
+    return (((hashes >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52 * sizes[:, None]).astype(np.int64)
+
+
 def _finalise(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2

@@ -6,6 +6,7 @@ Here Flower's ``node_id`` becomes *client*, and stays so.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -107,10 +108,15 @@ def order_of(message: Message, starts: StartCache, usual: Job) -> Order:
         name: record[wire] for record in content.config_records.values() for name, wire in _JOB.items() if wire in record
     }
     job = dataclasses.replace(usual, **fields)
+    if not math.isfinite(job.epochs) or job.epochs < 0:
+        raise RunError(f"a message orders epochs = {job.epochs}; it takes a number that is not negative, like 1 or 0.5")
+    if job.whole and not isinstance(job.epochs, int):  # As an int: 2.0 is then the very same order as 2.
+        job = dataclasses.replace(job, epochs=int(job.epochs))
     if (job.epochs > 0) == (job.steps > 0):
         raise RunError(f"a message orders epochs = {job.epochs} and steps = {job.steps}; one of them must be 0")
-    if job.stopping is not None and not job.epochs:
-        raise RunError(f"a message orders steps = {job.steps}, and training.stopping stops after epochs")
+    if job.stopping is not None and not job.whole:
+        ordered = f"epochs = {job.epochs}" if job.epochs else f"steps = {job.steps}"
+        raise RunError(f"a message orders {ordered}, and training.stopping stops after whole epochs")
     return Order(job, starts.of(arrays), *_clocks(content, job))
 
 

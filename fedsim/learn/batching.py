@@ -7,18 +7,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedsim.core.keys import shuffles
+from fedsim.core.keys import picks, shuffles
 from fedsim.core.types import IntArray
 from fedsim.learn.work import FULL, Job, Task
 
 
 def orders(job: Job, tasks: Sequence[Task]) -> IntArray:
-    """Return the positions of each task in reading order: one fresh permutation per epoch (random reshuffling).
+    """Return the positions of each task in reading order, by the job's sampling.
 
-    The permutation of epoch e is drawn from ``key.fold("batches", e)`` of the task, so a longer task only appends to
-    a shorter one, and no task's order depends on the others here. A full batch is read as it lies: its order would
-    change nothing but the last bit of sums. With ``drop_last`` an epoch is the begin of its permutation.
-    Batches that a task has laid out are read as they lie.
+    "reshuffle": one fresh permutation per epoch (random reshuffling), that of epoch e drawn from ``key.fold("batches", e)`` of the
+    task. "replacement": each example drawn from all that the client has, for epoch e from ``key.fold("batches", "replacement",
+    e)``: mini-batches are then independent, and some examples come twice in an epoch and others not at all. "sequential": each
+    epoch reads the examples as they lie. So a longer task only appends to a shorter one, and no task's order depends on the others
+    here. A full batch is read as it lies: its order would change nothing but the last bit of sums. With ``drop_last`` an epoch is
+    the begin of its order. Batches that a task has laid out are read as they lie.
     Shapes: n tasks -> (n, longest), each row its positions in order, then anything.
     """
     if tasks[0].batches is not None:
@@ -35,8 +37,10 @@ def orders(job: Job, tasks: Sequence[Task]) -> IntArray:
     for epoch in range(int(epochs.max())):
         rows = np.flatnonzero(epochs > epoch).tolist()
         sizes = counts[rows]
-        if job.batch_size == FULL:
+        if job.batch_size == FULL or job.sampling == "sequential":
             picked = np.broadcast_to(np.arange(sizes.max()), (len(rows), int(sizes.max())))
+        elif job.sampling == "replacement":
+            picked = picks([tasks[row].key.fold("batches", "replacement", epoch) for row in rows], sizes, int(read[rows].max()))
         else:
             picked = shuffles([tasks[row].key.fold("batches", epoch) for row in rows], sizes)
         for row, size, pick in zip(rows, read[rows].tolist(), picked, strict=True):

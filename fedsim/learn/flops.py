@@ -44,7 +44,7 @@ class Flops:
         before = self.forward * (task.tested + (examples if job.initial_loss else 0) + forward)
         taken, seen = (task.steps, task.seen) if steps is None else (steps, int(task.sizes[:steps].sum()))
         if task.held_back is not None:
-            before += self.forward * len(task.held_back) * (taken // (task.steps // job.epochs))
+            before += self.forward * len(task.held_back) * (taken // (task.steps // int(job.epochs)))
         return before + self.training * (seen + training) + flops_of(rule(job), self.parameters) * taken
 
 

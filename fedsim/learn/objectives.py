@@ -114,6 +114,19 @@ class Mixed:
         return loss if n == len(targets) else loss + self._objective.loss(outputs[n:], targets[n:])
 
 
+def mass_of(objective: Objective, whole_targets: bool = True) -> Callable[[Tensor], Tensor] | None:
+    """Return what gives the number by which the mean over a batch of targets is divided; None where that is how many there are.
+
+    An objective says so itself by a ``mass(targets)``. *whole_targets* promises that none is cross-entropy's ignore_index.
+    """
+    own = getattr(objective, "mass", None)
+    if own is None and not whole_targets and isinstance(objective, Classification):
+        return lambda targets: (targets != IGNORED).sum()
+    return own
+
+
+IGNORED = -100
+"""The target that cross-entropy leaves out."""
 ABSENT = -1e9
 """The logit of a class that is not to be compared with: its softmax is 0, and its gradient too."""
 

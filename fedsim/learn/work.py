@@ -29,22 +29,28 @@ Mark: TypeAlias = tuple[str, int, int]
 """A task among all of a run: its job's kind, the client, and its number there."""
 FULL = 0
 """The batch size that stands for "all examples of the client" (McMahan's B = infinity)."""
+Sampling: TypeAlias = Literal["reshuffle", "replacement", "sequential"]
+"""How a client's examples come into mini-batches: in a fresh order each epoch, each drawn anew, or as they lie."""
+ROUNDING = 1e-12
+"""By how much a share of an epoch's batches may exceed a whole number and be that: 0.1 times 30 is 3.0000000000000004."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """The order form that a message carries: what to do with the parameters that come with it.
 
-    Either *epochs* or *steps* is positive, the other is 0. *batch_size* 0 means the client's whole data. *drop_last* leaves a
+    Either *epochs* or *steps* is positive, the other is 0. Epochs that are no whole number end in the middle of one, after that
+    share of its batches, rounded up. *batch_size* 0 means the client's whole data. *drop_last* leaves a
     short last batch of an epoch out; a client with fewer examples than a batch has one batch all the same, of all that it has.
+    With *accumulate* k a batch is what one update is made from: k micro-batches of *batch_size*, whose gradients are averaged.
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
-    *optimizer*, *algorithm*, *stopping* and *pace* are the scenario's, on both sides: they never travel. None: SGD as the fields say,
-    no algorithm, as many epochs as were ordered, and one learning rate throughout.
+    *optimizer*, *algorithm*, *stopping*, *pace*, *sampling* and *accumulate* are the scenario's, on both sides: they never travel.
+    None: SGD as the fields say, no algorithm, as many epochs as were ordered, and one learning rate throughout.
     """
 
     kind: Literal["train", "evaluate"] = "train"
-    epochs: int = 1
+    epochs: float = 1
     steps: int = 0
     batch_size: int = FULL
     lr: float = 0.1
@@ -58,6 +64,8 @@ class Job:
     algorithm: Algorithm | None = None
     stopping: Stopping | None = None
     pace: Pace | None = None
+    sampling: Sampling = "reshuffle"
+    accumulate: int = 1
 
     @property
     def keeping(self) -> tuple[str, ...]:
@@ -68,17 +76,55 @@ class Job:
         algorithm = self.algorithm is not None and len(self.algorithm.keeps) > 0
         return (*(["algorithm"] if algorithm else []), *(["optimizer"] if optimizer else []))
 
+    @property
+    def whole(self) -> bool:
+        """Return whether a task ends where an epoch does."""
+        return self.epochs > 0 and self.epochs == int(self.epochs)
+
     def size(self, examples: int) -> int:
-        """Return the batch size on a client with *examples* examples."""
-        return examples if self.batch_size == FULL else min(self.batch_size, examples)
+        """Return the batch size on a client with *examples* examples: what one update is made from."""
+        return examples if self.batch_size == FULL else min(self.batch_size * self.accumulate, examples)
+
+    def micro(self, size: int) -> list[int]:
+        """Return the sizes of the micro-batches that a batch of *size* examples is cut into, in order.
+
+        >>> Job(batch_size=4, accumulate=3).micro(10), Job(batch_size=4).micro(10)
+        ([4, 4, 2], [10])
+        """
+        if self.batch_size == FULL or self.accumulate == 1:
+            return [size]
+        whole, rest = divmod(size, self.batch_size)
+        return [self.batch_size] * whole + ([rest] if rest else [])
+
+    def passes(self, held: IntArray) -> tuple[IntArray, IntArray]:
+        """Return how many examples pass through the model at once, and how many in the short last pass of an epoch; 0 for none.
+
+        Shapes: how many examples clients hold, (n,) -> (n,), (n,).
+
+        >>> [sizes.tolist() for sizes in Job(batch_size=4, accumulate=2).passes(np.array([3, 8, 17]))]
+        [[3, 4, 4], [0, 0, 1]]
+        """
+        if self.batch_size == FULL:
+            return held, np.zeros_like(held)
+        size = np.minimum(held, self.batch_size)
+        if self.drop_last:  # Only who has less than a batch reads a rest.
+            held = np.where(held < self.batch_size * self.accumulate, held, 0)
+        return size, held % np.maximum(size, 1)
 
     def read(self, examples: int) -> int:
         """Return how many of a client's *examples* an epoch reads: all, or with *drop_last* those that fill batches."""
         return examples - examples % self.size(examples) if self.drop_last else examples
 
     def batches(self, examples: int) -> int:
-        """Return the number of local steps on a client with *examples* examples."""
-        return self.steps or self.epochs * math.ceil(self.read(examples) / self.size(examples))
+        """Return the number of local steps on a client with *examples* examples.
+
+        >>> [Job(epochs=epochs, batch_size=10).batches(25) for epochs in (2, 0.5, 0.01, 2.4)]
+        [6, 2, 1, 8]
+        """
+        epoch = math.ceil(self.read(examples) / self.size(examples))
+        if self.steps or isinstance(self.epochs, int):
+            return self.steps or int(self.epochs) * epoch
+        return max(1, math.ceil(self.epochs * epoch * (1 - ROUNDING)))
 
     def sizes(self, examples: int) -> IntArray:
         """Return the size of each batch, in order; a short last batch of an epoch is kept or left out. Shapes: -> (steps,).
@@ -88,6 +134,8 @@ class Job:
         >>> job = Job(epochs=2, batch_size=10, drop_last=True)
         >>> job.sizes(25).tolist(), job.sizes(7).tolist()
         ([10, 10, 10, 10], [7, 7])
+        >>> Job(batch_size=5, accumulate=2).sizes(25).tolist()
+        [10, 10, 5]
         """
         size, read = self.size(examples), self.read(examples)
         epoch = [size] * (read // size) + ([read % size] if read % size else [])

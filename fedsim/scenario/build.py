@@ -84,10 +84,19 @@ class Parts:
         return tuple(
             note
             for note in (
-                self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self.warned.lines("while the scenario was built")
+                self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
+                *self.warned.lines("while the scenario was built"),
             )
             if note
         )
+
+
+    @property
+    def _unfilled(self) -> tuple[str, ...]:
+        """Return a note where no client fills a batch; nobody knows on a stream."""
+        if self.federation.streams is not None or not (self.job.drop_last or self.job.accumulate > 1):
+            return ()
+        return (judge.unfilled(self.job, self.federation.sizes(np.arange(self.federation.count))),)
 
 
 def build(loaded: Loaded) -> Parts:
@@ -193,18 +202,21 @@ def _device(engine: Engine) -> torch.device:
 
 def _job(scenario: Scenario, strategy: Built) -> Job:
     judge.check_stopping(scenario)
+    judge.check_sampling(scenario.training)
     training = scenario.training
     optimizer: Optimizer = made("optimizer", training.optimizer)
     algorithm: Algorithm = made("algorithm", training.algorithm or {"kind": "fedavg"})
     plain = optimizer if isinstance(optimizer, Sgd) else Sgd(optimizer.lr, 0.0, 0.0, False)  # What of it travels.
+    epochs = training.epochs or 0
     return Job(
-        epochs=training.epochs or 0, steps=training.steps or 0,
+        epochs=int(epochs) if epochs == int(epochs) else epochs, steps=training.steps or 0,
         batch_size=FULL if training.batch_size == "full" else training.batch_size,
         lr=optimizer.lr, momentum=plain.momentum, weight_decay=plain.weight_decay,
         nesterov=plain.nesterov, proximal_mu=0.0, initial_loss=strategy.initial_loss,
         drop_last=training.drop_last, optimizer=None if type(optimizer) is Sgd and optimizer.state == "reset" else optimizer,
         algorithm=None if type(algorithm) is FedAvg else algorithm,
         stopping=None if training.stopping is None else made("stopping", training.stopping), pace=_pace(scenario),
+        sampling=training.sampling or "reshuffle", accumulate=training.accumulate or 1,
     )  # fmt: skip
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from fedsim.client.stream import Online
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.machine import memory
+from fedsim.core.types import IntArray
 from fedsim.data.federation import Federation
 from fedsim.learn.controllers import Controller
 from fedsim.learn.objectives import Objective
-from fedsim.learn.work import Job
+from fedsim.learn.work import FULL, Job
 from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Schedule, Stream, Table, Training
 
 ITEM_BYTES = 40
@@ -85,6 +86,11 @@ def check_stopping(scenario: Scenario) -> None:
         raise ScenarioError(
             "training.stopping: stops after an epoch, and training.steps counts none. Set training.epochs, to the most there may be."
         )
+    if scenario.training.epochs != int(scenario.training.epochs):
+        raise ScenarioError(
+            f"training.stopping: stops after an epoch, and training.epochs = {scenario.training.epochs} ends within one. Take a whole"
+            f" number."
+        )
     if scenario.stream is not None:
         raise ScenarioError("training.stopping: stops by examples that a client keeps back, and on a [stream] it keeps none. Leave it out.")
 
@@ -138,6 +144,41 @@ def check_controller(scenario: Scenario, controller: Controller, told: Collectio
             f"server.controller.kind = {kind!r}: changes epochs, and training.steps counts none. Set training.epochs, to what they are at"
             f" first."
         )
+
+
+def check_sampling(training: Training) -> None:
+    """Refuse to draw from, or to cut, what is read as a whole."""
+    if training.batch_size != "full":
+        return
+    if training.sampling == "replacement":
+        raise ScenarioError(
+            "training.sampling = 'replacement': draws each example of a mini-batch, and training.batch_size = 'full' is all that a client"
+            " holds. Set a number, or leave sampling out."
+        )
+    if (training.accumulate or 1) > 1:
+        raise ScenarioError(
+            f"training.accumulate = {training.accumulate}: makes an update from so many micro-batches of training.batch_size, and that is"
+            f" 'full', all that a client holds. Set batch_size to how many examples pass through the model at once."
+        )
+
+
+def unfilled(job: Job, sizes: IntArray) -> str:
+    """Return what a batch that no client of these *sizes* fills leaves without effect; empty where there is no such thing."""
+    most = int(sizes.max())
+    if job.batch_size == FULL or job.batch_size * job.accumulate <= most:
+        return ""
+    if job.accumulate > 1 and job.batch_size >= most:
+        return (
+            f"training.accumulate = {job.accumulate}: has no effect. No client has more examples than training.batch_size ="
+            f" {job.batch_size} (the most is {most}), so that each update is made from one pass."
+        )
+    if not job.drop_last:
+        return ""
+    times = f", times accumulate = {job.accumulate}," if job.accumulate > 1 else ""
+    return (
+        f"training.drop_last = true: drops nothing. No client has the {job.batch_size * job.accumulate} examples of a batch"
+        f" (training.batch_size = {job.batch_size}{times} and the most is {most}): each trains on all that it has, as one batch."
+    )
 
 
 def remark(job: Job) -> str:
@@ -213,6 +254,20 @@ def check_online(online: Online, clients: Clients, training: Training) -> None:
     """Refuse what the replay, the rehearsal, the detector and the reaction of clients cannot do together."""
     replay, way = online.replay, online.rehearsal.way
     rehearsing = (training.rehearsal or {"kind": "er"})["kind"]
+    if training.sampling in ("reshuffle", "replacement") and not way.union:
+        raise ScenarioError(
+            f"training.sampling = {training.sampling!r}: on a [stream] new examples come into mini-batches as they arrived, and from there"
+            f" into the memory. Leave it out, or take 'sequential', or training.rehearsal.kind = 'union', whose epochs can be shuffled."
+        )
+    if (training.accumulate or 1) > 1 and (online.live or way.mix != "concat"):
+        what = (
+            f"clients.replay.kind = {clients.replay['kind']!r} is told numbers of a whole mini-batch" if replay.needs and clients.replay
+            else f"training.rehearsal.kind = {rehearsing!r} needs a mini-batch whole"
+        )  # fmt: skip
+        raise ScenarioError(
+            f"training.accumulate = {training.accumulate}: makes an update from several passes, and {what}. Leave accumulate out, with a"
+            f" larger batch_size, or take training.rehearsal.kind = 'er' and a policy that goes by positions, like 'reservoir'."
+        )
     kind = (clients.replay or {"kind": "none"})["kind"]
     if replay.needs and not way.draws:
         raise ScenarioError(

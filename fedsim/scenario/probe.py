@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from fedsim.core.errors import RunError, ScenarioError, door, reason
 from fedsim.core.types import Array
@@ -21,7 +22,7 @@ from fedsim.learn import flops
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import buffers, called, params_of, travelling
-from fedsim.learn.objectives import Classification, Objective
+from fedsim.learn.objectives import Classification, Objective, mass_of
 from fedsim.learn.seeded import seeded
 from fedsim.learn.standardise import Standardise
 from fedsim.learn.store import Store
@@ -52,6 +53,8 @@ def probe(
     if type(objective) is not Classification:  # A subclass too is a reader's own.
         _check_objective(objective, put_out, y, at, each=federation.streams is not None)
     _check_batches(model, federation, job, x[:1])
+    if job.accumulate > 1:
+        _check_accumulate(model, objective, job, *store.sample(SEVERAL, seed=0))
     with door("model.kind", f"{name} cannot be trained:"):
         engine.prepare(job)
     try:
@@ -118,9 +121,9 @@ def _check_objective(objective: Objective, put_out: Any, y: Tensor, at: str, *, 
 def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor) -> None:
     """Refuse batches of one example, as *x* is, where the model cannot train on these: torch would, in the middle of a run."""
     streams, held = federation.streams is not None, federation.sizes(np.arange(federation.count))
-    size = np.minimum(held, job.batch_size) if job.batch_size else held
-    short = np.flatnonzero((size == 1) | ((held % np.maximum(size, 1) == 1) & (not job.drop_last)))
-    if (job.drop_last and job.batch_size != 1) if streams else not len(short):
+    size, rest = job.passes(held)
+    short = np.flatnonzero((size == 1) | (rest == 1))
+    if (job.drop_last and job.batch_size != 1 and job.accumulate == 1) if streams else not len(short):
         return
     try:
         with torch.no_grad(), seeded(0):
@@ -139,6 +142,57 @@ def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor
         f"training.batch_size = {job.batch_size or repr('full')}: gives client {client} ({count} example{'s' * (count > 1)}) a batch of one"
         f" example, and {why}. Try {hint if count > 1 else 'more examples for each client'}, or GroupNorm in place of BatchNorm."
     )
+
+
+SEVERAL = 8
+"""Examples on which it is tried whether a batch may be cut."""
+APART = 1e-3
+"""How far what should be equal may lie apart, relative to the largest, on account of rounding."""
+
+
+def _check_accumulate(model: nn.Module, objective: Objective, job: Job, x: Tensor, y: Tensor) -> None:
+    """Refuse to make one update from several passes where what an example comes to depends on the others in its pass.
+
+    A layer that does so gives the first example another output beside others; an objective's loss is no mean over the parts.
+    """
+    at, kept = f"training.accumulate = {job.accumulate}", Kept(model, objective)
+    beside = x[:1].expand_as(x).contiguous()
+    outputs: list[Any] = []
+    try:
+        for batch in (x, beside):
+            kept.back()
+            with door("model.kind", f"{type(model).__name__} cannot be trained:"), torch.no_grad(), seeded(0):  # Dropout draws alike.
+                outputs.append(model.train()(batch))
+    finally:
+        kept.back()
+    first, second = outputs
+    if not isinstance(first, Tensor) or first.ndim < 1 or len(first) != len(x):
+        return
+    if not _alike(first[0], second[0], first):
+        layers = [type(layer).__name__ for layer in model.modules() if isinstance(layer, _BatchNorm | Standardise)]
+        what = f"its {layers[0]}" if layers else type(model).__name__
+        size = job.batch_size * job.accumulate
+        raise ScenarioError(
+            f"{at}: an update would not be that of one batch of {size}: {what} makes of an example something else by which others pass"
+            f" with it. Leave accumulate out, with batch_size = {size}, or take GroupNorm or LayerNorm in its place."
+        )
+    mass = mass_of(objective, whole_targets=False) or (lambda targets: torch.tensor(float(len(targets))))
+    with door(at, "the objective's loss() or mass() raised"), torch.no_grad(), seeded(0):
+        parts = [slice(0, SEVERAL // 4), slice(SEVERAL // 4, SEVERAL)]
+        masses = torch.stack([torch.as_tensor(mass(y[part])).to(first) for part in parts])
+        losses = torch.stack([objective.loss(first[part], y[part]) for part in parts])
+        whole = objective.loss(first, y)
+    if not _alike((masses * losses).sum() / masses.sum(), whole, losses):
+        raise ScenarioError(
+            f"{at}: the loss of training.objective over a batch is not the mean of what it is over parts of it, so that an update from"
+            f" several would be another. An objective whose mean is divided by another number than that of the examples says so by a"
+            f" mass(targets); else leave accumulate out."
+        )
+
+
+def _alike(a: Tensor, b: Tensor, scale: Tensor) -> bool:
+    """Return whether *a* and *b* are one but for rounding; numbers that are not finite tell nothing."""
+    return not bool(((a - b).abs() > APART * scale[scale.isfinite()].abs().max()).any()) if scale.isfinite().any() else True
 
 
 def takes_whole(model: nn.Module, x: Array) -> bool:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 Table = dict[str, Any]
 """A table ``{ kind = "...", settings }``; its settings are checked against the registered function (kinds.py)."""
@@ -118,13 +118,24 @@ class Scaled(Section):
     base: Annotated[int, Field(ge=1, description="the batch size at which the rate is the optimizer's")]
 
 
+Epochs = Annotated[int | float, Field(gt=0, le=1_000_000), WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000})]
+_EPOCHS = "How often a task reads the client's examples; 0.5 ends after half of an epoch's batches, rounded up."
+_SAMPLING = (
+    "How examples come into mini-batches: 'reshuffle' (a fresh order each epoch, unless given), 'replacement' (each drawn anew) or"
+    " 'sequential' (as they lie)."
+)
+_ACCUMULATE = "How many micro-batches of batch_size one update is made from: the gradient is the mean over all their examples."
+
+
 class Training(Section):
     """What a client does with one message."""
 
-    epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    epochs: Annotated[Epochs | None, Field(description=_EPOCHS)] = None
     steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["full"] = 10
     drop_last: bool = False
+    sampling: Annotated[Literal["reshuffle", "replacement", "sequential"] | None, Field(description=_SAMPLING)] = None
+    accumulate: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | None, Field(description=_ACCUMULATE)] = None
     optimizer: Table
     objective: Table = Field(default_factory=lambda: {"kind": "classification"})
     rehearsal: Table | None = None

@@ -13,16 +13,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedsim.core.errors import RunError
 from fedsim.core.state import State
-from fedsim.core.types import FloatArray, IntArray, Params
+from fedsim.core.types import FloatArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
-from fedsim.learn.engine.chunks import Chunk, chunk_rule, groups, planned, ranked
+from fedsim.learn.engine.chunks import Chunk, chunk_rule, planned, ranked
 from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.executors import Site
@@ -34,9 +33,10 @@ from fedsim.learn.engine.stack import Stack
 from fedsim.learn.engine.starts import Starts
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
+from fedsim.learn.engine.updates import Updates
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
-from fedsim.learn.objectives import Mixed, Objective
+from fedsim.learn.objectives import Mixed, Objective, mass_of
 from fedsim.learn.optim import rule
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
@@ -133,9 +133,9 @@ class CohortEngine:
         It is the one that the first client starts with, and so will be used; unless that is very large, or a single
         example where there may be more.
         """
-        size = min(job.size(len(self._store.federation.train(0))), PREPARED_EXAMPLES)
+        size = min(job.micro(job.size(len(self._store.federation.train(0))))[0], PREPARED_EXAMPLES)
         with one_thread():
-            self._step((size if job.batch_size == 1 else max(size, 2), 0), not rule(job))
+            self._step((size if job.batch_size == 1 else max(size, 2), 0), not rule(job) and job.accumulate == 1)
 
     @property
     def notes(self) -> list[str]:
@@ -170,7 +170,7 @@ class CohortEngine:
         batches = tasks[0].batches
         if batches is None or batches.mix == "concat":
             largest = max(map(job.size, {len(t.positions) for t in tasks})) if batches is None else int(batches.sizes.max())
-            return 1 if self._step((largest, 0), not rule(job)).rows == "one" else self.chunk
+            return 1 if self._step((job.micro(largest)[0], 0), not rule(job) and job.accumulate == 1).rows == "one" else self.chunk
         at = int(batches.sizes.argmax())
         step = self._step((int(batches.sizes[at]), int(batches.fresh[at])), not rule(job), batches.mix)
         return 1 if step.rows == "one" else self.chunk
@@ -207,7 +207,7 @@ class CohortEngine:
         results: list[Result] = []
         for task in tasks:
             held_back = self._store.pool([task])[:2], torch.tensor(task.held_back)
-            early = Early(cast(Stopping, job.stopping), partial(self._loss, *held_back), task.steps // job.epochs)
+            early = Early(cast(Stopping, job.stopping), partial(self._loss, *held_back), task.steps // int(job.epochs))
             results += self._train(job, [task], early)
         return results
 
@@ -225,49 +225,25 @@ class CohortEngine:
         x, y, offsets = self._store.pool(tasks)
         chunk = planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
-        plain, rates = not rows.terms, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
-        losses = np.zeros(chunk.sizes.shape)
-        heads: dict[tuple[int, int], list[tuple[int, slice | IntArray, Tensor]]] = {}
-        views: dict[tuple[tuple[int, int], int, int], list[Tensor]] = {}
+        plain, rates = not rows.terms and job.accumulate == 1, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
+        mix = tasks[0].batches.mix if tasks[0].batches else "concat"
+        updates = Updates(
+            (x, y), rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
+            mass=mass_of(self.objective, self._store.whole_targets),
+        )  # fmt: skip
         with torch.no_grad():
-            mix = tasks[0].batches.mix if tasks[0].batches else "concat"
             self.as_built()
-            for step, (size, fresh), which, places in chunk.batches():
-                compiled = self._step((size, fresh), plain, mix)
-                for mine, read in groups(compiled, which, places, alone=len(tasks) == 1):
-                    index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1)).to(x.device)
-                    bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
-                    by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
-                    masks = [m.to(x.device, self._dtype) for m in luck.masks(compiled.masks, mine)]
-                    if isinstance(mine, slice):
-                        mark = ((size, fresh), mine.start, mine.stop)
-                        if mark not in views:
-                            views[mark] = compiled.open([param[mine] for param in rows.params])
-                        with luck.seeded(compiled, mine):
-                            head, gradients = compiled.run(views[mark], bx, by, masks, -rates[step])
-                    else:  # Rows apart, or one that needs memory of its own: gathered, and written back.
-                        at = torch.from_numpy(mine)
-                        copies = [param[at] for param in rows.params]
-                        with luck.seeded(compiled, mine):
-                            head, gradients = compiled.run(compiled.open(copies), bx, by, masks, -rates[step])
-                        kept = 0 if plain else self._trained  # Buffers have changed either way.
-                        for param, changed in zip(rows.params[kept:], copies[kept:], strict=True):
-                            param[at] = changed
-                    if not plain:
-                        where = mine if isinstance(mine, slice) else torch.from_numpy(mine)
-                        rows.step(where, gradients, step, rates[step])
-                    heads.setdefault((size, fresh), []).append((step, mine, head))
+            for step, kind, which, places in chunk.batches():
+                if job.accumulate == 1:
+                    updates.once(kind, which, places, step, rates[step])
+                else:
+                    updates.several(job.micro(kind[0]), which, places, step, rates[step])
                 if early is not None and early.ends(step, rows):
-                    losses, chunk = losses[:, : step + 1], dataclasses.replace(chunk, sizes=chunk.sizes[:, : step + 1])
+                    chunk = dataclasses.replace(chunk, sizes=chunk.sizes[:, : step + 1])
                     break
             if early is not None:
                 early.settle(rows)
-            for kind, found in heads.items():
-                closed = self._step(kind, plain, mix).close(torch.cat([head for _, _, head in found]))
-                values, at = closed.double().cpu().numpy(), 0
-                for step, mine, head in found:
-                    losses[mine, step] = values[at : at + len(head)]
-                    at += len(head)
+            losses = updates.losses(chunk.sizes.shape)
         return self._results(chunk, rows, losses, early)
 
     def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray, early: Early | None) -> list[Result]:

@@ -40,8 +40,7 @@ def many_sizes(job: Job, held: IntArray, *, streams: bool) -> bool:
     """
     if streams:
         return job.batch_size == FULL or job.batch_size > FEW
-    size = np.minimum(held, job.batch_size) if job.batch_size else held
-    rests = held[:0] if job.drop_last else held % np.maximum(size, 1)
+    size, rests = job.passes(held)
     return len(np.unique(np.concatenate([size, rests[rests > 0]]))) > FEW
 
 

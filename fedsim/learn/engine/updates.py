@@ -1,0 +1,141 @@
+"""Updates: what the rows of a chunk make of one batch each, in one pass or in several whose gradients are averaged. Knows no task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.core.types import FloatArray, IntArray
+from fedsim.learn.engine.chunks import groups
+from fedsim.learn.engine.noise import Luck
+from fedsim.learn.engine.rows import Rows
+from fedsim.learn.engine.step import Step
+
+Which = slice | IntArray
+"""Rows of a chunk: side by side, or their numbers."""
+Kind = tuple[int, int]
+"""The batch size of a step, and how many of the batch are new; 0 where that makes no difference."""
+Mass = Tensor | float
+"""What the mean over a batch is divided by: for each row, or for all."""
+Head = tuple[int, Which, Tensor, FloatArray | float]
+"""Of a pass: the step that it was for, its rows, what stands for its loss, and its share in that of the step."""
+
+
+@dataclass(slots=True)
+class Updates:
+    """Trains *rows* on examples of the *pool* (x, y), by the compiled steps that *step* gives. Call it within ``torch.no_grad``.
+
+    *plain* says that these do the whole update, *trained* how many of the rows' tensors are parameters; *alone*, that there is one row.
+    *mass* gives what the objective's mean over targets is divided by; None: how many there are.
+    """
+
+    pool: tuple[Tensor, Tensor]
+    rows: Rows
+    luck: Luck
+    step: Callable[[Kind], Step]
+    trained: int
+    plain: bool
+    alone: bool
+    mass: Callable[[Tensor], Tensor] | None = None
+    _heads: dict[Kind, list[Head]] = field(default_factory=dict[Kind, list[Head]])
+    _views: dict[tuple[Kind, int, int], list[Tensor]] = field(default_factory=dict[tuple[Kind, int, int], list[Tensor]])
+
+    def once(self, kind: Kind, which: Which, places: IntArray, at: int, rate: float) -> None:
+        """Make step number *at* of the rows *which* from one pass over their examples. Shapes: places (rows, size)."""
+        for mine, read in groups(self.step(kind), which, places, alone=self.alone):
+            head, gradients = self._pass(kind, mine, read, rate)
+            if not self.plain:
+                self.rows.step(mine if isinstance(mine, slice) else torch.from_numpy(mine), gradients, at, rate)
+            self._heads.setdefault(kind, []).append((at, mine, head, 1.0))
+
+    def several(self, sizes: Sequence[int], which: Which, places: IntArray, at: int, rate: float) -> None:
+        """Make the same step from a pass over each of micro-batches of *sizes*, one after the other: gradient accumulation.
+
+        The gradient is the mean over all examples, to which each pass adds its own mean times what that was divided by, and the loss
+        is so too. Only the parameters' gradients are averaged: what a layer computes of the examples that it sees together is not.
+        """
+        count = len(places)
+        parts = np.split(places, np.cumsum(sizes)[:-1], axis=1)
+        masses = [self._mass(part) for part in parts]
+        whole = sum(masses[1:], masses[0])
+        sums = [param.new_zeros(count, *param.shape[1:]) for param in self.rows.params[: self.trained]]
+        for size, part, mass in zip(sizes, parts, masses, strict=True):
+            kind, share = (size, 0), mass / whole
+            for local, read in groups(self.step(kind), slice(0, count), part, alone=self.alone):
+                mine = _of(which, local)
+                head, gradients = self._pass(kind, mine, read, rate)
+                _add(sums, gradients, local if isinstance(local, slice) else slice(int(local[0]), int(local[0]) + 1), mass)
+                of = share[local].double().cpu().numpy() if isinstance(share, Tensor) else share
+                self._heads.setdefault(kind, []).append((at, mine, head, of))
+        for total in sums:
+            total.div_(_along(whole, total) if isinstance(whole, Tensor) else whole)
+        self.rows.step(which if isinstance(which, slice) else torch.from_numpy(which), sums, at, rate)
+
+    def losses(self, shape: tuple[int, ...]) -> FloatArray:
+        """Return the loss of each row in each step; 0 where it took none. Shapes: -> (rows, steps)."""
+        losses = np.zeros(shape)
+        for kind, found in self._heads.items():
+            values, begin = self.step(kind).close(torch.cat([head for _, _, head, _ in found])).double().cpu().numpy(), 0
+            for at, mine, head, share in found:
+                value = values[begin : begin + len(head)]
+                losses[mine, at] += value if isinstance(share, float) and share == 1.0 else np.where(share > 0, value * share, 0.0)
+                begin += len(head)
+        return losses
+
+    def _pass(self, kind: Kind, mine: Which, read: IntArray, rate: float) -> tuple[Tensor, list[Tensor]]:
+        """Run the step of *kind* for the rows *mine* over the examples at *read*: what stands for the loss, and gradients."""
+        compiled, size, (x, y) = self.step(kind), kind[0], self.pool
+        index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1)).to(x.device)
+        bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
+        by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
+        params = self.rows.params
+        masks = [m.to(x.device, params[0].dtype) for m in self.luck.masks(compiled.masks, mine)]
+        if isinstance(mine, slice):
+            mark = (kind, mine.start, mine.stop)
+            if mark not in self._views:
+                self._views[mark] = compiled.open([param[mine] for param in params])
+            with self.luck.seeded(compiled, mine):
+                return compiled.run(self._views[mark], bx, by, masks, -rate)
+        at = torch.from_numpy(mine)  # Rows apart, or one that needs memory of its own: gathered, and written back.
+        copies = [param[at] for param in params]
+        with self.luck.seeded(compiled, mine):
+            ran = compiled.run(compiled.open(copies), bx, by, masks, -rate)
+        kept = 0 if self.plain else self.trained  # Buffers have changed either way.
+        for param, changed in zip(params[kept:], copies[kept:], strict=True):
+            param[at] = changed
+        return ran
+
+    def _mass(self, places: IntArray) -> Mass:
+        if self.mass is None:
+            return float(places.shape[1])
+        y = self.pool[1]
+        targets = y[torch.from_numpy(np.ascontiguousarray(places)).to(y.device)]
+        return torch.stack([self.mass(each) for each in targets]).to(self.rows.params[0])
+
+
+def _add(sums: list[Tensor], gradients: list[Tensor], rows: slice, mass: Mass) -> None:
+    """Add to each sum's *rows* the gradient times its *mass*; the first alone, where a row stands beside itself."""
+    for total, gradient in zip(sums, gradients, strict=True):
+        mine = total[rows]
+        gradient = gradient[: len(mine)]
+        if isinstance(mass, Tensor):  # A mean over nothing is no number, and adds nothing.
+            weight = _along(mass[rows], mine)
+            mine.add_(torch.where(weight > 0, gradient * weight, 0.0))
+        else:
+            mine.add_(gradient * mass)
+
+
+def _along(mass: Tensor, like: Tensor) -> Tensor:
+    """Return *mass*, a number for each row, so shaped that it multiplies *like*."""
+    return mass.view(-1, *[1] * (like.ndim - 1))
+
+
+def _of(which: Which, local: Which) -> Which:
+    """Return the rows *which* at *local*, which is a slice for all of them."""
+    if isinstance(local, slice):
+        return which
+    return local + which.start if isinstance(which, slice) else which[local]
