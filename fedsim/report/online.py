@@ -156,7 +156,11 @@ def _freshness(run: Run) -> str:
         for row in rows.to_dict("records")
     ]  # fmt: skip
     training = run.manifest["scenario"]["training"]
-    which = "training.drop_last" if training.get("drop_last") else "training.steps" if training.get("steps") else ""
+    few = {
+        "drop_last": training.get("drop_last"), "steps": training.get("steps"), "epochs": (training.get("epochs") or 1) < 1,
+        "sampling": training.get("sampling") == "replacement",
+    }  # fmt: skip
+    which = next((f"training.{key}" for key, asked in few.items() if asked), "")
     counted = f" With {which} those count too that came to a task and fell into no batch." if which else ""
     return (
         "<h3>Freshness</h3>"

@@ -54,8 +54,8 @@ def trained(tested: Frame, merged: Frame) -> Frame:
     """Return the labelled rows of *tested* with the ``task`` that trained on them anew: its row in *merged*, -1 for none.
 
     A task trains on what has got its label since the client's task before. What a memory rehearses is not counted
-    again. With ``training.steps`` or ``drop_last`` all of it counts, though few steps may not reach the last examples, and the batch
-    that is left out may hold others.
+    again. With ``training.steps``, ``drop_last`` or less than an epoch all of it counts, though few steps may not reach the last
+    examples, and the batch that is left out may hold others.
     """
     begun = merged[(merged.kind == "train") & (merged.number >= 0)]
     items = tested[np.isfinite(tested.labelled_s.to_numpy(dtype=np.float64))].reset_index(drop=True)
