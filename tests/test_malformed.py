@@ -216,6 +216,18 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "by a class that is not there": ({"evaluate.by_classes": [[0, 1], [12]]}, "evaluate.by_classes = [[0, 1], [12]]: there is no class 12", ["0 to 9"]),
     "by no class": ({"evaluate.by_classes": [[]]}, "evaluate.by_classes.0 = []", ["at least 1"]),
     "BatchNorm on a stream": (online(model={"kind": "plugins_of_tests:norm"}), "model.kind: Sequential cannot train on one example", ["more than 1 value", "drop_last", "GroupNorm"]),
+    "no epoch": ({"training.epochs": 0}, "training.epochs = 0: must be > 0", []),
+    "epochs in words": ({"training.epochs": "half"}, "training.epochs = 'half': must be", ["a number"]),
+    "half an epoch and stopping": ({"training.epochs": 1.5, "training.stopping": {"kind": "patience"}}, "training.stopping: stops after an epoch, and training.epochs = 1.5", ["whole number"]),
+    "sampling by nobody": ({"training.sampling": "shuffle"}, "training.sampling = 'shuffle': must be 'reshuffle', 'replacement' or 'sequential'", []),
+    "draws from all": ({"training.sampling": "replacement", "training.batch_size": "full"}, "training.sampling = 'replacement': draws each", ["'full'"]),
+    "accumulates all": ({"training.accumulate": 2, "training.batch_size": "full"}, "training.accumulate = 2: makes an update", ["'full'"]),
+    "accumulates nothing": ({"training.accumulate": 0}, "training.accumulate = 0: must be >= 1", []),
+    "shuffles a stream": (online(training__sampling="reshuffle"), "training.sampling = 'reshuffle': on a [stream]", ["'sequential'", "'union'"]),
+    "draws from a stream": (online(training__sampling="replacement"), "training.sampling = 'replacement': on a [stream]", ["as they arrived"]),
+    "accumulates losses": (online(training__accumulate=2, clients__replay={"kind": "mir", "capacity": 9}), "training.accumulate = 2: makes an update", ["clients.replay.kind = 'mir'", "'reservoir'"]),
+    "accumulates two means": (online(training__accumulate=2, training__rehearsal={"kind": "er", "mix": "sum"}), "training.accumulate = 2: makes an update", ["mix = 'sum'", "'concat'"]),
+    "accumulates DER": (online(training__accumulate=2, training__rehearsal={"kind": "der"}), "training.accumulate = 2: makes an update", ["training.rehearsal.kind = 'der'"]),
     "predicts by nobody": (online(stream__predict="global"), "stream.predict = 'global': must be 'received' or 'local'", []),
     "cuda and workers": ({"engine.device": "cuda", "engine.workers": 2}, "engine.workers = 2:", ["engine.device = 'cuda'", "at 1"]),
     # Files.
@@ -230,6 +242,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
 FINE: dict[str, dict[str, Any]] = {
     "a stream shorter than its trigger": online(stream__trigger={"kind": "count", "examples": 1000}),
     "full batches": online(training__batch_size="full"),
+    "half an epoch, as it came": online(training__epochs=0.5, training__sampling="sequential"),
     "momentum": online(training__optimizer={"kind": "sgd", "lr": 0.1, "momentum": 0.9}),
     "a class that the ring never sees": online(
         clients__replay={"kind": "ring", "capacity": 10}, stream={**POISSON, "order": {"kind": "class_incremental", "tasks": [[0, 1]]}}

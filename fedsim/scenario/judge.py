@@ -254,21 +254,23 @@ def check_online(online: Online, clients: Clients, training: Training) -> None:
     """Refuse what the replay, the rehearsal, the detector and the reaction of clients cannot do together."""
     replay, way = online.replay, online.rehearsal.way
     rehearsing = (training.rehearsal or {"kind": "er"})["kind"]
+    kind = (clients.replay or {"kind": "none"})["kind"]
     if training.sampling in ("reshuffle", "replacement") and not way.union:
         raise ScenarioError(
             f"training.sampling = {training.sampling!r}: on a [stream] new examples come into mini-batches as they arrived, and from there"
             f" into the memory. Leave it out, or take 'sequential', or training.rehearsal.kind = 'union', whose epochs can be shuffled."
         )
     if (training.accumulate or 1) > 1 and (online.live or way.mix != "concat"):
-        what = (
-            f"clients.replay.kind = {clients.replay['kind']!r} is told numbers of a whole mini-batch" if replay.needs and clients.replay
-            else f"training.rehearsal.kind = {rehearsing!r} needs a mini-batch whole"
-        )  # fmt: skip
+        rehearsal = f"training.rehearsal.kind = {rehearsing!r}"
+        what = f"{rehearsal} has a loss of new examples and one of replayed ones (mix = {way.mix!r})"
+        if way.numeric:
+            what = f"{rehearsal} makes a step of a mini-batch as a whole"
+        elif replay.needs:
+            what = f"clients.replay.kind = {kind!r} is told {', '.join(replay.needs)} of a mini-batch as a whole"
         raise ScenarioError(
             f"training.accumulate = {training.accumulate}: makes an update from several passes, and {what}. Leave accumulate out, with a"
-            f" larger batch_size, or take training.rehearsal.kind = 'er' and a policy that goes by positions, like 'reservoir'."
+            f" larger batch_size; or take 'er' with mix = 'concat', and a replay that goes by positions, like 'reservoir'."
         )
-    kind = (clients.replay or {"kind": "none"})["kind"]
     if replay.needs and not way.draws:
         raise ScenarioError(
             f"training.rehearsal.kind = {rehearsing!r}: tells no policy the {', '.join(replay.needs)} that clients.replay.kind ="

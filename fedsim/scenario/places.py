@@ -21,6 +21,7 @@ OTHER_WORDS = {
     "learning_rate": "lr", "local_epochs": "epochs", "num_epochs": "epochs", "local_steps": "steps", "num_rounds": "rounds",
     "num_clients": "count", "batch": "batch_size", "bs": "batch_size", "timeout": "round_timeout_s",
     "timeout_s": "round_timeout_s", "deadline_s": "round_timeout_s", "wd": "weight_decay", "memory": "capacity",
+    "accumulate_steps": "accumulate", "gradient_accumulation_steps": "accumulate", "accumulation": "accumulate", "shuffle": "sampling",
     "optim": "optimizer", "loss": "objective", "dataset": "source", "bandwidth": "down_mbps", "latency": "latency_s",
 }  # fmt: skip
 """What others call our keys."""

@@ -176,18 +176,26 @@ def _check_accumulate(model: nn.Module, objective: Objective, job: Job, x: Tenso
             f"{at}: an update would not be that of one batch of {size}: {what} makes of an example something else by which others pass"
             f" with it. Leave accumulate out, with batch_size = {size}, or take GroupNorm or LayerNorm in its place."
         )
-    mass = mass_of(objective, whole_targets=False) or (lambda targets: torch.tensor(float(len(targets))))
     with door(at, "the objective's loss() or mass() raised"), torch.no_grad(), seeded(0):
-        parts = [slice(0, SEVERAL // 4), slice(SEVERAL // 4, SEVERAL)]
-        masses = torch.stack([torch.as_tensor(mass(y[part])).to(first) for part in parts])
-        losses = torch.stack([objective.loss(first[part], y[part]) for part in parts])
-        whole = objective.loss(first, y)
-    if not _alike((masses * losses).sum() / masses.sum(), whole, losses):
+        means = _is_mean(objective, first, y)
+        if first.is_floating_point():  # Parts of one loss tell nothing, and before training all are about that.
+            with suppress(Exception):  # An objective may want a range.
+                means = _is_mean(objective, first + torch.randn(first.shape).to(first) * first.std().clamp(min=1.0), y) and means
+    if not means:
         raise ScenarioError(
             f"{at}: the loss of training.objective over a batch is not the mean of what it is over parts of it, so that an update from"
             f" several would be another. An objective whose mean is divided by another number than that of the examples says so by a"
             f" mass(targets); else leave accumulate out."
         )
+
+
+def _is_mean(objective: Objective, outputs: Tensor, y: Tensor) -> bool:
+    """Return whether the loss of *objective* over all is the mean of what it is over parts, each weighed by its mass."""
+    mass = mass_of(objective, whole_targets=False) or (lambda targets: torch.tensor(float(len(targets))))
+    parts = [slice(0, SEVERAL // 4), slice(SEVERAL // 4, SEVERAL)]
+    masses = torch.stack([torch.as_tensor(mass(y[part])).to(outputs) for part in parts])
+    losses = torch.stack([objective.loss(outputs[part], y[part]) for part in parts])
+    return _alike((masses * losses).sum() / masses.sum(), objective.loss(outputs, y), losses)
 
 
 def _alike(a: Tensor, b: Tensor, scale: Tensor) -> bool:

@@ -27,11 +27,18 @@ class Deaf:
     def version(self, row: Any) -> None: ...
 
 
-@pytest.mark.parametrize("schedule", [{}, {"clock": "local_step", "warmup": 3}, {"clock": "version"}], ids=["", "local_step", "version"])
-def test_a_real_client_answers_as_the_simulated_one(schedule: dict[str, Any], scenario_file: Any, go: Any) -> None:
+PACED = {"kind": "exponential", "rate": 0.9}
+
+
+@pytest.mark.parametrize("settings", [
+    {},
+    {"training.schedule": {**PACED, "clock": "local_step", "warmup": 3}},
+    {"training.schedule": {**PACED, "clock": "version"}},
+    {"training.epochs": 1.5, "training.batch_size": 4, "training.accumulate": 3, "training.sampling": "replacement"},
+], ids=["", "local_step", "version", "accumulating"])  # fmt: skip
+def test_a_real_client_answers_as_the_simulated_one(settings: dict[str, Any], scenario_file: Any, go: Any) -> None:
     """Called with Flower messages and contexts, our ClientApp returns the simulator's replies, round after round."""
-    paced = {"training.schedule": {"kind": "exponential", "rate": 0.9, **schedule}} if schedule else {}
-    path = scenario_file({"data.partition": {"kind": "dirichlet", "alpha": 0.3}, "evaluate.federated_fraction": 0.5, **paced})
+    path = scenario_file({"data.partition": {"kind": "dirichlet", "alpha": 0.3}, "evaluate.federated_fraction": 0.5, **settings})
     parts = build(load(path))
     grid = VirtualGrid(parts.fleet, here(parts.engine), Deaf())
     contexts = {

@@ -1,5 +1,7 @@
 """VirtualGrid keeps Flower's contract, on virtual time."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from fedsim.client.program import Order
 from fedsim.core.errors import RunError
 from fedsim.flower import compat, records
 from fedsim.learn.engine.queue import here
+from fedsim.learn.stopping import Patience
 from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
@@ -280,6 +283,24 @@ def test_a_strategy_with_a_config_of_its_own_trains_the_scenarios_job(world: Any
     assert [3] == [row.steps for row in heard.tasks]
     with pytest.raises(RunError, match="epochs = 3 and steps = 3"):
         grid.push_messages([order(parts, 0, epochs=3)])
+
+
+def test_a_message_may_order_a_share_of_an_epoch(world: Any) -> None:
+    """Half an epoch is half of its batches, in as many bytes; 2.0 epochs are 2. Without end, or with early stopping, it stops the run."""
+    grid, parts, heard = world()
+    assert isinstance(records.job_config(parts.job)["epochs"], int)
+    sent = [order(parts, 0, epochs=epochs) for epochs in (1, 0.5, 2, 2.0)]
+    for message in sent:
+        grid.send_and_receive([message], timeout=1e6)
+
+    assert [3, 2, 6, 6] == [row.steps for row in heard.tasks]
+    assert 1 == len({row.down_bytes for row in heard.tasks})
+    usual = dataclasses.replace(parts.job, stopping=Patience(1, 0.0))
+    orders = [records.order_of(message, records.StartCache(), parts.job).job for message in sent[2:]]
+    assert repr(orders[0]) == repr(orders[1])
+    for epochs, job, says in ((math.inf, parts.job, "epochs = inf"), (-1.0, parts.job, "epochs = -1.0"), (0.5, usual, "stops after whole")):
+        with pytest.raises(RunError, match=says):
+            records.order_of(order(parts, 0, epochs=epochs), records.StartCache(), job)
 
 
 def test_a_message_can_be_sent_twice(world: Any) -> None:

@@ -92,7 +92,7 @@ class Point(nn.Module):
 
 
 def left(job: Job, x: FloatArray, clients: int = 1, curvature: float = 1.0) -> FloatArray:
-    """Return where *job* leaves each of *clients* on the same examples, each with luck of its own. Shapes: (held, wide) -> (clients, wide)."""
+    """Return where *job* leaves each of *clients* on the examples *x*, by luck of its own. Shapes: (held, wide) -> (clients, wide)."""
     held, wide = x.shape
     data = Examples(x, np.zeros(held, dtype=np.int64))
     federation = Federation(1, 1, (wide,), data, {}, Key(0), pooled=data, partition=Partition(np.arange(held), np.array([0, held])))
@@ -104,7 +104,7 @@ def left(job: Job, x: FloatArray, clients: int = 1, curvature: float = 1.0) -> F
 
 
 def test_sgd_is_left_with_the_noise_that_theory_says() -> None:
-    """On a quadratic w's variance ends at eta s2 / (B a (2 - eta a)), s2 that of examples; reshuffling leaves much less, and is told apart."""
+    """On a quadratic w's variance ends at eta s2 / (B a (2 - eta a)), s2 that of examples; reshuffling leaves much less."""
     eta, size, a = 0.1, 4, 1.5
     job = Job(epochs=0, steps=60, batch_size=size, lr=eta, sampling="replacement")
     theory, x = eta / (size * a * (2 - eta * a)), gradients(64, 64)

@@ -46,8 +46,9 @@ class Updates:
 
     def once(self, kind: Kind, which: Which, places: IntArray, at: int, rate: float) -> None:
         """Make step number *at* of the rows *which* from one pass over their examples. Shapes: places (rows, size)."""
-        for mine, read in groups(self.step(kind), which, places, alone=self.alone):
-            head, gradients = self._pass(kind, mine, read, rate)
+        compiled = self.step(kind)
+        for mine, read in groups(compiled, which, places, alone=self.alone):
+            head, gradients = self._pass(compiled, kind, mine, read, rate)
             if not self.plain:
                 self.rows.step(mine if isinstance(mine, slice) else torch.from_numpy(mine), gradients, at, rate)
             self._heads.setdefault(kind, []).append((at, mine, head, 1.0))
@@ -65,9 +66,10 @@ class Updates:
         sums = [param.new_zeros(count, *param.shape[1:]) for param in self.rows.params[: self.trained]]
         for size, part, mass in zip(sizes, parts, masses, strict=True):
             kind, share = (size, 0), mass / whole
-            for local, read in groups(self.step(kind), slice(0, count), part, alone=self.alone):
+            compiled = self.step(kind)
+            for local, read in groups(compiled, slice(0, count), part, alone=self.alone):
                 mine = _of(which, local)
-                head, gradients = self._pass(kind, mine, read, rate)
+                head, gradients = self._pass(compiled, kind, mine, read, rate)
                 _add(sums, gradients, local if isinstance(local, slice) else slice(int(local[0]), int(local[0]) + 1), mass)
                 of = share[local].double().cpu().numpy() if isinstance(share, Tensor) else share
                 self._heads.setdefault(kind, []).append((at, mine, head, of))
@@ -86,9 +88,9 @@ class Updates:
                 begin += len(head)
         return losses
 
-    def _pass(self, kind: Kind, mine: Which, read: IntArray, rate: float) -> tuple[Tensor, list[Tensor]]:
-        """Run the step of *kind* for the rows *mine* over the examples at *read*: what stands for the loss, and gradients."""
-        compiled, size, (x, y) = self.step(kind), kind[0], self.pool
+    def _pass(self, compiled: Step, kind: Kind, mine: Which, read: IntArray, rate: float) -> tuple[Tensor, list[Tensor]]:
+        """Run the step *compiled* for *kind*, for the rows *mine* over the examples at *read*: what stands for the loss, and gradients."""
+        size, (x, y) = kind[0], self.pool
         index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1)).to(x.device)
         bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
         by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
