@@ -87,8 +87,8 @@ def job_config(job: Job) -> ConfigRecord:
 
 def changed(job: Job, changes: Changes) -> dict[str, float | int]:
     """Return, by the keys that travel, what *changes* make of *job*; where they say nothing, what it has."""
-    whole = {name: int(changes.get(name, getattr(job, name))) for name in ("batch_size", "epochs")}
-    return {_JOB["lr"]: float(job.lr * changes.get("lr_factor", 1.0)), **{_JOB[name]: value for name, value in whole.items()}}
+    whole = {_JOB[name]: int(changes[name]) if name in changes else getattr(job, name) for name in ("batch_size", "epochs")}
+    return {_JOB["lr"]: float(job.lr * changes.get("lr_factor", 1.0)), **whole}
 
 
 def order_of(message: Message, starts: StartCache, usual: Job) -> Order:

@@ -216,7 +216,7 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         drop_last=training.drop_last, optimizer=None if type(optimizer) is Sgd and optimizer.state == "reset" else optimizer,
         algorithm=None if type(algorithm) is FedAvg else algorithm,
         stopping=None if training.stopping is None else made("stopping", training.stopping), pace=_pace(scenario),
-        sampling=training.sampling or "reshuffle", accumulate=training.accumulate or 1,
+        sampling=training.sampling or "reshuffle", accumulate=training.accumulate,
     )  # fmt: skip
 
 

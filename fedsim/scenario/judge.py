@@ -155,7 +155,7 @@ def check_sampling(training: Training) -> None:
             "training.sampling = 'replacement': draws each example of a mini-batch, and training.batch_size = 'full' is all that a client"
             " holds. Set a number, or leave sampling out."
         )
-    if (training.accumulate or 1) > 1:
+    if training.accumulate > 1:
         raise ScenarioError(
             f"training.accumulate = {training.accumulate}: makes an update from so many micro-batches of training.batch_size, and that is"
             f" 'full', all that a client holds. Set batch_size to how many examples pass through the model at once."
@@ -260,7 +260,7 @@ def check_online(online: Online, clients: Clients, training: Training) -> None:
             f"training.sampling = {training.sampling!r}: on a [stream] new examples come into mini-batches as they arrived, and from there"
             f" into the memory. Leave it out, or take 'sequential', or training.rehearsal.kind = 'union', whose epochs can be shuffled."
         )
-    if (training.accumulate or 1) > 1 and (online.live or way.mix != "concat"):
+    if training.accumulate > 1 and (online.live or way.mix != "concat"):
         rehearsal = f"training.rehearsal.kind = {rehearsing!r}"
         what = f"{rehearsal} has a loss of new examples and one of replayed ones (mix = {way.mix!r})"
         if way.numeric:

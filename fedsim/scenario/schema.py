@@ -119,12 +119,15 @@ class Scaled(Section):
 
 
 Epochs = Annotated[int | float, Field(gt=0, le=1_000_000), WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000})]
-_EPOCHS = "How often a task reads the client's examples; 0.5 ends after half of an epoch's batches, rounded up."
+_EPOCHS = "How often a task reads the client's examples; 0.5 ends after half of an epoch's batches, rounded up, one at least."
 _SAMPLING = (
     "How examples come into mini-batches: 'reshuffle' (a fresh order each epoch, unless given), 'replacement' (each drawn anew) or"
     " 'sequential' (as they lie)."
 )
-_ACCUMULATE = "How many micro-batches of batch_size one update is made from: the gradient is the mean over all their examples."
+_ACCUMULATE = (
+    "How many micro-batches of batch_size one update is made from: the gradient is the mean over all their examples. With drop_last, what"
+    " does not fill so many is left out."
+)
 
 
 class Training(Section):
@@ -135,7 +138,7 @@ class Training(Section):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["full"] = 10
     drop_last: bool = False
     sampling: Annotated[Literal["reshuffle", "replacement", "sequential"] | None, Field(description=_SAMPLING)] = None
-    accumulate: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | None, Field(description=_ACCUMULATE)] = None
+    accumulate: Annotated[int, Field(ge=1, le=1_000_000, description=_ACCUMULATE), LATER] = 1
     optimizer: Table
     objective: Table = Field(default_factory=lambda: {"kind": "classification"})
     rehearsal: Table | None = None

@@ -298,6 +298,8 @@ def test_a_message_may_order_a_share_of_an_epoch(world: Any) -> None:
     usual = dataclasses.replace(parts.job, stopping=Patience(1, 0.0))
     orders = [records.order_of(message, records.StartCache(), parts.job).job for message in sent[2:]]
     assert repr(orders[0]) == repr(orders[1])
+    half = dataclasses.replace(parts.job, epochs=0.5)
+    assert [0.5, 3] == [records.changed(half, changes)["epochs"] for changes in ({"lr_factor": 0.1}, {"epochs": 3})]
     for epochs, job, says in ((math.inf, parts.job, "epochs = inf"), (-1.0, parts.job, "epochs = -1.0"), (0.5, usual, "stops after whole")):
         with pytest.raises(RunError, match=says):
             records.order_of(order(parts, 0, epochs=epochs), records.StartCache(), job)
