@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 
-def recompute(graph: Graph) -> None:
-    """Rewrite a traced gradient, whose last output is the loss, so that it keeps few activations."""
+def recompute(graph: Graph) -> int:
+    """Rewrite a traced gradient, whose last output is the loss, so that it keeps few activations.
+
+    Returns how many bytes of the forward half wait for the backward half, the largest segment that is computed again among them.
+    """
     end = next(node for node in graph.nodes if node.op == "output")
     loss = cast(list[Node], end.args[0])[-1]
     forward = _before(loss)
@@ -30,6 +33,19 @@ def recompute(graph: Graph) -> None:
             if segments.get(node, last) < last and not _stays(node, segments):
                 again = _again(graph, node, segments, moved, reader)
                 reader.replace_input_with(node, again)
+    anew = [0] * (last + 1)
+    for node, copy in moved.items():
+        anew[segments[node]] += _bytes(copy)
+    return sum(_bytes(node) for node in _waiting(order, {*late, *moved.values()})) + max(anew)
+
+
+def _waiting(order: list[Node], late: set[Node]) -> set[Node]:
+    """Return what of the forward nodes *order* is there for *late* ones: of a view, what it looks at."""
+    found = {node for node in order if any(user in late for user in node.users)}
+    for node in reversed(order):
+        if node in found and _looks(node):
+            found |= {source for source in node.all_input_nodes[:1] if source in order}
+    return found
 
 
 def _before(loss: Node) -> set[Node]:
@@ -76,6 +92,9 @@ def _again(graph: Graph, node: Node, segments: dict[Node, int], moved: dict[Node
 def _bytes(node: Node) -> int:
     """Return what *node* takes beside what it is a view of."""
     value: Any = node.meta.get("val")
-    returns = getattr(getattr(node.target, "_schema", None), "returns", ())
-    view = any(each.alias_info is not None for each in returns)
-    return value.numel() * value.element_size() if isinstance(value, Tensor) and not view else 0
+    return value.numel() * value.element_size() if isinstance(value, Tensor) and not _looks(node) else 0
+
+
+def _looks(node: Node) -> bool:
+    """Return whether *node* is a view, which takes nothing."""
+    return any(each.alias_info is not None for each in getattr(getattr(node.target, "_schema", None), "returns", ()))
