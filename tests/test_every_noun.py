@@ -60,6 +60,7 @@ CASES: dict[str, tuple[Table, Table, Table]] = {
     "compute": ({}, {"kind": "constant", "gflops": 5.0}, {"gflops": 4.0}),
     "network": ({}, {"kind": "constant", "up_mbps": 5.0, "down_mbps": 5.0}, {"up_mbps": 4.0}),
     "availability": (SOME, {"kind": "onoff", "mean_on_s": 5.0, "mean_off_s": 5.0}, {"mean_on_s": 50.0}),
+    "ram": ({"training.too_large": "smaller_batch"}, {"kind": "constant", "mib": 0.0065}, {"mib": 0.007}),
     "model": ({}, {"kind": "logreg"}, {"zeros": True}),
     "objective": ({}, {"kind": "classification"}, {"kind": "halved"}),
     "optimizer": ({}, {"kind": "adam", "lr": 0.01}, {"lr": 0.02}),

@@ -18,6 +18,10 @@ from fedsim.learn.pace import When
 from fedsim.learn.work import Job, Result, Start, Task
 
 
+class Unable(Exception):
+    """A client cannot do what it was asked for: the words say why, after its name. It answers with an error, and changes nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """What a message asks of a client: a job, and the parameters to start from; in which *round* of the server, from 1.
@@ -93,7 +97,7 @@ class Program(Protocol):
         ...
 
     def plan(self, order: Order, kept: Kept, now: Seconds = 0.0) -> tuple[Task, Kept]:
-        """Return the task that *order* makes here *now*, and what the client keeps once it has begun."""
+        """Return the task that *order* makes here *now*, and what the client keeps once it has begun. Raises Unable."""
         ...
 
     def finish(self, task: Task, result: Result, kept: Kept) -> Finished:

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.client.program import Program
+from fedsim.client.program import Program, Unable
 from fedsim.codec import Coding
 from fedsim.core.state import State
 from fedsim.core.types import Params, Seconds
@@ -132,7 +132,10 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
         return Message(Error(records.CLIENT_RAISED, "the client's stream has ended"), reply_to=message)
     if ready_s > now:
         site.wait(ready_s - now)
-    task, kept = site.client.plan(order, kept, ready_s)
+    try:
+        task, kept = site.client.plan(order, kept, ready_s)
+    except Unable as error:
+        return Message(Error(records.CLIENT_RAISED, str(error)), reply_to=message)
     result = site.engine.run([task])[0]
     finished = site.client.finish(task, result, kept)
     records.keep(context.state, kept.having(finished.parts))

@@ -1,4 +1,4 @@
-"""Laws of devices, links and availability: functions of (key, client, now), whoever asks, in whatever order. Knows no kind."""
+"""Laws of devices, their memory, links and availability: functions of (key, client, now), whoever asks, in any order. Knows no kind."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fedsim.core.types import IntArray
 from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
 from fedsim.cost.network import Network
+from fedsim.cost.ram import Ram
 from fedsim.laws.broken import Law, Make, alike, luck, want
 
 CLIENTS = np.array([0, 1, 2, 3, 7, 40, 41, 999, 123_456], dtype=np.int64)
@@ -20,11 +21,13 @@ TIMES = (0.0, 0.3, 0.1 + 0.2, 1800.0, 1799.9999999999998, 5000.0, 86_400.0, 3e5)
 
 
 def answers(model: object, clients: IntArray) -> dict[int, list[float]]:
-    """Return what any model of the three answers about each of *clients*, as numbers."""
+    """Return what any model of these answers about each of *clients*, as numbers."""
     if hasattr(model, "gflops"):
         return _of_compute(cast(Compute, model), clients)
     if hasattr(model, "down_s"):
         return _of_network(cast(Network, model), clients)
+    if hasattr(model, "mib"):
+        return {int(client): [float(size)] for client, size in zip(clients, cast(Ram, model).mib(clients), strict=True)}
     return _of_availability(cast(Availability, model), clients)
 
 
@@ -55,7 +58,7 @@ def _of_availability(availability: Availability, clients: IntArray) -> dict[int,
     }
 
 
-# Of all three.
+# Of all.
 
 
 def same_key_same_answer(make: Make) -> None:
@@ -105,6 +108,14 @@ def speeds_are_positive_and_keep_shape(make: Make) -> None:
         speeds = make(key=Key(6)).gflops(clients)
         alike((clients.shape, "float64"), (speeds.shape, str(speeds.dtype)), f"speeds of {len(clients)} clients: their form")
         want(((speeds > 0) & np.isfinite(speeds)).all(), f"speeds of {len(clients)} clients: {speeds.tolist()}")
+
+
+def sizes_are_positive_and_keep_shape(make: Make) -> None:
+    """There is a memory above 0 for each client asked about, in float64."""
+    for clients in (CLIENTS, CLIENTS[:1], CLIENTS[:0]):
+        sizes = make(key=Key(6)).mib(clients)
+        alike((clients.shape, "float64"), (sizes.shape, str(sizes.dtype)), f"memory of {len(clients)} clients: their form")
+        want(((sizes > 0) & np.isfinite(sizes)).all(), f"memory of {len(clients)} clients: {sizes.tolist()}")
 
 
 def messages_take_finite_time_and_more_for_more(make: Make) -> None:
@@ -186,6 +197,7 @@ def answers_stay_as_given(make: Make) -> None:
 
 _ALL: tuple[Law, ...] = (same_key_same_answer, order_of_asking_does_not_matter, adding_clients_leaves_the_others)
 LAWS: dict[str, tuple[Law, ...]] = {
+    "ram": (*_ALL, sizes_are_positive_and_keep_shape),
     "compute": (*_ALL, tasks_take_finite_time_and_more_for_more, speeds_are_positive_and_keep_shape),
     "network": (*_ALL, messages_take_finite_time_and_more_for_more, times_follow_from_rates),
     "availability": (*_ALL, next_change_is_later, something_changes_there, nothing_changes_before, answers_stay_as_given),

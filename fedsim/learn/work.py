@@ -43,6 +43,7 @@ class Job:
     share of its batches, rounded up. *batch_size* 0 means the client's whole data. *drop_last* leaves a
     short last batch of an epoch out; a client with fewer examples than a batch has one batch all the same, of all that it has.
     With *accumulate* k a batch is what one update is made from: k micro-batches of *batch_size*, whose gradients are averaged.
+    *at_once* cuts a batch further, into micro-batches that a device can hold; 0 does not.
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
     *optimizer*, *algorithm*, *stopping*, *pace*, *sampling* and *accumulate* are the scenario's, on both sides: they never travel.
@@ -66,6 +67,7 @@ class Job:
     pace: Pace | None = None
     sampling: Sampling = "reshuffle"
     accumulate: int = 1
+    at_once: int = 0
 
     @property
     def keeping(self) -> tuple[str, ...]:
@@ -81,6 +83,11 @@ class Job:
         """Return whether a task ends where an epoch does."""
         return self.epochs > 0 and self.epochs == int(self.epochs)
 
+    @property
+    def cut(self) -> bool:
+        """Return whether an update may be made from several passes."""
+        return self.at_once > 0 or (self.accumulate > 1 and self.batch_size != FULL)
+
     def size(self, examples: int) -> int:
         """Return the batch size on a client with *examples* examples: what one update is made from."""
         return examples if self.batch_size == FULL else min(self.batch_size * self.accumulate, examples)
@@ -91,10 +98,11 @@ class Job:
         >>> Job(batch_size=4, accumulate=3).micro(10), Job(batch_size=4).micro(10)
         ([4, 4, 2], [10])
         """
-        if self.batch_size == FULL or self.accumulate == 1:
+        if not self.cut:
             return [size]
-        whole, rest = divmod(size, self.batch_size)
-        return [self.batch_size] * whole + ([rest] if rest else [])
+        most = self.at_once or self.batch_size
+        whole, rest = divmod(size, most)
+        return [most] * whole + ([rest] if rest else [])
 
     def passes(self, held: IntArray) -> tuple[IntArray, IntArray]:
         """Return how many examples pass through the model at once, and how many in the short last pass of an epoch; 0 for none.

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.client.fitting import Fitting
 from fedsim.client.program import reply_metrics
 from fedsim.client.stream import Online
 from fedsim.codec import Coding, Plain
@@ -20,6 +21,7 @@ from fedsim.core.errors import door
 from fedsim.core.keys import Key
 from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
+from fedsim.cost.ram import Ram
 from fedsim.data.checked import Checked, check_pool, checked
 from fedsim.data.federation import Federation, generated_federation, pool_federation, split
 from fedsim.data.replay import Replay
@@ -30,6 +32,7 @@ from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
 from fedsim.flower.rounds import starts_itself
+from fedsim.learn import footprint
 from fedsim.learn.algorithms import Algorithm, FedAvg
 from fedsim.learn.arithmetic import Arithmetic
 from fedsim.learn.controllers import Controller
@@ -85,6 +88,7 @@ class Parts:
             note
             for note in (
                 self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
+                judge.unfitting(self.fleet.fitting, self.job, self.federation),
                 *self.warned.lines("while the scenario was built"),
             )
             if note
@@ -166,11 +170,12 @@ def _built(loaded: Loaded) -> Parts:
         store.share()
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
+    many = many or scenario.training.too_large == "smaller_batch"  # Each device has its own.
     arithmetic = Arithmetic(scenario.engine.precision, scenario.training.checkpointing)
     engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many, arithmetic=arithmetic)
-    counted, scores = probe(
-        model, objective, engine, store, federation, job, f"training.objective.kind = {scenario.training.objective['kind']!r}"
-    )
+    judge.check_ram(scenario.clients, scenario.training)
+    at = f"training.objective.kind = {scenario.training.objective['kind']!r}"
+    counted, scores = probe(model, objective, engine, store, federation, job, at, judge.cuts(scenario.clients, scenario.training))
     counted = counted.checkpointed() if arithmetic.checkpointing else counted
     judge.check_stop(scenario, scores)
     judge.check_classes(scenario, federation)
@@ -182,6 +187,10 @@ def _built(loaded: Loaded) -> Parts:
         network=made("network", scenario.clients.network, key=key.fold("link")),
         availability=made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
+    if scenario.clients.ram is not None:
+        ram: Ram = made("ram", scenario.clients.ram, key=key.fold("ram"))
+        fitting = Fitting(ram, footprint.count(model, objective, store.sample, arithmetic), scenario.training.too_large or "cannot_train")
+        fleet = replace(fleet, fitting=fitting)
     fleet = replace(fleet, coding=_coding(scenario, job, fleet, first, model))
     extras = _extras(scenario, strategy, job, first, list(trainable(model)))
     told = reply_metrics(job, scores, fleet.client(0).tells)[1:]

@@ -74,6 +74,10 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "sigma": "how much links differ: standard deviation of the logarithm of a rate",
         "correlation": "of the two logarithms: 1 is who downloads fast uploads fast",
     },
+    "ram": {
+        "mib": "MiB that a device has for training; of lognormal devices the median",
+        "sigma": "how much devices differ: standard deviation of the logarithm of their memory",
+    },
     "availability": {
         "mean_on_s": "how long a client is there, in the mean",
         "mean_off_s": "how long it is away, in the mean",

@@ -6,10 +6,12 @@ from collections.abc import Collection
 
 import numpy as np
 
+from fedsim.client.fitting import Fitting, fits
 from fedsim.client.stream import Online
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.machine import memory
 from fedsim.core.types import IntArray
+from fedsim.cost.ram import MIB
 from fedsim.data.federation import Federation
 from fedsim.learn.controllers import Controller
 from fedsim.learn.objectives import Objective
@@ -162,6 +164,38 @@ def check_sampling(training: Training) -> None:
         )
 
 
+def cuts(clients: Clients, training: Training) -> str:
+    """Return the reader's word for what makes an update from several passes; empty where nothing does."""
+    if training.accumulate > 1:
+        return f"training.accumulate = {training.accumulate}"
+    return "training.too_large = 'accumulate'" if clients.ram and training.too_large == "accumulate" else ""
+
+
+def check_ram(clients: Clients, training: Training) -> None:
+    """Refuse to say what becomes of a batch that is too large where nothing says what a device can hold."""
+    if training.too_large and clients.ram is None:
+        raise ScenarioError(
+            f"training.too_large = {training.too_large!r}: says what becomes of a batch that a device cannot hold, and devices hold any."
+            f" Set clients.ram, like {{ kind = 'lognormal', mib = 512.0 }}, or leave it out."
+        )
+
+
+def unfitting(fitting: Fitting | None, job: Job, federation: Federation) -> str:
+    """Return what devices cannot hold, in a sentence; empty where all hold all, and on streams, where nobody knows beforehand."""
+    if fitting is None or federation.streams is not None:
+        return ""
+    held = federation.sizes(np.arange(federation.count))
+    cut, unable = fits(fitting, job, held)
+    if not len(cut) and not len(unable):
+        return ""
+    size = int(min(held.max(), job.batch_size)) if job.batch_size else int(held.max())
+    what = f"clients.ram: a step on {size} examples takes {fitting.footprint.bytes(job, size) / MIB:,.1f} MiB."
+    how = "train in smaller batches" if fitting.too_large == "smaller_batch" else "make an update from several passes"
+    told = [f"{len(cut)} of {len(held)} clients {how}"] if len(cut) else []
+    told += [f"{len(unable)} of {len(held)} clients cannot train"] if len(unable) else []
+    return f"{what} {'; '.join(told)}."
+
+
 def unfilled(job: Job, sizes: IntArray) -> str:
     """Return what a batch that no client of these *sizes* fills leaves without effect; empty where there is no such thing."""
     most = int(sizes.max())
@@ -260,7 +294,7 @@ def check_online(online: Online, clients: Clients, training: Training) -> None:
             f"training.sampling = {training.sampling!r}: on a [stream] new examples come into mini-batches as they arrived, and from there"
             f" into the memory. Leave it out, or take 'sequential', or training.rehearsal.kind = 'union', whose epochs can be shuffled."
         )
-    if training.accumulate > 1 and (online.live or way.mix != "concat"):
+    if cuts(clients, training) and (online.live or way.mix != "concat"):
         rehearsal = f"training.rehearsal.kind = {rehearsing!r}"
         what = f"{rehearsal} has a loss of new examples and one of replayed ones (mix = {way.mix!r})"
         if way.numeric:
@@ -268,8 +302,8 @@ def check_online(online: Online, clients: Clients, training: Training) -> None:
         elif replay.needs:
             what = f"clients.replay.kind = {kind!r} is told {', '.join(replay.needs)} of a mini-batch as a whole"
         raise ScenarioError(
-            f"training.accumulate = {training.accumulate}: makes an update from several passes, and {what}. Leave accumulate out, with a"
-            f" larger batch_size; or take 'er' with mix = 'concat', and a replay that goes by positions, like 'reservoir'."
+            f"{cuts(clients, training)}: makes an update from several passes, and {what}. Leave it out, with another"
+            f" batch_size; or take 'er' with mix = 'concat', and a replay that goes by positions, like 'reservoir'."
         )
     if replay.needs and not way.draws:
         raise ScenarioError(

@@ -50,6 +50,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
     from fedsim.cost.network import networks
+    from fedsim.cost.ram import rams
     from fedsim.data import bundled, files, recorded, river, synthetic  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
     from fedsim.data.partition import partitions
     from fedsim.data.replay import losses, policies, replays, vectors  # pyright: ignore[reportUnusedImport]  # noqa: F401
@@ -72,8 +73,8 @@ def slots() -> dict[str, Slot]:
     from fedsim.learn.stopping import stoppings
 
     found: list[Registry[Any]] = [
-        sources, partitions, computes, networks, availabilities, replays, detectors, reactions, triggers, arrivals, orders, labellings,
-        changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs, stoppings, executors,
+        sources, partitions, computes, networks, availabilities, rams, replays, detectors, reactions, triggers, arrivals, orders,
+        labellings, changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs, stoppings, executors,
         lr_schedules, controllers,
     ]  # fmt: skip
     common = {lr_schedules.noun: Schedule}

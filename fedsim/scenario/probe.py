@@ -31,11 +31,11 @@ from fedsim.strategy.stock import Built
 
 
 def probe(
-    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job, at: str
+    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job, at: str, cuts: str
 ) -> tuple[flops.Flops, tuple[str, ...]]:
     """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained.
 
-    *at* is the reader's word for the objective.
+    *at* is the reader's word for the objective, *cuts* that for what makes an update from several passes; empty where nothing does.
     """
     x, y = store.sample(2)
     name = type(model).__name__
@@ -53,8 +53,8 @@ def probe(
     if type(objective) is not Classification:  # A subclass too is a reader's own.
         _check_objective(objective, put_out, y, at, each=federation.streams is not None)
     _check_batches(model, federation, job, x[:1])
-    if job.accumulate > 1:
-        _check_accumulate(model, objective, job, *store.sample(SEVERAL, seed=0))
+    if cuts:
+        _check_accumulate(model, objective, cuts, *store.sample(SEVERAL, seed=0))
     with door("model.kind", f"{name} cannot be trained:"):
         engine.prepare(job)
     try:
@@ -150,12 +150,12 @@ APART = 1e-3
 """How far what should be equal may lie apart, relative to the largest, on account of rounding."""
 
 
-def _check_accumulate(model: nn.Module, objective: Objective, job: Job, x: Tensor, y: Tensor) -> None:
+def _check_accumulate(model: nn.Module, objective: Objective, at: str, x: Tensor, y: Tensor) -> None:
     """Refuse to make one update from several passes where what an example comes to depends on the others in its pass.
 
     A layer that does so gives the first example another output beside others; an objective's loss is no mean over the parts.
     """
-    at, kept = f"training.accumulate = {job.accumulate}", Kept(model, objective)
+    kept = Kept(model, objective)
     beside = x[:1].expand_as(x).contiguous()
     outputs: list[Any] = []
     try:
@@ -171,10 +171,9 @@ def _check_accumulate(model: nn.Module, objective: Objective, job: Job, x: Tenso
     if not _alike(first[0], second[0], first):
         layers = [type(layer).__name__ for layer in model.modules() if isinstance(layer, _BatchNorm | Standardise)]
         what = f"its {layers[0]}" if layers else type(model).__name__
-        size = job.batch_size * job.accumulate
         raise ScenarioError(
-            f"{at}: an update would not be that of one batch of {size}: {what} makes of an example something else by which others pass"
-            f" with it. Leave accumulate out, with batch_size = {size}, or take GroupNorm or LayerNorm in its place."
+            f"{at}: an update from several passes would not be that of one batch: {what} makes of an example something else by which"
+            f" others pass with it. Leave it out, with another batch_size, or take GroupNorm or LayerNorm in its place."
         )
     with door(at, "the objective's loss() or mass() raised"), torch.no_grad(), seeded(0):
         means = _is_mean(objective, first, y)
@@ -185,7 +184,7 @@ def _check_accumulate(model: nn.Module, objective: Objective, job: Job, x: Tenso
         raise ScenarioError(
             f"{at}: the loss of training.objective over a batch is not the mean of what it is over parts of it, so that an update from"
             f" several would be another. An objective whose mean is divided by another number than that of the examples says so by a"
-            f" mass(targets); else leave accumulate out."
+            f" mass(targets); else leave that out."
         )
 
 

@@ -18,6 +18,13 @@ Clock = Literal["local_step", "round", "version", "virtual_s"]
 """What a schedule of the learning rate goes by; ``learn/pace.py`` says what each is."""
 
 
+_RAM = "How much memory each client's device has for training; any amount unless given."
+_CHECKPOINTING = "Whether activations are computed again in the backward pass, in the place of being kept: less memory, more operations."
+_TOO_LARGE = (
+    "What a client does whose device cannot hold a mini-batch: 'cannot_train' (an error in the place of a reply, unless given),"
+    " 'smaller_batch', or 'accumulate' (the same update from several passes)."
+)
+_PRECISION = "What products are computed in while training; parameters, losses, evaluation and aggregation stay as dtype says."
 LATER = "came after fedsim-digest-1"
 """The mark of a key that older scenarios lack: left out where it stands at its default, so that what they hash to stays."""
 
@@ -73,6 +80,7 @@ class Clients(Section):
     compute: Table = Field(default_factory=lambda: {"kind": "constant", "gflops": 5.0, "overhead_s": 1.0})
     network: Table = Field(default_factory=lambda: {"kind": "ideal"})
     availability: Table = Field(default_factory=lambda: {"kind": "always"})
+    ram: Annotated[Table | None, Field(description=_RAM)] = None
     replay: Table | None = None
     detector: Table | None = None
     reaction: Table | None = None
@@ -144,7 +152,8 @@ class Training(Section):
     rehearsal: Table | None = None
     algorithm: Table | None = None
     stopping: Table | None = None
-    checkpointing: Annotated[bool, LATER] = False
+    checkpointing: Annotated[bool, LATER, Field(description=_CHECKPOINTING)] = False
+    too_large: Annotated[Literal["smaller_batch", "accumulate", "cannot_train"] | None, Field(description=_TOO_LARGE)] = None
     schedule: Schedule | None = None
     scale_with_batch: Scaled | None = None
 
@@ -210,7 +219,7 @@ class Engine(Section):
 
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
-    precision: Literal["bfloat16"] | None = None
+    precision: Annotated[Literal["bfloat16"] | None, Field(description=_PRECISION)] = None
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     executor: Table | None = None
     chunk: Annotated[int, Field(ge=1)] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsim.client.fitting import Fitted, Fitting
 from fedsim.client.offline import Offline
 from fedsim.client.program import Program
 from fedsim.client.stream import Online, OnStream
@@ -39,12 +40,16 @@ class Fleet:
     key: Key
     online: Online | None = None
     coding: Coding | None = None
+    fitting: Fitting | None = None
 
     def client(self, number: int) -> Program:
         """Return the program of client *number*."""
+        program: Program
         if self.online is None:
-            return Offline(number, self.federation, self.key, self.job.keeping)
-        return OnStream(number, self.federation, self.key, self.online, self.job.keeping)
+            program = Offline(number, self.federation, self.key, self.job.keeping)
+        else:
+            program = OnStream(number, self.federation, self.key, self.online, self.job.keeping)
+        return program if self.fitting is None else Fitted(number, program, self.fitting)
 
     def stream(self, number: int) -> Stream:
         """Return what reaches client *number*. Raises RunError where nothing streams in."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 import simpy
 
 from fedsim.client.kept import Kept, Parts
-from fedsim.client.program import Finished, Order, Program
+from fedsim.client.program import Finished, Order, Program, Unable
 from fedsim.core.types import Seconds
 from fedsim.learn.engine import Engine
 from fedsim.learn.work import Result
@@ -63,9 +63,14 @@ class World:
         if order is None:
             delivery.fail(delivery.parcel.failure)
         elif not delivery.failure:
-            yield env.timeout(self._begin(delivery, order))
-            delivery.answer(env.now)
-            yield self._links.up(client, delivery.parcel.up.total)
+            try:
+                took = self._begin(delivery, order)
+            except Unable as error:
+                delivery.fail(str(error))
+            else:
+                yield env.timeout(took)
+                delivery.answer(env.now)
+                yield self._links.up(client, delivery.parcel.up.total)
         delivery.arrive(env.now)
         if waiting := self._busy[client]:
             waiting.popleft().succeed()

@@ -20,12 +20,14 @@ from fedsim.cost.compute import Compute, ConstantCompute, computes
 from fedsim.cost.compute import lognormal as lognormal_compute
 from fedsim.cost.network import ConstantNetwork, Network, networks
 from fedsim.cost.network import lognormal as lognormal_network
+from fedsim.cost.ram import ConstantRam, rams
 from fedsim.laws import LAWS, Broken, ask, hold
 from fedsim.laws.cost import CLIENTS, answers
 
 REQUIRED: dict[str, dict[str, dict[str, Any]]] = {
     "compute": {name: {"gflops": 5.0} for name in ("constant", "exponential", "lognormal")},
     "network": {name: {"down_mbps": 6.0, "up_mbps": 2.0} for name in ("constant", "lognormal")},
+    "ram": {name: {"mib": 512.0} for name in ("constant", "lognormal")},
     "availability": {"onoff": {"mean_on_s": 600.0, "mean_off_s": 1800.0}},
 }
 EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -40,6 +42,7 @@ EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 10.0, "correlation": -1.0}),
         ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 0.0, "correlation": 1.0, "latency_s": 0.06}),
     ],
+    "ram": [("constant", {"mib": 1e-6}), ("lognormal", {"mib": 512.0, "sigma": 10.0}), ("lognormal", {"mib": 512.0, "sigma": 0.0})],
     "availability": [
         ("onoff", {"mean_on_s": 50.0, "mean_off_s": 1e9}),
         ("onoff", {"mean_on_s": 1e9, "mean_off_s": 50.0}),
@@ -74,6 +77,16 @@ class DrawsInTurn:
 
     def seconds(self, client: int, task: int, flops: float) -> float:
         return flops * self.draws.random()
+
+
+@dataclass
+class DrawnRam:
+    """A device whose memory is whatever its generator says next."""
+
+    draws: np.random.Generator
+
+    def mib(self, clients: IntArray) -> FloatArray:
+        return 1.0 + self.draws.random(len(clients))
 
 
 @dataclass
@@ -216,6 +229,12 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
         "messages_take_finite_time_and_more_for_more": [lambda key: ConstantNetwork(-1.0, 1.0, 0.0)],
         "times_follow_from_rates": [lambda key: Twice(lognormal_network(key, down_mbps=6.0, up_mbps=2.0))],
     },
+    "ram": {
+        "same_key_same_answer": [lambda key: DrawnRam(fresh(key))],
+        "order_of_asking_does_not_matter": [lambda key: DrawnRam(fresh(key))],
+        "adding_clients_leaves_the_others": [lambda key: DrawnRam(fresh(key))],
+        "sizes_are_positive_and_keep_shape": [lambda key: ConstantRam(0.0)],
+    },
     "availability": {
         **SHARED,
         "next_change_is_later": [lambda key: Warped(sometimes(key), change=lambda inner, clients, now: now)],
@@ -228,7 +247,7 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
         "answers_stay_as_given": [lambda key: OneArray(sometimes(key))],
     },
 }  # fmt: skip
-REGISTRIES: list[Registry[Any]] = [computes, networks, availabilities]
+REGISTRIES: list[Registry[Any]] = [computes, networks, rams, availabilities]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from fedsim.scenario.kinds import slots
 
 FILES = {"idx", "npz", "csv", "csv_stream", "windows", "river", "openml"}
 """Sources that read: what they give is in test_sources and its like."""
-ELSEWHERE = {"partition", "replay", "compute", "network", "availability", "arrivals", "detector", "codec", "executor"}
+ELSEWHERE = {"partition", "replay", "compute", "network", "ram", "availability", "arrivals", "detector", "codec", "executor"}
 """Nouns whose kinds are held to their laws in files of their own."""
 NEEDED: dict[str, dict[str, dict[str, Any]]] = {
     "source": {name: {"examples_per_client": 20} for name in ("sea", "stagger", "agrawal", "hyperplane", "random_rbf_drift", "led")},

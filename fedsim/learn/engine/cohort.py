@@ -135,7 +135,7 @@ class CohortEngine:
         """
         size = min(job.micro(job.size(len(self._store.federation.train(0))))[0], PREPARED_EXAMPLES)
         with one_thread():
-            self._step((size if job.batch_size == 1 else max(size, 2), 0), not rule(job) and job.accumulate == 1)
+            self._step((size if job.batch_size == 1 else max(size, 2), 0), not rule(job) and not job.cut)
 
     @property
     def notes(self) -> list[str]:
@@ -170,7 +170,7 @@ class CohortEngine:
         batches = tasks[0].batches
         if batches is None or batches.mix == "concat":
             largest = max(map(job.size, {len(t.positions) for t in tasks})) if batches is None else int(batches.sizes.max())
-            return 1 if self._step((job.micro(largest)[0], 0), not rule(job) and job.accumulate == 1).rows == "one" else self.chunk
+            return 1 if self._step((job.micro(largest)[0], 0), not rule(job) and not job.cut).rows == "one" else self.chunk
         at = int(batches.sizes.argmax())
         step = self._step((int(batches.sizes[at]), int(batches.fresh[at])), not rule(job), batches.mix)
         return 1 if step.rows == "one" else self.chunk
@@ -225,7 +225,7 @@ class CohortEngine:
         x, y, offsets = self._store.pool(tasks)
         chunk = planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
-        plain, rates = not rows.terms and job.accumulate == 1, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
+        plain, rates = not rows.terms and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
         mix = tasks[0].batches.mix if tasks[0].batches else "concat"
         updates = Updates(
             (x, y), rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
@@ -234,10 +234,10 @@ class CohortEngine:
         with torch.no_grad():
             self.as_built()
             for step, kind, which, places in chunk.batches():
-                if job.accumulate == 1:
-                    updates.once(kind, which, places, step, rates[step])
-                else:
+                if job.cut:
                     updates.several(job.micro(kind[0]), which, places, step, rates[step])
+                else:
+                    updates.once(kind, which, places, step, rates[step])
                 if early is not None and early.ends(step, rows):
                     chunk = dataclasses.replace(chunk, sizes=chunk.sizes[:, : step + 1])
                     break

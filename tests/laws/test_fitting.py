@@ -1,0 +1,146 @@
+"""Devices of little memory: what training takes is counted, no batch exceeds what there is, and what comes of it is what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fedsim
+from fedsim.client.fitting import Fitted, Fitting, TooLarge, at_once
+from fedsim.client.kept import Kept
+from fedsim.client.offline import Offline
+from fedsim.client.program import Order, Unable
+from fedsim.core.errors import ScenarioError
+from fedsim.core.keys import Key
+from fedsim.cost.ram import MIB, ConstantRam
+from fedsim.data.federation import Federation
+from fedsim.data.partition import Partition
+from fedsim.data.source import Examples
+from fedsim.learn import footprint as module
+from fedsim.learn import models, optim
+from fedsim.learn.arithmetic import PLAIN, Arithmetic
+from fedsim.learn.footprint import Footprint, count
+from fedsim.learn.objectives import Classification
+from fedsim.learn.work import Job, Start
+
+Go = Callable[..., fedsim.Run]
+
+
+def sample(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(size, 28, 28), torch.arange(size) % 10
+
+
+def images(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.rand(size, 1, 28, 28), torch.arange(size) % 10
+
+
+def footprint(arithmetic: Arithmetic = PLAIN) -> Footprint:
+    """Return that of McMahan's 2NN: 784-200-200-10, 199,210 parameters."""
+    return count(models.mlp((28, 28), 10, hidden=[200, 200]), Classification(), sample, arithmetic)
+
+
+def test_activations_are_what_autograd_saves() -> None:
+    """Of the 2NN: features and target, two hidden layers after ReLU, and the log-softmax; beside one set for each state of the rule."""
+    found, plain = footprint(), Job(batch_size=10)
+    example = 784 * 4 + 8 + 2 * 200 * 4 + 10 * 4
+    assert found.example == example
+    assert found.bytes(plain, 10) - found.bytes(plain, 7) == 3 * example
+    assert found.bytes(plain, 0) == pytest.approx(2 * 4 * 199_210, abs=100)
+    adam = Job(batch_size=10, optimizer=optim.adam())
+    assert found.bytes(adam, 5) - found.bytes(plain, 5) == 2 * 4 * 199_210
+    assert footprint(Arithmetic("bfloat16")).example < example
+
+
+@pytest.mark.parametrize("size", [1, 64, 200])
+def test_a_straight_line_in_the_batch(size: int) -> None:
+    """What autograd saves at another size is what the line says."""
+    model = models.cnn((1, 28, 28), 10)
+    found = count(model, Classification(), images, PLAIN)
+    saved = module._activations(model, Classification(), *images(size), PLAIN)
+    assert found.fixed + found.example * size == pytest.approx(saved, rel=1e-3)
+
+
+def planned(too_large: TooLarge, mib: float, job: Job, held: int) -> Any:
+    """Return the task of a client that holds so many examples on a device of *mib* MiB."""
+    partition = Partition.of(np.zeros(held, np.int64), 1)
+    examples = Examples(np.zeros((held, 2), np.float32), np.zeros(held, np.int64))
+    fed = Federation(1, 2, (2,), examples, {}, Key(0), pooled=examples, partition=partition)
+    program = Fitted(0, Offline(0, fed, Key(1)), Fitting(ConstantRam(mib), Footprint(40.0, 40.0, 0.0, 1000.0), too_large))
+    return program.plan(Order(job, Start({})), Kept())[0]
+
+
+@pytest.mark.parametrize("job", [Job(batch_size=16), Job(), Job(batch_size=6, accumulate=4), Job(batch_size=16, drop_last=True)])
+def test_no_batch_exceeds_the_device(job: Job) -> None:
+    """Whatever a device has, a step takes no more; an update from several passes stays the update that was ordered."""
+    for kib in (1.2, 2.5, 3.3, 9.0, 40.0, 400.0):
+        for held in (1, 5, 16, 37):
+            usual = planned("cannot_train", 1e6, job, held)
+            for outcome in ("smaller_batch", "accumulate"):
+                task = planned(outcome, kib / 1024, job, held)
+                assert 80 + 1000 * at_once(task) <= kib * 1024
+                if outcome == "accumulate":
+                    assert task.sizes.tolist() == usual.sizes.tolist()
+                elif at_once(usual) * 1000 + 80 <= kib * 1024:
+                    assert task.job == job
+    with pytest.raises(Unable, match=r"its device has 0.0 MiB, and a step on 1 example takes 0.0 MiB"):
+        planned("smaller_batch", 1e-6, job, 5)
+    with pytest.raises(Unable):
+        planned("cannot_train", 2.5 / 1024, job, 37)
+
+
+ROOM: dict[str, Any] = {"clients.ram": {"kind": "lognormal", "mib": 0.0075, "sigma": 0.15}, "engine.dtype": "float32"}
+"""Of six devices for a logistic regression of 650 parameters and batches of ten."""
+
+
+def of(run: fedsim.Run) -> Any:
+    return run.tasks[run.tasks["kind"] == "train"]
+
+
+def test_what_is_too_large_is_answered_as_was_chosen(go: Go) -> None:
+    """Who cannot train says why; smaller batches are more steps; several passes are the same update, up to rounding."""
+    whole, unable, smaller, several = (
+        go({**ROOM, **more})
+        for more in (
+            {"clients.ram": {"kind": "constant", "mib": 1e3}}, {},
+            {"training.too_large": "smaller_batch"}, {"training.too_large": "accumulate"},
+        )
+    )  # fmt: skip
+    failed = of(unable)[of(unable)["outcome"] == "failed"]
+    assert 0 < len(failed) < len(of(unable))
+    assert failed["failure"].str.contains(r"its device has .* MiB, and a step on 10 examples takes .* MiB").all()
+    assert (failed["flops"] == 0).all() and "cannot train" in str(unable.manifest["notes"])
+    few = of(smaller)["steps"].to_numpy() > of(whole)["steps"].to_numpy()
+    assert few.sum() == len(failed)
+    assert (of(several)["steps"].to_numpy() == of(whole)["steps"].to_numpy()).all()
+    assert of(several)["loss"].tolist() == pytest.approx(of(whole)["loss"].tolist(), rel=1e-4)
+    assert (of(several)["result"].to_numpy() != of(whole)["result"].to_numpy()).sum() >= len(failed) // 2
+
+
+@pytest.mark.parametrize("outcome", ["smaller_batch", "accumulate"])
+def test_one_digest(outcome: str, go: Go) -> None:
+    """Clients in batches of their own have one digest, stacked or not, on streams too."""
+    stream = {"stream.arrivals": {"kind": "constant", "per_s": 2.0}, "stream.trigger": {"kind": "count", "examples": 20}}
+    memory = {**stream, "clients.replay": {"kind": "reservoir", "capacity": 9}}
+    for more in ({}, memory):
+        settings = {**ROOM, **more, "training.too_large": outcome}
+        assert len({go({**settings, "engine.chunk": chunk}).digest for chunk in (1, 6)}) == 1
+
+
+def test_impossible_wishes_are_refused(go: Go) -> None:
+    """What becomes of a batch that is too large, where none is; an update from parts of what is normalised as a whole."""
+    with pytest.raises(ScenarioError, match=r"training.too_large = 'accumulate': says what becomes of a batch that a device cannot hold"):
+        go({"training.too_large": "accumulate"})
+    with pytest.raises(ScenarioError, match=r"clients.ram.mib = -1"):
+        go({"clients.ram": {"kind": "constant", "mib": -1.0}})
+
+
+def test_teeth_a_device_that_holds_one_more_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A count that forgets the gradients lets a batch through that does not fit."""
+    most = Footprint.most
+    monkeypatch.setattr(Footprint, "most", lambda self, job, room: most(self, job, room + MIB))
+    with pytest.raises(AssertionError):
+        test_no_batch_exceeds_the_device(Job(batch_size=16))
