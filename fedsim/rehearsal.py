@@ -62,6 +62,10 @@ class Timekeeper:
     def peek(self, ticket: int) -> None:
         """Return nothing: a rehearsal knows no numbers."""
 
+    def diagnose(self, task: Task) -> str:
+        """Return that there is nothing to tell."""
+        return ""
+
     def discard(self, ticket: int) -> None:
         """Forget a task."""
 

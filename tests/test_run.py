@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def test_a_diverged_run_names_round_and_client(go: Go, tmp_path: Path) -> None:
     line, run = str(caught.value), fedsim.load(tmp_path / "run")
 
     assert line.startswith("round ") and "of client " in line and "training.optimizer.lr (now 1e+30)" in line
+    assert re.search(r"examples; the (loss|parameter \S+|gradient of \S+) was the first to break, in local step \d+ of 12\)", line), line
     assert "\n" not in line
     assert ("failed", line, None) == (run.status, run.manifest["error"], run.manifest["digest"])
     assert 0 < len(run.metrics)

@@ -116,9 +116,10 @@ class Handover:
         wrong = [name for name, value in result.metrics.items() if not math.isfinite(value)]
         if wrong:
             delivery.fail(f"{wrong[0]} became {result.metrics[wrong[0]]}")
+            where = self._engine.diagnose(task)
             raise RunError(
                 f"round {delivery.round}: {wrong[0]} of client {delivery.client} became {result.metrics[wrong[0]]}"
-                f" (its task {task.number}, {len(task.positions)} examples). Training diverged;"
+                f" (its task {task.number}, {len(task.positions)} examples{f'; {where}' if where else ''}). Training diverged;"
                 f" try a smaller training.optimizer.lr (now {task.job.lr:g})."
             )
 

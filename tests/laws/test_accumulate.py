@@ -208,10 +208,15 @@ class Root(Classification):
     def loss(self, outputs, targets):
         return super().loss(outputs, targets).sqrt()
 """
-COUPLES = "training.accumulate = 3: an update would not be that of one batch of 30:"
+COUPLES = "training.accumulate = 3: an update from several passes would not be that of one batch:"
+ROOM = {"clients.ram": {"kind": "constant", "mib": 1.0}, "training.too_large": "accumulate"}
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "BatchNorm": ({"model": {"kind": "mine:normed"}}, f"{COUPLES} its BatchNorm1d makes of an example something else", "GroupNorm"),
-    "a layer of one's own": ({"model": {"kind": "mine:Own"}}, f"{COUPLES} Own makes of an example something else", "batch_size = 30"),
+    "a layer of one's own": ({"model": {"kind": "mine:Own"}}, f"{COUPLES} Own makes of an example something else", "another batch_size"),
+    "what does not fit": (
+        {**ROOM, "training.accumulate": 1, "model": {"kind": "mine:normed"}},
+        COUPLES.replace("accumulate = 3", "too_large = 'accumulate'"), "GroupNorm",
+    ),
     "standardised": ({"model.standardise": True}, f"{COUPLES} its Standardise makes", "GroupNorm"),
     "an objective": (
         {"training.objective": {"kind": "mine:Root"}}, "training.accumulate = 3: the loss of training.objective", "mass(targets)",

@@ -29,6 +29,10 @@ class Engine(Protocol):
         """
         ...
 
+    def diagnose(self, task: Task) -> str:
+        """Return which step of a task, whose result is no number, broke first, and what of it; empty where nobody can tell."""
+        ...
+
     def discard(self, ticket: int) -> None:
         """Forget a ticket that no one will read; its task is not computed if it was not yet."""
         ...

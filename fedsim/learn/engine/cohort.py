@@ -22,6 +22,7 @@ from fedsim.core.types import FloatArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, planned, ranked
+from fedsim.learn.engine.diagnosis import Guarded, broken
 from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.executors import Site
@@ -136,6 +137,23 @@ class CohortEngine:
         size = min(job.micro(job.size(len(self._store.federation.train(0))))[0], PREPARED_EXAMPLES)
         with one_thread():
             self._step((size if job.batch_size == 1 else max(size, 2), 0), not rule(job) and not job.cut)
+
+    def diagnose(self, task: Task) -> str:
+        """Return which local step of *task*, whose result is no number, broke first, and what of it; empty where nobody can tell."""
+        if task.job.kind != "train" or task.rehearsing is not None:
+            return ""
+        with torch.no_grad(), one_thread():
+            x, y, offsets = self._store.pool([task])
+            guarded, luck = Guarded(self._starts.rows(task.job, [task]), self._names[: self._trained]), Luck([task])
+            mix = task.batches.mix if task.batches else "concat"
+            self.as_built()
+            return broken(
+                task.job, planned(task.job, [task], offsets), guarded, task.step_rates.tolist(),
+                lambda: Updates(
+                    (x, y), guarded, luck, lambda kind: self._step(kind, False, mix), self._trained, False, alone=True,
+                    mass=mass_of(self.objective, self._store.whole_targets),
+                ),
+            )  # fmt: skip
 
     @property
     def notes(self) -> list[str]:

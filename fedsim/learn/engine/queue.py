@@ -54,6 +54,10 @@ class Queue:
             self._done.update(zip(due, self._executor.run(tasks), strict=True))
         return [self._done.pop(ticket) for ticket in tickets]
 
+    def diagnose(self, task: Task) -> str:
+        """Return where the numbers of *task* broke, computed here, whoever computed them."""
+        return self._engine.diagnose(task)
+
     def test(self, params: Params) -> dict[str, float]:
         """Return the scores of *params* over the test part."""
         return scores_of(self._engine.objective, total(self._executor.batch_sums(Start(params), self._engine.test_batches)))

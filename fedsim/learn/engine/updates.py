@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.learn.engine.chunks import groups
 from fedsim.learn.engine.noise import Luck
-from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.step import Step
 
 Which = slice | IntArray
@@ -25,6 +25,19 @@ Head = tuple[int, Which, Tensor, FloatArray | float]
 """Of a pass: the step that it was for, its rows, what stands for its loss, and its share in that of the step."""
 
 
+class Trained(Protocol):
+    """Rows of a chunk, as ``Rows`` has them."""
+
+    @property
+    def params(self) -> list[Tensor]:
+        """Return parameters and buffers. Shapes: (rows, ...) each."""
+        ...
+
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float) -> None:
+        """Update *rows* by their *gradients*, in the task's step number *at*."""
+        ...
+
+
 @dataclass(slots=True)
 class Updates:
     """Trains *rows* on examples of the *pool* (x, y), by the compiled steps that *step* gives. Call it within ``torch.no_grad``.
@@ -34,7 +47,7 @@ class Updates:
     """
 
     pool: tuple[Tensor, Tensor]
-    rows: Rows
+    rows: Trained
     luck: Luck
     step: Callable[[Kind], Step]
     trained: int
