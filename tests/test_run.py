@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
