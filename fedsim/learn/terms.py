@@ -117,11 +117,12 @@ class Adam:
     ) -> Tensor:
         """Return m' / (sqrt(v') + eps), with both averages corrected for their begin at 0."""
         mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.mul_(self.beta1).add_(gradient * (1 - self.beta1))
-        square.mul_(self.beta2).add_((gradient * gradient).mul_(1 - self.beta2))
+        spare = gradient * (1 - self.beta1)  # Written over twice: memory at hand is quicker than new.
+        mean.mul_(self.beta1).add_(spare)
+        square.mul_(self.beta2).add_(torch.mul(gradient, gradient, out=spare).mul_(1 - self.beta2))
         first = per_row(step, gradient, lambda steps: 1 - self.beta1**steps)
         second = per_row(step, gradient, lambda steps: math.sqrt(1 - self.beta2**steps))
-        return (mean / first).div_((square.sqrt() / second).add_(self.eps))
+        return (mean / first).div_(torch.sqrt(square, out=spare).div_(second).add_(self.eps))
 
     def flops(self, parameters: int) -> float:
         """Return twelve operations for each parameter."""

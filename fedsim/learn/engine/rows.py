@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedsim.core.state import State
 from fedsim.core.types import Array
+from fedsim.learn.clipping import Clipping
 from fedsim.learn.terms import Term
 
 
@@ -18,22 +19,25 @@ class Rows:
 
     Shapes: every tensor is (rows, ...). *starts* are what the rows came from, possibly one set expanded to all rows, called *names*;
     the first *trained* of them are parameters. *sent* are what came beside them, by name and parameter. *kept* is what each row's
-    client keeps of the terms' states, as ``kept`` gives it; nothing at first.
+    client keeps of the terms' states, as ``kept`` gives it; nothing at first. *clipping* is what becomes of gradients before all else.
     """
 
     def __init__(
         self, terms: Sequence[Term], names: Sequence[str], starts: list[Tensor], trained: int, *,
-        sent: Mapping[str, list[Tensor]] | None = None, kept: Sequence[Mapping[str, Array]] = (),
+        sent: Mapping[str, list[Tensor]] | None = None, kept: Sequence[Mapping[str, Array]] = (), clipping: Clipping | None = None,
     ) -> None:  # fmt: skip
         self.params = [start.clone(memory_format=torch.contiguous_format) for start in starts]
         self.terms, self._names, self._starts, self._sent = terms, list(names[:trained]), starts, sent or {}
         self._states = [{name: self._stacked(name, kept) for name in term.keeps} for term in terms]
+        self._clipping, self._spare = clipping, self.params[0].new_empty(0)
         none = np.zeros(1, dtype=np.int64)
         self._before = np.concatenate([state.get(STEPS, none) for state in kept] or [np.zeros(len(starts[0]), dtype=np.int64)])
 
     def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float) -> None:
         """Update *rows*, given their gradients, in the task's step number *at*, at the learning rate *rate*."""
         steps = at + self._before[rows if isinstance(rows, slice) else rows.numpy()]
+        if self._clipping is not None:
+            gradients = self._clipping.clipped(gradients)
         for i, (whole, gradient) in enumerate(zip(self.params, gradients, strict=False)):
             param = whole[rows]  # A slice is a view; an index is a copy, written back below.
             for term, states in zip(self.terms, self._states, strict=True):
@@ -43,9 +47,15 @@ class Rows:
                 if not isinstance(rows, slice):
                     for name, mine in state.items():
                         states[name][i][rows] = mine
-            param.sub_(gradient * rate)
+            param.sub_(torch.mul(gradient, rate, out=self._scratch(param)))
             if not isinstance(rows, slice):
                 whole[rows] = param
+
+    def _scratch(self, like: Tensor) -> Tensor:
+        """Return memory of the form of *like* that is nobody's, and the same each time: new memory is slow to come by."""
+        if len(self._spare) < like.numel():
+            self._spare = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
+        return self._spare[: like.numel()].view(like.shape)
 
     def kept(self, row: int, names: Sequence[str], steps: int) -> State:
         """Return what the client of *row* keeps of the states *names*, *steps* further on: one array for each and parameter."""
