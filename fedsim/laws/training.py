@@ -56,10 +56,11 @@ def mass_weighs_means(make: Make) -> None:
             cuts = (slice(0, cut), slice(cut, 24))
             two = [(float(objective.loss(outputs[part], y[part])), float(mass(y[part]))) for part in cuts]
             found = sum(loss * share for loss, share in two)
-            want(np.isclose(whole, found, rtol=1e-4, atol=1e-6), f"24 examples, cut after {cut}: losses by mass add up to {found}, not {whole}")
+            words = f"24 examples, cut after {cut}: losses by mass add up to {found}, and the whole is {whole}"
+            want(np.isclose(whole, found, rtol=1e-4, atol=1e-6), words)
             want(all(share > 0 for _, share in two), f"24 examples, cut after {cut}: their masses are {[share for _, share in two]}")
-        if hasattr(objective, "parts"):
-            each = objective.parts(outputs, y)
+        if (adds := getattr(objective, "parts", None)) is not None:
+            each = adds(outputs, y)
             want(each.shape == (24,), f"24 examples: what they add to the loss has the shape {tuple(each.shape)}")
             found = float(each.sum())
             want(np.isclose(whole, found, rtol=1e-4), f"24 examples: what they add to the loss is {found}, and loss times mass is {whole}")
