@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,11 @@ from fedsim.core.types import IntArray
 
 
 class Term(Protocol):
-    """One term of an update rule."""
+    """One term of an update rule.
+
+    One whose ``fresh`` is true returns memory that it has just made and that nobody else holds, neither its state nor what it was given:
+    this may then be written over. Without that it is left as it is.
+    """
 
     @property
     def keeps(self) -> tuple[str, ...]:
@@ -46,6 +50,7 @@ class Proximal:
 
     mu: float
     keeps: tuple[str, ...] = ()
+    fresh: ClassVar[bool] = True
 
     def apply(
         self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray
@@ -66,6 +71,7 @@ class WeightDecay:
 
     decay: float
     keeps: tuple[str, ...] = ()
+    fresh: ClassVar[bool] = True
 
     def apply(
         self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray
@@ -111,6 +117,7 @@ class Adam:
     beta2: float = 0.999
     eps: float = 1e-8
     keeps: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    fresh: ClassVar[bool] = True
 
     def apply(
         self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray

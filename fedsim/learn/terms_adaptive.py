@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class RmsProp:
     alpha: float = 0.99
     eps: float = 1e-8
     centered: bool = False
+    fresh: ClassVar[bool] = True
 
     @property
     def keeps(self) -> tuple[str, ...]:
@@ -50,6 +52,7 @@ class Adagrad:
     initial: float = 0.0
     eps: float = 1e-10
     keeps: tuple[str, ...] = ("sum",)
+    fresh: ClassVar[bool] = True
 
     def apply(
         self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray

@@ -138,6 +138,12 @@ def by_the_place(gradient: Tensor, param: Tensor, start: Tensor, state: Any, sen
     return gradient * torch.arange(1.0, len(gradient) + 1).view(-1, *[1] * (gradient.ndim - 1))
 
 
+class Held(Momentous):
+    """Says that its state is fresh memory."""
+
+    fresh = True
+
+
 def by_the_norm_of_all(gradient: Tensor, param: Tensor, start: Tensor, state: Any, sent: Any, step: Any) -> Tensor:
     return gradient * (param.norm() / gradient.norm())  # LARS with the norms of all clients together.
 
@@ -350,7 +356,9 @@ WRONG: dict[tuple[str, str], list[Callable[..., Any]]] = {
     ("optimizer", "pieces_are_the_whole"): [of(Momentous(by_the_largest)), of(Momentous(by_the_place))],
     ("optimizer", "what_is_kept_goes_on"): [of(Unkept), of(Remembers)],
     ("optimizer", "a_term_hides_nothing"): [of(Remembers)],
-    ("optimizer", "what_goes_in_stays_as_it_is"): [of(Momentous(in_place)), of(Momentous(lambda gradient, *_: gradient / 0))],
+    ("optimizer", "what_goes_in_stays_as_it_is"): [
+        of(Momentous(in_place)), of(Momentous(lambda gradient, *_: gradient / 0)), of(Held()),
+    ],
     ("optimizer", "operations_are_counted"): [of(Momentous(count=-1.0)), of(Momentous(count=np.nan))],
     ("optimizer", "a_row_depends_on_itself"): [
         of(Momentous(by_the_largest)), of(Momentous(by_the_place)), of(Momentous(by_the_norm_of_all)),

@@ -29,17 +29,20 @@ class Rows:
         self.params = [start.clone(memory_format=torch.contiguous_format) for start in starts]
         self.terms, self._names, self._starts, self._sent = terms, list(names[:trained]), starts, sent or {}
         self._states = [{name: self._stacked(name, kept) for name in term.keeps} for term in terms]
-        self._clipping, self._spare = clipping, self.params[0].new_empty(0)
+        self._clipping, self._fresh = clipping, bool(terms) and getattr(terms[-1], "fresh", False)
         none = np.zeros(1, dtype=np.int64)
         self._before = np.concatenate([state.get(STEPS, none) for state in kept] or [np.zeros(len(starts[0]), dtype=np.int64)])
 
-    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float) -> None:
-        """Update *rows*, given their gradients, in the task's step number *at*, at the learning rate *rate*."""
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float, ours: Sequence[bool] = ()) -> None:
+        """Update *rows*, given their gradients, in the task's step number *at*, at the learning rate *rate*.
+
+        *ours* says which of the gradients nobody else reads, or may be seen through: their memory is written over in the end.
+        """
         steps = at + self._before[rows if isinstance(rows, slice) else rows.numpy()]
         if self._clipping is not None:
-            gradients = self._clipping.clipped(gradients)
-        for i, (whole, gradient) in enumerate(zip(self.params, gradients, strict=False)):
-            param = whole[rows]  # A slice is a view; an index is a copy, written back below.
+            gradients, ours = self._clipping.clipped(gradients), ()
+        for i, (whole, given) in enumerate(zip(self.params, gradients, strict=False)):
+            param, gradient = whole[rows], given  # A slice is a view; an index is a copy, written back below.
             for term, states in zip(self.terms, self._states, strict=True):
                 state = {name: arrays[i][rows] for name, arrays in states.items()}
                 sent = {name: arrays[i][rows] for name, arrays in self._sent.items()}
@@ -47,15 +50,14 @@ class Rows:
                 if not isinstance(rows, slice):
                     for name, mine in state.items():
                         states[name][i][rows] = mine
-            param.sub_(torch.mul(gradient, rate, out=self._scratch(param)))
+            if self._fresh:
+                param.sub_(gradient.mul_(rate))
+            elif ours and ours[i] and (gradient is given or _apart(gradient, given)):
+                param.sub_(torch.mul(gradient, rate, out=given))
+            else:
+                param.sub_(gradient * rate)
             if not isinstance(rows, slice):
                 whole[rows] = param
-
-    def _scratch(self, like: Tensor) -> Tensor:
-        """Return memory of the form of *like* that is nobody's, and the same each time: new memory is slow to come by."""
-        if len(self._spare) < like.numel():
-            self._spare = torch.empty(like.numel(), dtype=like.dtype, device=like.device)
-        return self._spare[: like.numel()].view(like.shape)
 
     def kept(self, row: int, names: Sequence[str], steps: int) -> State:
         """Return what the client of *row* keeps of the states *names*, *steps* further on: one array for each and parameter."""
@@ -75,6 +77,10 @@ class Rows:
                 if f"{name}/{param}" in state:
                     rows[row] = torch.from_numpy(np.array(state[f"{name}/{param}"])).to(rows)
         return list(stacked.values())
+
+
+def _apart(one: Tensor, two: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() != two.untyped_storage().data_ptr()
 
 
 STEPS = "steps"
