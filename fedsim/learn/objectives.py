@@ -137,7 +137,10 @@ class Classification:
         return not self.label_smoothing and not self.class_weights
 
     def _weights(self, outputs: Tensor) -> Tensor | None:
-        return outputs.new_tensor(self.class_weights) if self.class_weights else None
+        if not self.class_weights:
+            return None
+        # Where products are bfloat16 losses are float32, and so are weights.
+        return outputs.new_tensor(self.class_weights, dtype=torch.promote_types(outputs.dtype, torch.float32))
 
 
 class Mixed:
