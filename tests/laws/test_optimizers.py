@@ -352,3 +352,20 @@ def test_an_update_takes_what_it_costs() -> None:
 
     assert 100 * (2 + 5 + 3) == flops_of(one, 100)
     assert 100 * 2 == flops_of(Job(), 100)
+
+
+def test_replayed_examples_weigh_as_their_classes(go: Callable[..., fedsim.Run]) -> None:
+    """With a policy that weighs what it replays, equal class weights cancel in the mean, and others do not."""
+    online = {
+        "stream": {"arrivals": {"kind": "constant", "per_s": 2.0}, "trigger": {"kind": "count", "examples": 5}}, "training.batch_size": 4,
+        "clients.replay": {"kind": "prioritised", "capacity": 8, "beta": 1.0}, "server.rounds": 3, "engine.dtype": "float64",
+    }  # fmt: skip
+    weights = ([], [2.0] * 10, [9.0, *[1.0] * 9])
+    plain, twice, other = (
+        go({**online, "training.objective": {"kind": "classification", **({"class_weights": each} if each else {})}}).params()
+        for each in weights
+    )
+    apart = [max(float(np.abs(plain[name] - params[name]).max()) for name in plain) for params in (twice, other)]
+
+    assert apart[0] < 1e-12
+    assert apart[1] > 1e-4
