@@ -369,3 +369,16 @@ def test_replayed_examples_weigh_as_their_classes(go: Callable[..., fedsim.Run])
 
     assert apart[0] < 1e-12
     assert apart[1] > 1e-4
+
+
+def test_accumulated_gradients_weigh_as_their_classes(go: Callable[..., fedsim.Run]) -> None:
+    """With weighed classes, LAMB and clipping, two passes of 5 are one of 10: each counts by its mass, and the sum is clipped."""
+    around = {
+        "training.objective": {"kind": "classification", "label_smoothing": 0.1, "class_weights": [9.0, *[1.0] * 8, 0.1]},
+        "training.optimizer": {"kind": "lamb", "lr": 0.05, "state": "keep"}, "training.clipping": {"kind": "norm", "bound": 0.5},
+        "engine.dtype": "float64", "server.rounds": 3,
+    }  # fmt: skip
+    cuts = ({"training.batch_size": 10}, {"training.batch_size": 5, "training.accumulate": 2})
+    one, two = (go({**around, **each}).params() for each in cuts)
+
+    assert max(float(np.abs(one[name] - two[name]).max()) for name in one) < 1e-12
