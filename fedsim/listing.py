@@ -44,8 +44,8 @@ def kinds(noun: str | None) -> None:
 def overview(width: int) -> list[str]:
     """Return every noun with the names of its kinds, in lines of at most *width* columns; not more than a screen has."""
     names = {noun: slot.registry.names() for noun, slot in slots().items()} | {STRATEGY: _shortened(stock.names())}
-    left, paired = _paired(names, width)
-    pairs = [f"{_cell(a, names):<{left}}  {_cell(b, names)}" for a, b in paired]
+    paired = _paired(names, width)
+    pairs = [f"{_cell(a, names):<{left}}  {_cell(b, names)}" for left, a, b in paired]
     rest = [noun for noun in names if not any(noun in pair for pair in paired)]
     wrapped = {noun: textwrap.wrap(", ".join(names[noun]), max(20, width - COLUMN), break_on_hyphens=False) for noun in rest}
     while sum(map(len, wrapped.values())) + len(pairs) > LINES - 1:  # The longest lists give way first.
@@ -64,18 +64,22 @@ def _shortened(names: Sequence[str]) -> list[str]:
     return [*(name for name in names if name not in private), *([f"{long}... ({len(private)})"] if private else [])]
 
 
-def _paired(names: dict[str, list[str]], width: int) -> tuple[int, list[tuple[str, str]]]:
-    """Return how wide a left column lets most nouns stand two in a line, and who stands beside whom: the longest on the left."""
+def _paired(names: dict[str, list[str]], width: int) -> list[tuple[int, str, str]]:
+    """Return which nouns stand two in a line, as many as can: how wide the left one's cell is, it, and the one beside it.
+
+    The longest that leave room stand on the left, beside the shortest that are left; cells are as wide as one before, where that fits.
+    """
     size = {noun: len(_cell(noun, names)) for noun in names}
-    best: tuple[int, list[tuple[str, str]]] = (width, [])
-    for left in range((width - 2) // 2, width - COLUMN):
-        fit = [noun for noun in names if size[noun] <= left]
-        right = sorted((noun for noun in fit if size[noun] <= width - 2 - left), key=size.__getitem__)[: len(fit) // 2]
-        others = sorted((noun for noun in fit if noun not in right), key=size.__getitem__)[-len(right) :] if right else []
-        pairs = [(noun, beside) for noun in names if noun in others for beside in [right[others.index(noun)]]]
-        if len(pairs) > len(best[1]):
-            best = (left, pairs)
-    return best
+    order = sorted(names, key=size.__getitem__)
+    found: list[tuple[int, str, str]] = []
+    while len(order) > 1:
+        left = order.pop()
+        if size[left] + 2 + size[order[0]] > width:
+            continue
+        right = order.pop(0)
+        wide = [cell for cell, _, _ in found if size[left] <= cell <= width - 2 - size[right]]
+        found.append((min(wide, default=size[left]), left, right))
+    return found
 
 
 def _cell(noun: str, names: dict[str, list[str]]) -> str:

@@ -64,6 +64,7 @@ CASES: dict[str, tuple[Table, Table, Table]] = {
     "model": ({}, {"kind": "logreg"}, {"zeros": True}),
     "objective": ({}, {"kind": "classification"}, {"kind": "halved"}),
     "optimizer": ({}, {"kind": "adam", "lr": 0.01}, {"lr": 0.02}),
+    "clipping": ({}, {"kind": "norm", "bound": 0.1}, {"bound": 0.2}),
     "algorithm": ({}, {"kind": "scaffold"}, {"kind": "feddyn"}),
     "stopping": (EPOCHS, {"kind": "patience"}, {"epochs": 7}),
     "codec": ({}, {"kind": "bfloat16"}, {"kind": "plain"}),

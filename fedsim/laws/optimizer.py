@@ -117,7 +117,7 @@ def a_term_hides_nothing(terms: Terms, down: Sequence[str]) -> None:
 
 
 def what_goes_in_stays_as_it_is(terms: Terms, down: Sequence[str]) -> None:
-    """Only a term's own state is written to; what comes out has the form of the gradient, and is finite."""
+    """Only a term's own state is written to; what comes out has the form of the gradient, is finite, and fresh where it says so."""
     given = setting(down)
     for term in terms():
         state = [{name: torch.zeros_like(start) for name in term.keeps} for start in given.starts]
@@ -132,7 +132,13 @@ def what_goes_in_stays_as_it_is(terms: Terms, down: Sequence[str]) -> None:
                 for each, tensor in inputs.items():
                     alike(was[each], tensor, f"{words}: the {each} that went in")
                 alike((gradient.shape, gradient.dtype), (found.shape, found.dtype), f"{words}: the form of what comes out")
+                held = {*map(_memory, (gradient, param, start, *sent.values(), *state[i].values()))}
+                want(not getattr(term, "fresh", False) or _memory(found) not in held, f"{words}: what comes out is not fresh memory")
                 want(found.isfinite().all(), f"{words}: what comes out of finite numbers is not finite")
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def operations_are_counted(terms: Terms, down: Sequence[str]) -> None:

@@ -13,8 +13,7 @@ from fedsim.core.errors import ScenarioError
 from fedsim.learn.models import trainable
 from fedsim.learn.objectives import Objective
 from fedsim.learn.operations import COSTS, Watch
-from fedsim.learn.optim import rule
-from fedsim.learn.terms import flops_of
+from fedsim.learn.optim import flops_of
 from fedsim.learn.work import Task
 
 ELEMENTWISE = 4.0
@@ -45,7 +44,7 @@ class Flops:
         taken, seen = (task.steps, task.seen) if steps is None else (steps, int(task.sizes[:steps].sum()))
         if task.held_back is not None:
             before += self.forward * len(task.held_back) * (taken // (task.steps // int(job.epochs)))
-        return before + self.training * (seen + training) + flops_of(rule(job), self.parameters) * taken
+        return before + self.training * (seen + training) + flops_of(job, self.parameters) * taken
 
 
 def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops:

@@ -5,8 +5,8 @@ Scores come from sums over examples, never from means of batch means.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,20 @@ from torch import Tensor
 from fedsim.core import answers
 from fedsim.core.errors import FedsimError, RunError, door
 from fedsim.core.registry import Registry
+from fedsim.core.types import Range
 from fedsim.learn.work import Mix
+
+IGNORED = -100
+"""The target that cross-entropy leaves out (``ignore_index``)."""
 
 
 class Objective(Protocol):
-    """A learning task. Targets may be classes, numbers or token sequences: only the objective looks inside."""
+    """A learning task. Targets may be classes, numbers or token sequences: only the objective looks inside.
+
+    Two methods more are asked for where it has them. ``mass(targets) -> Tensor`` is what the mean over a batch is divided by, when that
+    is not the number of targets: then ``loss * mass`` adds up over the parts of a batch. ``parts(outputs, targets) -> Tensor`` is what
+    each example adds to that sum, when training goes by something else than ``each``. Shapes: (b, ...) -> (); -> (b,).
+    """
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss over a batch, a scalar that can be differentiated."""
@@ -65,11 +74,43 @@ def scores_of(objective: Objective, sums: Mapping[str, float], wrong: type[Fedsi
 
 
 class Classification:
-    """Cross-entropy over classes; scores are the mean loss and the share of correct answers."""
+    """Cross-entropy over classes; scores are the mean loss and the share of correct answers.
+
+    With *label_smoothing*, or *class_weights*, one for each class, training goes by another loss, that of ``torch.nn.CrossEntropyLoss``.
+    Scores (and what policies of replay, or early stopping, are told of examples) are plain all the same, so that losses can be compared
+    between runs that differ in these; ``train_loss`` is the loss that was trained on.
+    """
+
+    label_smoothing: float = 0.0
+    class_weights: Sequence[float] = ()
+
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Sequence[float] = ()) -> None:
+        self.label_smoothing, self.class_weights = label_smoothing, tuple(class_weights)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross-entropy. Shapes: outputs (b, classes), targets (b,) -> ()."""
-        return F.cross_entropy(outputs, targets)
+        if self._plain:
+            return F.cross_entropy(outputs, targets)
+        return F.cross_entropy(outputs, targets, weight=self._weights(outputs), label_smoothing=self.label_smoothing)
+
+    def mass(self, targets: Tensor) -> Tensor:
+        """Return what the mean loss is divided by, in float64: the number of targets that count, or the sum of their classes' weights.
+
+        >>> Classification(class_weights=(1.0, 3.0)).mass(torch.tensor([0, 1, 1]))
+        tensor(7., dtype=torch.float64)
+        """
+        counted = (targets != IGNORED).double()
+        if self.class_weights:
+            weights = torch.tensor(self.class_weights, dtype=torch.float64, device=targets.device)
+            counted = counted * weights[targets.clamp(min=0)]
+        return counted.sum()
+
+    def parts(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return what each example adds to the sum behind the mean loss. Shapes: outputs (b, classes), targets (b,) -> (b,)."""
+        if self._plain:
+            return self.each(outputs, targets)
+        weights = self._weights(outputs)
+        return F.cross_entropy(outputs, targets, weight=weights, label_smoothing=self.label_smoothing, reduction="none")
 
     def sums(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return summed loss, number correct, number of examples."""
@@ -90,6 +131,16 @@ class Classification:
         {'accuracy': 0.25, 'loss': 0.75}
         """
         return {"accuracy": sums["correct"] / sums["examples"], "loss": sums["loss"] / sums["examples"]}
+
+    @property
+    def _plain(self) -> bool:
+        return not self.label_smoothing and not self.class_weights
+
+    def _weights(self, outputs: Tensor) -> Tensor | None:
+        if not self.class_weights:
+            return None
+        # Where products are bfloat16 losses are float32, and so are weights.
+        return outputs.new_tensor(self.class_weights, dtype=torch.promote_types(outputs.dtype, torch.float32))
 
 
 class Mixed:
@@ -120,18 +171,25 @@ def mass_of(objective: Objective, whole_targets: bool = True) -> Callable[[Tenso
     An objective says so itself by a ``mass(targets)``. *whole_targets* promises that none is cross-entropy's ignore_index.
     """
     own = getattr(objective, "mass", None)
-    if own is None and not whole_targets and isinstance(objective, Classification):
-        return lambda targets: (targets != IGNORED).sum()
+    counts = isinstance(objective, Classification) and type(objective).mass is Classification.mass and not objective.class_weights
+    if counts and whole_targets:
+        return None
     return own
 
 
-IGNORED = -100
-"""The target that cross-entropy leaves out."""
 ABSENT = -1e9
 """The logit of a class that is not to be compared with: its softmax is 0, and its gradient too."""
 
 
+Smoothing = Annotated[float, Range(ge=0, lt=1, why="the share of each label that is spread over all classes; 0.1 is usual")]
+Weight = Annotated[float, Range(gt=0, why="how much the examples of a class count; 1 is plain")]
+
+
 @objectives.register("classification")
-def classification() -> Objective:
-    """Cross-entropy; accuracy and loss are reported."""
-    return Classification()
+def classification(*, label_smoothing: Smoothing = 0.0, class_weights: Sequence[Weight] = ()) -> Objective:
+    """Cross-entropy; accuracy and loss are reported.
+
+    Training may go by smoothed labels (Szegedy et al. 2016, arXiv:1512.00567) and weighed classes, as ``torch.nn.CrossEntropyLoss``
+    has them; what is reported stays plain cross-entropy.
+    """
+    return Classification(label_smoothing, class_weights)

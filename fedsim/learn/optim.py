@@ -57,7 +57,7 @@ class Sgd:
 
 @dataclass(frozen=True, slots=True)
 class Adam:
-    """Adam, as ``torch.optim.Adam``."""
+    """Adam, as ``torch.optim.Adam``; with *decoupled* weight decay AdamW, as ``torch.optim.AdamW``."""
 
     lr: float
     beta1: float
@@ -65,11 +65,14 @@ class Adam:
     eps: float
     weight_decay: float
     state: KEEPS
+    decoupled: bool = False
 
     def terms(self, job: Job) -> tuple[Term, ...]:
-        """Return weight decay, where there is any, and Adam's direction."""
+        """Return Adam's direction, and weight decay, where there is any: of the gradient, or decoupled of the direction."""
         decay = (terms.WeightDecay(self.weight_decay),) if self.weight_decay else ()
-        return (*decay, terms.Adam(self.beta1, self.beta2, self.eps))
+        # p - lr (d + decay p) is torch's p (1 - lr decay) - lr d, but for rounding.
+        adam = terms.Adam(self.beta1, self.beta2, self.eps)
+        return (adam, *decay) if self.decoupled else (*decay, adam)
 
 
 def _sound(made: Optimizer, _given: object) -> None:
@@ -119,6 +122,18 @@ def adam(
     return Adam(lr, beta1, beta2, eps, weight_decay, state)
 
 
+@optimizers.register("adamw")
+def adamw(
+    *, lr: Positive = 0.001, beta1: Beta = 0.9, beta2: Beta = 0.999, eps: Positive = 1e-8, weight_decay: NonNegative = 0.01,
+    state: KEEPS = "reset",
+) -> Adam:  # fmt: skip
+    """Adam with weight decay apart from the gradient (``torch.optim.AdamW``): it pulls all parameters alike, by lr times it.
+
+    Reference: Loshchilov & Hutter 2019, arXiv:1711.05101.
+    """
+    return Adam(lr, beta1, beta2, eps, weight_decay, state, decoupled=True)
+
+
 def rule(job: Job) -> tuple[Term, ...]:
     """Return the terms of the update that *job* orders, in order: the algorithm's, FedProx's, then the optimiser's.
 
@@ -127,3 +142,14 @@ def rule(job: Job) -> tuple[Term, ...]:
     proximal = (terms.Proximal(job.proximal_mu),) if job.proximal_mu else ()
     optimizer = job.optimizer or Sgd(job.lr, job.momentum, job.weight_decay, job.nesterov)
     return (*(job.algorithm.terms(job) if job.algorithm else ()), *proximal, *optimizer.terms(job))
+
+
+def is_plain(job: Job) -> bool:
+    """Return whether the update that *job* orders is p <- p - lr g and nothing else, which goes into the compiled step."""
+    return job.clipping is None and not rule(job)
+
+
+def flops_of(job: Job, parameters: int) -> float:
+    """Return what one update of *job* costs beyond the gradient."""
+    clipping = job.clipping.flops(parameters) if job.clipping else 0.0
+    return clipping + terms.flops_of(rule(job), parameters)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,11 @@ from fedsim.core.types import IntArray
 
 
 class Term(Protocol):
-    """One term of an update rule."""
+    """One term of an update rule.
+
+    One whose ``fresh`` is true returns memory that it has just made and that nobody else holds, neither its state nor what it was given:
+    this may then be written over. Without that it is left as it is.
+    """
 
     @property
     def keeps(self) -> tuple[str, ...]:
@@ -46,6 +50,7 @@ class Proximal:
 
     mu: float
     keeps: tuple[str, ...] = ()
+    fresh: ClassVar[bool] = True
 
     def apply(
         self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray
@@ -66,6 +71,7 @@ class WeightDecay:
 
     decay: float
     keeps: tuple[str, ...] = ()
+    fresh: ClassVar[bool] = True
 
     def apply(
         self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray
@@ -111,17 +117,19 @@ class Adam:
     beta2: float = 0.999
     eps: float = 1e-8
     keeps: tuple[str, ...] = ("exp_avg", "exp_avg_sq")
+    fresh: ClassVar[bool] = True
 
     def apply(
         self, gradient: Tensor, param: Tensor, start: Tensor, state: Mapping[str, Tensor], sent: Mapping[str, Tensor], step: IntArray
     ) -> Tensor:
         """Return m' / (sqrt(v') + eps), with both averages corrected for their begin at 0."""
         mean, square = state["exp_avg"], state["exp_avg_sq"]
-        mean.mul_(self.beta1).add_(gradient * (1 - self.beta1))
-        square.mul_(self.beta2).add_((gradient * gradient).mul_(1 - self.beta2))
+        spare = gradient * (1 - self.beta1)  # Written over twice: memory at hand is quicker than new.
+        mean.mul_(self.beta1).add_(spare)
+        square.mul_(self.beta2).add_(torch.mul(gradient, gradient, out=spare).mul_(1 - self.beta2))
         first = per_row(step, gradient, lambda steps: 1 - self.beta1**steps)
         second = per_row(step, gradient, lambda steps: math.sqrt(1 - self.beta2**steps))
-        return (mean / first).div_((square.sqrt() / second).add_(self.eps))
+        return (mean / first).div_(torch.sqrt(square, out=spare).div_(second).add_(self.eps))
 
     def flops(self, parameters: int) -> float:
         """Return twelve operations for each parameter."""

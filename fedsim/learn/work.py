@@ -21,6 +21,7 @@ from fedsim.core.types import FloatArray, IntArray, Params
 
 if TYPE_CHECKING:
     from fedsim.learn.algorithms import Algorithm
+    from fedsim.learn.clipping import Clipping
     from fedsim.learn.optim import Optimizer
     from fedsim.learn.pace import Pace
     from fedsim.learn.stopping import Stopping
@@ -46,8 +47,9 @@ class Job:
     *at_once* cuts a batch further, into micro-batches that a device can hold; 0 does not.
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
-    *optimizer*, *algorithm*, *stopping*, *pace*, *sampling* and *accumulate* are the scenario's, on both sides: they never travel.
-    None: SGD as the fields say, no algorithm, as many epochs as were ordered, and one learning rate throughout.
+    *optimizer*, *algorithm*, *stopping*, *pace*, *sampling*, *accumulate* and *clipping* are the scenario's, on both sides: they never
+    travel. None: SGD as the fields say, no algorithm, as many epochs as were ordered, one learning rate throughout, and gradients as
+    they are.
     """
 
     kind: Literal["train", "evaluate"] = "train"
@@ -68,6 +70,7 @@ class Job:
     sampling: Sampling = "reshuffle"
     accumulate: int = 1
     at_once: int = 0
+    clipping: Clipping | None = None
 
     @property
     def keeping(self) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ from fedsim.learn.models import build as build_model
 from fedsim.learn.models import check_repeats, check_types, params_of, trainable
 from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.optim import Optimizer, Sgd
+from fedsim.learn.optim_adaptive import check_layers
 from fedsim.learn.pace import Pace, Scaling
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
@@ -55,7 +56,7 @@ from fedsim.scenario.making import made
 from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
 from fedsim.scenario.schema import Engine, Scenario
-from fedsim.scenario.updating import try_algorithm, try_coding, try_rule
+from fedsim.scenario.updating import try_algorithm, try_clipping, try_coding, try_rule
 from fedsim.sim.fleet import Fleet
 from fedsim.strategy.extras import Extras, check_goes
 from fedsim.strategy.stock import Built
@@ -164,7 +165,9 @@ def _built(loaded: Loaded) -> Parts:
     strategy = measured(strategy, model)
     model = model.to(device, dtype)
     first = params_of(model)
-    _try_own(scenario, job, {name: first[name] for name in trainable(model)})
+    trained = {name: first[name] for name in trainable(model)}
+    check_layers(job.optimizer, scenario.training.optimizer["kind"], trained)
+    _try_own(scenario, job, trained)
     store = Store(federation, dtype, device)
     if scenario.engine.elsewhere:  # Here already, so that the examples are never kept twice.
         store.share()
@@ -226,6 +229,7 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         algorithm=None if type(algorithm) is FedAvg else algorithm,
         stopping=None if training.stopping is None else made("stopping", training.stopping), pace=_pace(scenario),
         sampling=training.sampling or "reshuffle", accumulate=training.accumulate,
+        clipping=None if training.clipping is None else made("clipping", training.clipping),
     )  # fmt: skip
 
 
@@ -252,12 +256,15 @@ def _controller(scenario: Scenario, strategy: Built, scores: Collection[str], to
 
 
 def _try_own(scenario: Scenario, job: Job, params: Params) -> None:
-    """Try what a reader's optimiser and algorithm do before anything runs."""
+    """Try what a reader's optimiser, algorithm and clipping do before anything runs."""
     optimizer, algorithm = scenario.training.optimizer["kind"], (scenario.training.algorithm or {"kind": "fedavg"})["kind"]
     if ":" in optimizer and job.optimizer is not None:
         try_rule(job, params, f"training.optimizer.kind = {optimizer!r}", job.optimizer)
     if ":" in algorithm:
         try_algorithm(job, params, f"training.algorithm.kind = {algorithm!r}")
+    clipping = (scenario.training.clipping or {"kind": ""})["kind"]
+    if ":" in clipping and job.clipping is not None:
+        try_clipping(job.clipping, params, f"training.clipping.kind = {clipping!r}")
 
 
 def _extras(scenario: Scenario, strategy: Built, job: Job, first: Params, names: list[str]) -> Extras | None:

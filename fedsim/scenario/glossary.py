@@ -190,6 +190,21 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "beta1": "share of the past in the moving average of gradients",
         "beta2": "share of the past in the moving average of their squares",
         "eps": "added to the root of the second average",
+        "rmsprop.momentum": "share of the last update that goes on into the next, on top of RMSprop's direction",
+        "alpha": "share of the past in the moving average of squared gradients",
+        "rmsprop.eps": "added to the root of that average",
+        "centered": "whether the squared average of gradients is taken off, which leaves their variance",
+        "lr_decay": "how fast the rate falls: it is divided by 1 + lr_decay times the steps before",
+        "adagrad.eps": "added to the root of the sum",
+        "initial_accumulator_value": "what the sum of squared gradients begins with",
+        "adamw.weight_decay": "pull of every parameter to 0, apart from the gradient: lr times it in a step",
+        "lars.lr": "the learning rate, by which each layer's own is multiplied",
+        "trust": "share of a layer's norm that its update has, times lr",
+        "exempt": "whether parameters of at most one dimension (biases, normalisation) take the rate as it is, and no weight decay",
+    },
+    "clipping": {
+        "norm.bound": "the largest norm over all of a client's parameters together",
+        "value.bound": "the largest absolute value of each number",
     },
     "lr_schedule": {
         "size": "how long each step of the stairs is",
@@ -224,7 +239,10 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "least": "by how much the loss must fall for an epoch to count",
         "restores": "whether the parameters of the epoch with the lowest loss are sent, and not the last",
     },
-    "objective": {},
+    "objective": {
+        "label_smoothing": "share of each label that is spread over all classes, in training",
+        "class_weights": "how much the examples of each class count in training, in their order; all alike unless given",
+    },
     "rehearsal": {
         "ratio": "share of remembered examples in a mini-batch",
         "mix": "one mean over new and remembered examples, or the sum of two",

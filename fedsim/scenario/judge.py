@@ -305,6 +305,11 @@ def check_online(online: Online, clients: Clients, training: Training) -> None:
             f"{cuts(clients, training)}: makes an update from several passes, and {what}. Leave it out, with another"
             f" batch_size; or take 'er' with mix = 'concat', and a replay that goes by positions, like 'reservoir'."
         )
+    if way.mix == "ace" and (training.objective.get("label_smoothing") or 0.0) > 0:
+        raise ScenarioError(
+            f"training.objective.label_smoothing = {training.objective['label_smoothing']}: spreads labels over all classes, and"
+            f" training.rehearsal.kind = {rehearsing!r} compares new examples with the classes that came with them alone. Leave one out."
+        )
     if replay.needs and not way.draws:
         raise ScenarioError(
             f"training.rehearsal.kind = {rehearsing!r}: tells no policy the {', '.join(replay.needs)} that clients.replay.kind ="

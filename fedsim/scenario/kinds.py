@@ -62,7 +62,9 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.labelling import labellings
     from fedsim.data.stream.order import orders
     from fedsim.data.stream.trigger import triggers
+    from fedsim.learn import optim_adaptive  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.algorithms import algorithms, feddyn, fednova, scaffold  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.learn.clipping import clippings
     from fedsim.learn.controllers import controllers
     from fedsim.learn.engine.executors import executors, local, processes  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.models import models
@@ -74,8 +76,8 @@ def slots() -> dict[str, Slot]:
 
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, rams, replays, detectors, reactions, triggers, arrivals, orders,
-        labellings, changes, schedules, onsets, models, optimizers, objectives, rehearsals, algorithms, codecs, stoppings, executors,
-        lr_schedules, controllers,
+        labellings, changes, schedules, onsets, models, optimizers, clippings, objectives, rehearsals, algorithms, codecs, stoppings,
+        executors, lr_schedules, controllers,
     ]  # fmt: skip
     common = {lr_schedules.noun: Schedule}
     return {registry.noun: Slot(registry.key, registry.noun, registry, common.get(registry.noun)) for registry in found}

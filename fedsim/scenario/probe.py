@@ -50,6 +50,7 @@ def probe(
         )
     if isinstance(objective, Classification):
         _check_outputs(f"model.kind: {name}", put_out, len(y), federation.outputs)
+        _check_weights(objective, name, put_out.shape[1])
     if type(objective) is not Classification:  # A subclass too is a reader's own.
         _check_objective(objective, put_out, y, at, each=federation.streams is not None)
     _check_batches(model, federation, job, x[:1])
@@ -78,6 +79,17 @@ def _check_outputs(about: str, put_out: Any, rows: int, classes: int) -> None:
         raise ScenarioError(
             f"{about} puts out shape {tuple(put_out.shape)} for {rows} examples, and 'classification' wants ({rows}, {classes}): a"
             f" number for each of the {classes} classes of the data. A model may take their number as 'outputs'."
+        )
+
+
+def _check_weights(objective: Classification, name: str, outputs: int) -> None:
+    """Refuse weights that are not one for each of the *outputs* of the model called *name*: torch does, when it trains."""
+    given = list(objective.class_weights)
+    if given and len(given) != outputs:
+        shown = str(given) if len(given) <= 4 else f"{str(given[:4])[:-1]}, ...]"
+        raise ScenarioError(
+            f"training.objective.class_weights = {shown}: has {len(given)} weight{'s' * (len(given) != 1)}, and {name} puts out"
+            f" {outputs} numbers, one for each class. Give {outputs} weights, in the order of the classes; 1.0 is plain."
         )
 
 

@@ -148,6 +148,7 @@ class Training(Section):
     sampling: Annotated[Literal["reshuffle", "replacement", "sequential"] | None, Field(description=_SAMPLING)] = None
     accumulate: Annotated[int, Field(ge=1, le=1_000_000, description=_ACCUMULATE), LATER] = 1
     optimizer: Table
+    clipping: Table | None = None
     objective: Table = Field(default_factory=lambda: {"kind": "classification"})
     rehearsal: Table | None = None
     algorithm: Table | None = None

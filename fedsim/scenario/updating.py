@@ -1,4 +1,4 @@
-"""What a reader's optimiser and algorithm are tried for before a run: the rule on two rows of zeros, and how a task ends.
+"""What a reader's optimiser, clipping and algorithm are tried for before a run: the rule on two rows of zeros, and how a task ends.
 
 Knows no model but by its arrays, and no clock.
 """
@@ -17,6 +17,7 @@ from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.learn.algorithms import Algorithm, Update
 from fedsim.learn.algorithms.ending import ended_by, named
+from fedsim.learn.clipping import Clipping
 from fedsim.learn.optim import Optimizer
 from fedsim.learn.work import Job, Start, Task
 
@@ -24,6 +25,23 @@ from fedsim.learn.work import Job, Start, Task
 def try_rule(job: Job, params: Params, at: str, whose: Optimizer) -> None:
     """Refuse an optimiser whose terms are none, or do not work on parameters like *params*; *at* is the reader's word for it."""
     _try_terms(job, whose, params, at, ())
+
+
+def try_clipping(clipping: Clipping, params: Params, at: str) -> None:
+    """Refuse a clipping that does not work on gradients by parameters like *params*; *at* is the reader's word for it."""
+    given = [torch.from_numpy(np.array(array)).expand(2, *array.shape).clone() for array in params.values()]
+    with door(at, "its clipped() does not work on two rows of gradients:"):
+        found: Any = clipping.clipped([each.clone() for each in given])
+    if not isinstance(found, list) or len(found) != len(given):  # pyright: ignore[reportUnknownArgumentType]
+        raise ScenarioError(f"{at}: its clipped() gives a {type(found).__name__}, expected a list of {len(given)} gradients.")  # pyright: ignore[reportUnknownArgumentType]
+    for got, gradient in zip(found, given, strict=True):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if not isinstance(got, torch.Tensor) or got.shape != gradient.shape or got.dtype != gradient.dtype:
+            what = f"{got.dtype} of shape {tuple(got.shape)}" if isinstance(got, torch.Tensor) else f"a {type(got).__name__}"  # pyright: ignore[reportUnknownArgumentType]
+            raise ScenarioError(f"{at}: its clipped() gives {what}, expected {gradient.dtype} of shape {tuple(gradient.shape)}.")
+    with door(at, "its flops() raised"):
+        flops = float(clipping.flops(1))
+    if not flops >= 0:
+        raise ScenarioError(f"{at}: its flops() gives {flops}, expected a number >= 0.")
 
 
 def try_algorithm(job: Job, params: Params, at: str) -> None:

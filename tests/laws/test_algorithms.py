@@ -24,9 +24,14 @@ from fedsim.strategy.stock import MEANS, names
 slots()  # Importing registers.
 ADAM = {"training.optimizer": {"kind": "adam", "lr": 0.01, "state": "keep"}}
 MOMENTUM = {"training.optimizer": {"kind": "sgd", "lr": 0.05, "momentum": 0.9, "state": "keep"}}
+LAMB = {
+    "training.optimizer": {"kind": "lamb", "lr": 0.01, "state": "keep"}, "training.clipping": {"kind": "norm", "bound": 0.5},
+    "training.objective": {"kind": "classification", "label_smoothing": 0.1, "class_weights": [2.0, *[1.0] * 9]},
+}  # fmt: skip
 KEEPERS: dict[str, dict[str, Any]] = {
     **{name: {"training.algorithm": {"kind": name}} for name in algorithms if name != "fedavg"},
     "adam": ADAM, "momentum": MOMENTUM, "scaffold with adam": {**ADAM, "training.algorithm": {"kind": "scaffold"}},
+    "lamb with clipping": LAMB, "rmsprop": {"training.optimizer": {"kind": "rmsprop", "momentum": 0.5, "centered": True, "state": "keep"}},
 }  # fmt: skip
 RAGGED = {
     "data.partition": {"kind": "dirichlet", "alpha": 0.3}, "model": {"kind": "mlp", "hidden": [8]}, "server.rounds": 3,
@@ -100,7 +105,7 @@ class Deaf:
         return lambda *_: None
 
 
-@pytest.mark.parametrize("name", ["scaffold", "feddyn", "adam"])
+@pytest.mark.parametrize("name", ["scaffold", "feddyn", "adam", "lamb with clipping"])
 def test_a_real_client_keeps_the_same(name: str, scenario_file: Any) -> None:
     """Our ClientApp, its state in ``Context.state``, answers as the simulated client, round after round; without its state it does not."""
     path = scenario_file({**RAGGED, **KEEPERS[name]})
@@ -283,7 +288,8 @@ def test_a_wrong_server_half_is_named(how: str, mine: None, tiny: Any) -> None:
 @pytest.mark.parametrize("kind", ["scaffold", "fednova"])
 def test_what_does_not_go_with_an_algorithm_is_said(kind: str, tiny: Any) -> None:
     """Adam, and momentum that is kept, are no sums of gradients; SGD and momentum begun anew are."""
-    for optimizer, said in ((ADAM, True), (MOMENTUM, True), ({"training.optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9}}, False)):
+    others = ((ADAM, True), (MOMENTUM, True), (LAMB, True))
+    for optimizer, said in (*others, ({"training.optimizer": {"kind": "sgd", "lr": 0.1, "momentum": 0.9}}, False)):
         notes = build(load(tiny({"training.algorithm": {"kind": kind}, **optimizer}))).notes
         assert said == any(note.startswith(f"training.algorithm.kind = '{kind}': takes a client's update for") for note in notes)
 

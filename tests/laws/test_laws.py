@@ -26,6 +26,7 @@ from fedsim.data.stream.trigger import Enough
 from fedsim.laws import LAWS, Broken, ask, hold
 from fedsim.learn.algorithms import Ended, FedAvg
 from fedsim.learn.algorithms.scaffold import Scaffold
+from fedsim.learn.clipping import Norm
 from fedsim.learn.stopping import Patience
 from fedsim.learn.terms import Momentum
 from fedsim.scenario.kinds import slots
@@ -48,7 +49,14 @@ NEEDED: dict[str, dict[str, dict[str, Any]]] = {
         "recurring": {"period_s": 9.0, "concepts": 3},
     },
     "onset": {"staggered": {"step_s": 5.0, "spread_s": 9.0}, "subset": {"fraction": 0.5}},
-    "optimizer": {"sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, "state": "keep"}, "adam": {"state": "keep"}},
+    "optimizer": {
+        "sgd": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True, "state": "keep"},
+        "adam": {"state": "keep"}, "adamw": {"state": "keep"}, "lars": {"lr": 1.0, "weight_decay": 0.1, "state": "keep"},
+        "rmsprop": {"momentum": 0.5, "centered": True, "state": "keep"}, "lamb": {"state": "keep"},
+        "adagrad": {"lr_decay": 0.1, "initial_accumulator_value": 0.1, "state": "keep"},
+    },
+    "objective": {"classification": {"label_smoothing": 0.1, "class_weights": [1.0, 2.0, 0.5, *[1.0] * 6, 9.0]}},
+    "clipping": {"norm": {"bound": 0.5}, "value": {"bound": 0.01}},
     "reaction": {"adapt": {"buffer": "shrink", "lr_factor": 2.0, "lr_steps": 8}}, "stopping": {"patience": {"epochs": 1}},
     "lr_schedule": {
         "step": {"size": 10.0}, "multistep": {"milestones": [3, 10, 100]}, "exponential": {"rate": 0.96, "per": 10.0},
@@ -57,7 +65,7 @@ NEEDED: dict[str, dict[str, dict[str, Any]]] = {
     },
     "controller": {"plateau": {"patience": 2}},
 }  # fmt: skip
-SPREAD = {"rehearsal", "stopping", "objective"}
+SPREAD = {"rehearsal", "stopping", "objective", "clipping"}
 """Nouns of which every kind is run by two workers here; models, optimisers and algorithms are elsewhere."""
 CASES = [
     (noun, name, law)
@@ -128,6 +136,38 @@ def in_place(gradient: Tensor, param: Tensor, start: Tensor, state: Any, sent: A
 
 def by_the_place(gradient: Tensor, param: Tensor, start: Tensor, state: Any, sent: Any, step: Any) -> Tensor:
     return gradient * torch.arange(1.0, len(gradient) + 1).view(-1, *[1] * (gradient.ndim - 1))
+
+
+class Held(Momentous):
+    """Says that its state is fresh memory."""
+
+    fresh = True
+
+
+def by_the_norm_of_all(gradient: Tensor, param: Tensor, start: Tensor, state: Any, sent: Any, step: Any) -> Tensor:
+    return gradient * (param.norm() / gradient.norm())  # LARS with the norms of all clients together.
+
+
+class Together(Norm):
+    """Clips by the norm of all clients together."""
+
+    def clipped(self, gradients: list[Tensor]) -> list[Tensor]:
+        total = sum((each * each).sum() for each in gradients)
+        return [each * min(1.0, self.bound / float(total) ** 0.5) for each in gradients]
+
+
+class InPlace(Norm):
+    """Writes to what it is given."""
+
+    def clipped(self, gradients: list[Tensor]) -> list[Tensor]:
+        return [each.clamp_(-self.bound, self.bound) for each in gradients]
+
+
+class Stretches(Norm):
+    """Brings every gradient to the bound, small ones too."""
+
+    def clipped(self, gradients: list[Tensor]) -> list[Tensor]:
+        return [each * (self.bound / each.flatten(1).norm(dim=1)).view(-1, *[1] * (each.ndim - 1)) for each in gradients]
 
 
 class Remembers(Momentous):
@@ -313,12 +353,18 @@ def of(term: Any) -> Callable[..., Any]:
 
 
 WRONG: dict[tuple[str, str], list[Callable[..., Any]]] = {
-    ("optimizer", "a_row_depends_on_itself"): [of(Momentous(by_the_largest)), of(Momentous(by_the_place))],
     ("optimizer", "pieces_are_the_whole"): [of(Momentous(by_the_largest)), of(Momentous(by_the_place))],
     ("optimizer", "what_is_kept_goes_on"): [of(Unkept), of(Remembers)],
     ("optimizer", "a_term_hides_nothing"): [of(Remembers)],
-    ("optimizer", "what_goes_in_stays_as_it_is"): [of(Momentous(in_place)), of(Momentous(lambda gradient, *_: gradient / 0))],
+    ("optimizer", "what_goes_in_stays_as_it_is"): [
+        of(Momentous(in_place)), of(Momentous(lambda gradient, *_: gradient / 0)), of(Held()),
+    ],
     ("optimizer", "operations_are_counted"): [of(Momentous(count=-1.0)), of(Momentous(count=np.nan))],
+    ("optimizer", "a_row_depends_on_itself"): [
+        of(Momentous(by_the_largest)), of(Momentous(by_the_place)), of(Momentous(by_the_norm_of_all)),
+    ],
+    ("clipping", "a_row_is_clipped_by_itself"): [lambda: Together(1.0), lambda: InPlace(1.0)],
+    ("clipping", "clipping_lengthens_nothing"): [lambda: Stretches(1.0)],
     ("algorithm", "finish_gives_what_it_says"): [
         lambda: Answers(ends=keeps_more), lambda: Answers(ends=lambda *_: Ended(metrics={"x": 1.0})),
         lambda: Answers(ends=lambda *_: Ended(kept={"told/weight": np.array(["a"])})),
@@ -384,6 +430,10 @@ class Means(Classification):
     def sums(self, outputs, targets):
         return {n: v / len(targets) if n == "loss" else v for n, v in super().sums(outputs, targets).items()}
 
+class Halves(Classification):
+    def mass(self, targets):
+        return super().mass(targets) / 2 + 1
+
 class Order(AsIs):
     def items(self, client, positions, labels):
         return np.roll(np.arange(len(positions)), int(again())), np.zeros(len(positions), int)
@@ -410,7 +460,7 @@ class Onset:
 """
 STRANGERS = [
     ("rehearsal", "Hides", "a_client_goes_on_from_what_it_keeps"), ("rehearsal", "Hides", "one_digest"),
-    ("objective", "Means", "sums_add_up"),
+    ("objective", "Means", "sums_add_up"), ("objective", "Halves", "mass_weighs_means"),
     *((noun, noun.title(), "whenever_asked_the_same") for noun in ("order", "labels", "change", "schedule", "onset")),
 ]  # fmt: skip
 

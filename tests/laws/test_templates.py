@@ -14,7 +14,7 @@ from fedsim.learn.engine.noise import masks_of
 from fedsim.learn.engine.step import compile_step
 from fedsim.learn.engine.templates import SIZES, Templates, alike
 from fedsim.learn.engine.trace import ROWS, trace
-from fedsim.learn.objectives import Classification
+from fedsim.learn.objectives import Classification, Objective
 
 OUTPUTS = 4
 
@@ -58,14 +58,14 @@ def batch(size: int) -> tuple[Tensor, Tensor]:
     return torch.randn((size, 1, 8, 8), generator=draw), torch.arange(size) % OUTPUTS
 
 
-def holds(model: nn.Module, sizes: tuple[int, ...] = (2, 16, 100)) -> bool:
+def holds(model: nn.Module, sizes: tuple[int, ...] = (2, 16, 100), objective: Objective = Classification()) -> bool:  # noqa: B008  # Never written to.
     """Return whether templates of *model* give what tracing gives, for one row and for many."""
-    known = Templates(model, Classification())
+    known = Templates(model, objective)
     for rows in (None, ROWS):
         for size in sizes:
             x, y = batch(size)
             masks = masks_of(model, x)
-            if not alike(known.trace(x, y, masks, rows), trace(model, Classification(), x, y, masks, rows)):
+            if not alike(known.trace(x, y, masks, rows), trace(model, objective, x, y, masks, rows)):
                 return False
     assert known.known
     return True
@@ -75,6 +75,12 @@ def holds(model: nn.Module, sizes: tuple[int, ...] = (2, 16, 100)) -> bool:
 def test_a_template_is_the_trace(name: str) -> None:
     """Operations, arguments, shapes and strides are those of the size's own trace."""
     assert holds(MODELS[name]())
+
+
+@pytest.mark.parametrize("objective", [Classification(0.1), Classification(0.0, (1.0, 2.0, 3.0, 4.0))])
+def test_a_template_of_another_objective_is_the_trace(objective: Classification) -> None:
+    """Smoothed labels and weighed classes are in it too."""
+    assert holds(MODELS["dense"](), (2, 100), objective)
 
 
 @pytest.mark.parametrize("model", STEADY, ids=lambda model: model.__name__)

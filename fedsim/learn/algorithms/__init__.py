@@ -16,6 +16,7 @@ from fedsim.core import answers
 from fedsim.core.registry import Registry
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, Params
+from fedsim.learn.optim import Sgd
 from fedsim.learn.terms import Term
 from fedsim.learn.work import Job
 
@@ -136,6 +137,9 @@ def fedavg() -> FedAvg:
 def way(job: Job, rates: FloatArray) -> float:
     """Return how far a gradient of 1 at each step takes a parameter: the sum of *rates*, more with momentum, less with FedProx.
 
+    It is so for SGD, whose momentum starts anew, of clipped gradients too: what is summed is what was clipped. Of any other optimiser it
+    takes the steps for plain ones (``remark`` says so).
+
     >>> [round(way(Job(lr=0.1, momentum=m), np.full(3, 0.1)), 12) for m in (0.0, 0.5)]
     [0.3, 0.425]
     """
@@ -153,7 +157,8 @@ def remark(name: str, job: Job) -> str:
     """Return what a reader must know of an algorithm that takes an update for a sum of gradients, as ``way`` does; empty where it is."""
     if job.optimizer is None:
         return ""
-    what = "keeps its momentum from task to task" if job.optimizer.state == "keep" else "does not sum gradients"
+    summing = isinstance(job.optimizer, Sgd)  # All others divide gradients, or scale them, by what they come to.
+    what = "keeps its momentum from task to task" if summing and job.optimizer.state == "keep" else "does not sum gradients"
     return (
         f"training.algorithm.kind = {name!r}: takes a client's update for the sum of its gradients, and training.optimizer {what}. It may"
         f" learn worse than without; it is made for SGD, state = 'reset'."

@@ -69,7 +69,7 @@ class _Server:
 def fednova() -> FedNova:
     """FedNova: clients that take more local steps do not pull harder, but for the first order of it.
 
-    Momentum and FedProx count by what they do to a gradient; of other optimisers it knows nothing.
+    Momentum and FedProx count by what they do to a gradient; of other optimisers (adam, rmsprop, lars, ...) steps are counted alone.
     Reference: Wang et al. 2020, arXiv:2007.07481.
     """
     return FedNova()

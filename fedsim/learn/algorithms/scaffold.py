@@ -92,6 +92,7 @@ class _Server:
 def scaffold() -> Scaffold:
     """SCAFFOLD, option II: each step is corrected by control variates, which travel beside the parameters both ways.
 
+    Control variates are means of gradients where the optimiser is SGD, and of its directions, per step, with any other.
     Replies weigh the same, whatever their examples. Reference: Karimireddy et al. 2020, arXiv:1910.06378.
     """
     return Scaffold()

@@ -38,7 +38,7 @@ from fedsim.learn.engine.updates import Updates
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Mixed, Objective, mass_of
-from fedsim.learn.optim import rule
+from fedsim.learn.optim import is_plain
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
 from fedsim.learn.work import Job, Mix, Result, Row, Start, Task
@@ -136,7 +136,7 @@ class CohortEngine:
         """
         size = min(job.micro(job.size(len(self._store.federation.train(0))))[0], PREPARED_EXAMPLES)
         with one_thread():
-            self._step((size if job.batch_size == 1 else max(size, 2), 0), not rule(job) and not job.cut)
+            self._step((size if job.batch_size == 1 else max(size, 2), 0), is_plain(job) and not job.cut)
 
     def diagnose(self, task: Task) -> str:
         """Return which local step of *task*, whose result is no number, broke first, and what of it; empty where nobody can tell."""
@@ -188,9 +188,9 @@ class CohortEngine:
         batches = tasks[0].batches
         if batches is None or batches.mix == "concat":
             largest = max(map(job.size, {len(t.positions) for t in tasks})) if batches is None else int(batches.sizes.max())
-            return 1 if self._step((job.micro(largest)[0], 0), not rule(job) and not job.cut).rows == "one" else self.chunk
+            return 1 if self._step((job.micro(largest)[0], 0), is_plain(job) and not job.cut).rows == "one" else self.chunk
         at = int(batches.sizes.argmax())
-        step = self._step((int(batches.sizes[at]), int(batches.fresh[at])), not rule(job), batches.mix)
+        step = self._step((int(batches.sizes[at]), int(batches.fresh[at])), is_plain(job), batches.mix)
         return 1 if step.rows == "one" else self.chunk
 
     def _rehearse(self, job: Job, tasks: list[Task]) -> list[Result]:
@@ -243,7 +243,7 @@ class CohortEngine:
         x, y, offsets = self._store.pool(tasks)
         chunk = planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
-        plain, rates = not rows.terms and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
+        plain, rates = is_plain(job) and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
         mix = tasks[0].batches.mix if tasks[0].batches else "concat"
         updates = Updates(
             (x, y), rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,

@@ -111,11 +111,16 @@ class Learner:
         weights = np.concatenate([d.weights for d in step.drawn]) if step.drawn else np.ones(0)
         if (weights == 1).all():
             return Mixed(self._objective, size, mix).loss(outputs, y) if mix != "concat" else step.loss()
-        each = self._objective.each(outputs, y)
+        each = getattr(self._objective, "parts", self._objective.each)(outputs, y)
         replayed = each[size:] * self.tensor(weights)
         if mix == "concat":
-            return (each[:size].sum() + replayed.sum()) / len(y)
-        return Mixed(self._objective, size, mix).loss(outputs[:size], y[:size]) + replayed.mean()
+            return (each[:size].sum() + replayed.sum()) / self._mass(y)
+        return Mixed(self._objective, size, mix).loss(outputs[:size], y[:size]) + replayed.sum() / self._mass(y[size:])
+
+    def _mass(self, targets: Tensor) -> float:
+        """Return what the mean loss over *targets* is divided by."""
+        mass = getattr(self._objective, "mass", len)
+        return float(mass(targets))
 
     # -- what a method may ask -----------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedsim.core.state import State
 from fedsim.core.types import Array
+from fedsim.learn.clipping import Clipping
 from fedsim.learn.terms import Term
 
 
@@ -18,24 +19,30 @@ class Rows:
 
     Shapes: every tensor is (rows, ...). *starts* are what the rows came from, possibly one set expanded to all rows, called *names*;
     the first *trained* of them are parameters. *sent* are what came beside them, by name and parameter. *kept* is what each row's
-    client keeps of the terms' states, as ``kept`` gives it; nothing at first.
+    client keeps of the terms' states, as ``kept`` gives it; nothing at first. *clipping* is what becomes of gradients before all else.
     """
 
     def __init__(
         self, terms: Sequence[Term], names: Sequence[str], starts: list[Tensor], trained: int, *,
-        sent: Mapping[str, list[Tensor]] | None = None, kept: Sequence[Mapping[str, Array]] = (),
+        sent: Mapping[str, list[Tensor]] | None = None, kept: Sequence[Mapping[str, Array]] = (), clipping: Clipping | None = None,
     ) -> None:  # fmt: skip
         self.params = [start.clone(memory_format=torch.contiguous_format) for start in starts]
         self.terms, self._names, self._starts, self._sent = terms, list(names[:trained]), starts, sent or {}
         self._states = [{name: self._stacked(name, kept) for name in term.keeps} for term in terms]
+        self._clipping, self._fresh = clipping, bool(terms) and getattr(terms[-1], "fresh", False)
         none = np.zeros(1, dtype=np.int64)
         self._before = np.concatenate([state.get(STEPS, none) for state in kept] or [np.zeros(len(starts[0]), dtype=np.int64)])
 
-    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float) -> None:
-        """Update *rows*, given their gradients, in the task's step number *at*, at the learning rate *rate*."""
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float, ours: Sequence[bool] = ()) -> None:
+        """Update *rows*, given their gradients, in the task's step number *at*, at the learning rate *rate*.
+
+        *ours* says which of the gradients nobody else reads, or may be seen through: their memory is written over in the end.
+        """
         steps = at + self._before[rows if isinstance(rows, slice) else rows.numpy()]
-        for i, (whole, gradient) in enumerate(zip(self.params, gradients, strict=False)):
-            param = whole[rows]  # A slice is a view; an index is a copy, written back below.
+        if self._clipping is not None:
+            gradients, ours = self._clipping.clipped(gradients), ()
+        for i, (whole, given) in enumerate(zip(self.params, gradients, strict=False)):
+            param, gradient = whole[rows], given  # A slice is a view; an index is a copy, written back below.
             for term, states in zip(self.terms, self._states, strict=True):
                 state = {name: arrays[i][rows] for name, arrays in states.items()}
                 sent = {name: arrays[i][rows] for name, arrays in self._sent.items()}
@@ -43,7 +50,12 @@ class Rows:
                 if not isinstance(rows, slice):
                     for name, mine in state.items():
                         states[name][i][rows] = mine
-            param.sub_(gradient * rate)
+            if self._fresh:
+                param.sub_(gradient.mul_(rate))
+            elif ours and ours[i] and (gradient is given or _apart(gradient, given)):
+                param.sub_(torch.mul(gradient, rate, out=given))
+            else:
+                param.sub_(gradient * rate)
             if not isinstance(rows, slice):
                 whole[rows] = param
 
@@ -65,6 +77,10 @@ class Rows:
                 if f"{name}/{param}" in state:
                     rows[row] = torch.from_numpy(np.array(state[f"{name}/{param}"])).to(rows)
         return list(stacked.values())
+
+
+def _apart(one: Tensor, two: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() != two.untyped_storage().data_ptr()
 
 
 STEPS = "steps"

@@ -41,7 +41,7 @@ class Starts:
             each = [self._sent(task, extra) for task in tasks]
             sent[extra] = [torch.stack(list(arrays)) for arrays in zip(*each, strict=True)]
         kept = [task.parts.get("optimizer", {}) | self._algorithms(job, task) for task in tasks] if job.keeping else []
-        return Rows(rule(job), self._names, self._stacked(tasks), self._trained, sent=sent, kept=kept)
+        return Rows(rule(job), self._names, self._stacked(tasks), self._trained, sent=sent, kept=kept, clipping=job.clipping)
 
     def tensors(self, params: Params) -> list[Tensor]:
         """Return *params* as tensors. Raises RunError where a variance is negative."""

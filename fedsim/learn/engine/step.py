@@ -23,6 +23,7 @@ from fedsim.core.errors import FedsimError, ScenarioError, reason
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine import passes
 from fedsim.learn.engine.eager import eager_run
+from fedsim.learn.engine.nodes import aten, only_user
 from fedsim.learn.engine.noise import Mask, masks_of
 from fedsim.learn.engine.recompute import recompute
 from fedsim.learn.engine.templates import Templates
@@ -55,6 +56,8 @@ class Step:
     just *one* at a time, in memory of its own. Measured on torch 2.13 with MKL: a product of odd sizes takes another
     kernel for a batch of one matrix than for many, and other kernels again by the alignment of a row.
 
+    *ours* says of each gradient whether its memory is its own, and read by nothing else in the step: empty where none is known to be.
+
     *masks* are what Dropout layers want. *random* says that the step draws from torch's own generator, which must be
     seeded for it. *note* says why the step is not a compiled one; empty otherwise.
     """
@@ -66,6 +69,7 @@ class Step:
     masks: tuple[Mask, ...] = ()
     random: bool = False
     note: str = ""
+    ours: tuple[bool, ...] = ()
 
 
 PROBES = ((0, 1), (0, 2), (1, 2), (2, 3), (0, 17), (5, 12))
@@ -339,7 +343,7 @@ def _stacked(parts: _Parts) -> Step:
         *gradients, head = body(*views, x, y, *masks, rate)
         return head, gradients
 
-    return Step(open=lambda p: first(*p), run=run, close=lambda heads: last(heads)[0])
+    return Step(open=lambda p: first(*p), run=run, close=lambda heads: last(heads)[0], ours=_ours(body))
 
 
 def _single(parts: _Parts) -> Step:
@@ -355,7 +359,18 @@ def _single(parts: _Parts) -> Step:
     def close(heads: Tensor) -> Tensor:
         return torch.stack([last(head)[0] for head in heads])
 
-    return Step(open=lambda p: first(*(param[0] for param in p)), run=run, close=close, rows="one")
+    return Step(open=lambda p: first(*(param[0] for param in p)), run=run, close=close, rows="one", ours=_ours(body))
+
+
+_MAKE = {aten.bmm.default, aten.mm.default, aten.sum.dim_IntList}
+"""What makes new memory for what it puts out, and lets it be seen through nothing."""
+
+
+def _ours(body: GraphModule) -> tuple[bool, ...]:
+    """Return, of each gradient that *body* gives, whether it is one that nothing else reads, in memory of its own."""
+    end = next(node for node in body.graph.nodes if node.op == "output")
+    given = list(cast(tuple[list[Node]], end.args)[0])[:-1]
+    return tuple(node.target in _MAKE and only_user(node) is end and given.count(node) == 1 for node in given)
 
 
 def _split(

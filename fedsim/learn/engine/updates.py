@@ -63,7 +63,7 @@ class Updates:
         for mine, read in groups(compiled, which, places, alone=self.alone):
             head, gradients = self._pass(compiled, kind, mine, read, rate)
             if not self.plain:
-                self.rows.step(mine if isinstance(mine, slice) else torch.from_numpy(mine), gradients, at, rate)
+                self.rows.step(mine if isinstance(mine, slice) else torch.from_numpy(mine), gradients, at, rate, compiled.ours)
             self._heads.setdefault(kind, []).append((at, mine, head, 1.0))
 
     def several(self, sizes: Sequence[int], which: Which, places: IntArray, at: int, rate: float) -> None:
@@ -88,7 +88,8 @@ class Updates:
                 self._heads.setdefault(kind, []).append((at, mine, head, of))
         for total in sums:
             total.div_(_along(whole, total) if isinstance(whole, Tensor) else whole)
-        self.rows.step(which if isinstance(which, slice) else torch.from_numpy(which), sums, at, rate)
+        ours = [True] * len(sums)
+        self.rows.step(which if isinstance(which, slice) else torch.from_numpy(which), sums, at, rate, ours)
 
     def losses(self, shape: tuple[int, ...]) -> FloatArray:
         """Return the loss of each row in each step; 0 where it took none. Shapes: -> (rows, steps)."""
