@@ -27,10 +27,10 @@ class Guarded:
         """Return those of the rows."""
         return self.rows.params
 
-    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float) -> None:
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float, ours: Sequence[bool] = ()) -> None:
         """Update as the rows do, looking before and after."""
         self.found = self.found or _broken("the gradient of ", self.names, gradients)
-        self.rows.step(rows, gradients, at, rate)
+        self.rows.step(rows, gradients, at, rate, ours)
         self.found = self.found or _broken("the parameter ", self.names, self.rows.params)
 
 

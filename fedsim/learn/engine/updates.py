@@ -33,8 +33,8 @@ class Trained(Protocol):
         """Return parameters and buffers. Shapes: (rows, ...) each."""
         ...
 
-    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float) -> None:
-        """Update *rows* by their *gradients*, in the task's step number *at*."""
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float, ours: Sequence[bool] = ()) -> None:
+        """Update *rows* by their *gradients*, in the task's step number *at*; *ours* may be written over."""
         ...
 
 
