@@ -57,7 +57,8 @@ def mlp(
     widths = [math.prod(shape), *hidden]
     parts: list[nn.Module] = [nn.Flatten(), *([Standardise(widths[0])] if standardise else [])]
     for inputs, width in zip(widths, widths[1:], strict=False):
-        parts += [nn.Linear(inputs, width), *layers(norm, width, groups, ghost_size), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
+        parts += [nn.Linear(inputs, width), *layers(norm, width, groups, ghost_size), nn.ReLU()]
+        parts += [nn.Dropout(dropout)] if dropout else []
     return nn.Sequential(*parts, nn.Linear(widths[-1], outputs))
 
 

@@ -5,7 +5,7 @@ Ghost batches normalise by parts of a batch; a frozen BatchNorm by no batch at a
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -124,7 +124,7 @@ def _cuts(examples: int, size: int) -> list[tuple[int, int]]:
     return [*([(whole, size)] if whole else []), *([(1, rest)] if rest else [])]
 
 
-def _moments(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and (biased) variance over *dims*, which stay with size 1, and *x* less the mean."""
     mean = x.mean(dims, keepdim=True)
     centred = x - mean
@@ -157,7 +157,7 @@ def layers(norm: Norm, channels: int, groups: int | None, ghost_size: int | None
     if norm in ("group", "layer") and not images and channels < 2 * (groups or 1):
         what = f"model.groups = {groups}" if groups else "model.norm = 'layer'"
         raise ScenarioError(
-            f"{what}: a layer of width {channels} has one value to a group, which normalised is always 0. Take fewer groups, or wider layers."
+            f"{what}: a layer of width {channels} has one value to a group, which normalised is always 0. Take fewer or wider ones."
         )
     if norm == "batch":
         return [nn.BatchNorm2d(channels) if images else nn.BatchNorm1d(channels)]
@@ -175,6 +175,15 @@ def _check(name: str, value: int | None, norm: str, wanted: str, like: int) -> N
         raise ScenarioError(f"model.{name}: missing. norm = {norm!r} needs it, like {name} = {like}.")
     if value is not None and norm != wanted:
         raise ScenarioError(f"model.{name} = {value}: applies to norm = {wanted!r}, and model.norm = {norm!r}. Leave one of them out.")
+
+
+def is_variance(name: str) -> bool:
+    """Return whether the buffer called *name* is a running variance, which is never negative.
+
+    >>> is_variance("2.running_var"), is_variance("2.running_mean")
+    (True, False)
+    """
+    return name.rpartition(".")[2] == "running_var"
 
 
 def tracking(model: nn.Module) -> dict[str, nn.Module]:

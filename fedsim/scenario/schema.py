@@ -166,12 +166,18 @@ class Training(Section):
 
 
 class Server(Section):
-    """Which Flower strategy aggregates, for how long."""
+    """Which Flower strategy aggregates, for how long, and what becomes of running statistics (a model's floating buffers).
+
+    *statistics* "aggregate" averages them by examples, beside whatever steps the strategy takes; "keep_local" leaves each client its
+    own, which never travel; "recalibrate" measures them anew on *calibration_examples* of the server's own, which no client gets.
+    """
 
     strategy: Table
     rounds: Annotated[int, Field(ge=1, le=1_000_000_000)]
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     controller: Table | None = None
+    statistics: Annotated[Literal["aggregate", "keep_local", "recalibrate"], LATER] = "aggregate"
+    calibration_examples: Annotated[int, Field(ge=2, le=10_000)] | None = None
 
 
 class Codec(Section):
