@@ -1,11 +1,12 @@
-"""What stands around a scenario's strategy: an algorithm's server half, and what becomes of running statistics. Judges nothing."""
+"""What stands around a scenario's strategy: an algorithm's server half, and what becomes of running statistics, where that can be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import nn
 
+from fedsim.core.errors import ScenarioError
 from fedsim.core.types import Params
 from fedsim.learn.calibration import Calibration
 from fedsim.learn.models import params_of, trainable
@@ -64,3 +65,43 @@ def _statistics(scenario: Scenario, strategy: Built, job: Job, first: Params, ca
     statistics = Statistics(scenario.server.strategy["kind"], first, measure)
     statistics.around(strategy.strategy)
     return statistics
+
+
+def check_statistics(scenario: Scenario, buffers: Collection[str], measured: Collection[str]) -> None:
+    """Refuse settings of running statistics where there are none: *buffers* are the model's, *measured* those that can be measured."""
+    server, asked = scenario.server, f"server.statistics = {scenario.server.statistics!r}"
+    if server.statistics == "aggregate":
+        if server.calibration_examples is not None:
+            raise ScenarioError(
+                f"server.calibration_examples = {server.calibration_examples}: server.statistics = 'aggregate' measures nothing. Take"
+                f" 'recalibrate', or leave it out."
+            )
+        return
+    if not buffers:
+        raise ScenarioError(
+            f"{asked}: model.kind = {scenario.model.kind!r} has no running statistics. Leave it out, or take norm = 'batch' in an 'mlp' or"
+            f" 'cnn'."
+        )
+    if server.statistics == "recalibrate" and server.calibration_examples is None:
+        raise ScenarioError(f"server.calibration_examples: missing. {asked} measures on examples of the server's own, like 200.")
+    if server.calibration_examples is None:
+        return
+    if not measured:
+        raise ScenarioError(
+            f"server.calibration_examples = {server.calibration_examples}: model.kind = {scenario.model.kind!r} has no layer whose"
+            f" statistics could be measured; BatchNorm's, and those of norm = 'ghost' and 'frozen', can. Leave it out."
+        )
+    if scenario.stream is not None:
+        raise ScenarioError(
+            f"server.calibration_examples = {server.calibration_examples}: on a [stream] examples come with time, and a server has none"
+            f" before they come. Leave it out; statistics = 'aggregate' and 'keep_local' work."
+        )
+
+
+def check_calibration(scenario: Scenario) -> None:
+    """Refuse examples of the server's own where each client makes its own."""
+    if scenario.server.calibration_examples is not None:
+        raise ScenarioError(
+            f"server.calibration_examples = {scenario.server.calibration_examples}: data.source.kind = {scenario.data.source['kind']!r}"
+            f" makes each client's examples itself, and there is no pool to take any from. Leave it out."
+        )

@@ -167,7 +167,7 @@ def _built(loaded: Loaded) -> Parts:
             source = as_taken(source, lambda x: takes_whole(model, x))
         elif isinstance(source, Checked) and (x := source.client(0).x).dtype.kind in "iu":
             source = replace(source, whole=takes_whole(model, x[:2]))
-    judge.check_statistics(scenario, list(buffers(model)), Calibration(model, torch.zeros(0)).names)
+    around.check_statistics(scenario, list(buffers(model)), Calibration(model, torch.zeros(0)).names)
     federation, aside = _federation(loaded, key, source)
     device = _device(scenario.engine)
     strategy = strategy if job.own_statistics else measured(strategy, model)
@@ -322,7 +322,7 @@ def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> tuple[Federa
     judge.check_test(scenario)
     if not isinstance(source, Pool):
         judge.check_generated(data)
-        judge.check_calibration(scenario)
+        around.check_calibration(scenario)
         federation = generated_federation(source, count, key.fold("data"), data.test_fraction, kept_back)
         return _streamed(loaded, key.fold("stream"), federation, source, None), None
     table = judge.partition_of(data)

@@ -221,46 +221,6 @@ def remark(job: Job) -> str:
     return str(said(job)) if callable(said) else ""
 
 
-def check_statistics(scenario: Scenario, buffers: Collection[str], measured: Collection[str]) -> None:
-    """Refuse settings of running statistics where there are none: *buffers* are the model's, *measured* those that can be measured."""
-    server, asked = scenario.server, f"server.statistics = {scenario.server.statistics!r}"
-    if server.statistics == "aggregate":
-        if server.calibration_examples is not None:
-            raise ScenarioError(
-                f"server.calibration_examples = {server.calibration_examples}: server.statistics = 'aggregate' measures nothing. Take"
-                f" 'recalibrate', or leave it out."
-            )
-        return
-    if not buffers:
-        raise ScenarioError(
-            f"{asked}: model.kind = {scenario.model.kind!r} has no running statistics. Leave it out, or take norm = 'batch' in an 'mlp' or"
-            f" 'cnn'."
-        )
-    if server.statistics == "recalibrate" and server.calibration_examples is None:
-        raise ScenarioError(f"server.calibration_examples: missing. {asked} measures on examples of the server's own, like 200.")
-    if server.calibration_examples is None:
-        return
-    if not measured:
-        raise ScenarioError(
-            f"server.calibration_examples = {server.calibration_examples}: model.kind = {scenario.model.kind!r} has no layer whose"
-            f" statistics could be measured; BatchNorm's, and those of norm = 'ghost' and 'frozen', can. Leave it out."
-        )
-    if scenario.stream is not None:
-        raise ScenarioError(
-            f"server.calibration_examples = {server.calibration_examples}: on a [stream] examples come with time, and a server has none"
-            f" before they come. Leave it out; statistics = 'aggregate' and 'keep_local' work."
-        )
-
-
-def check_calibration(scenario: Scenario) -> None:
-    """Refuse examples of the server's own where each client makes its own."""
-    if scenario.server.calibration_examples is not None:
-        raise ScenarioError(
-            f"server.calibration_examples = {scenario.server.calibration_examples}: data.source.kind = {scenario.data.source['kind']!r}"
-            f" makes each client's examples itself, and there is no pool to take any from. Leave it out."
-        )
-
-
 def check_count(clients: int, examples: int) -> None:
     """Refuse more clients than there are *examples* to train on."""
     if clients > examples:

@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.core.types import FloatArray, Params
+from fedsim.core.types import Params
 from fedsim.flower import compat, records
 from fedsim.learn.norms import is_variance
 from fedsim.strategy.stock import AT, STEPPING, family_of
@@ -86,14 +86,12 @@ class _Beside:
 
 
 def _mean(came: Sequence[tuple[Params, float]]) -> Params:
-    """Return the weighted mean of arrays, summed in float64 and in the order of replies."""
+    """Return the weighted mean of arrays, in their own type and in the order of replies: FedAvg's, to the bit."""
     total = sum(weight for _, weight in came)
     found: Params = {}
-    for name, first in came[0][0].items() if came else ():
-        summed: FloatArray = np.zeros(first.shape)
-        for arrays, weight in came:
-            summed += arrays[name].astype(np.float64) * (weight / total)
-        found[name] = summed.astype(first.dtype)
+    for name in came[0][0] if came else ():
+        parts = [np.asarray(arrays[name] * (weight / total)) for arrays, weight in came]
+        found[name] = functools.reduce(np.add, parts)
     return found
 
 
