@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from torch import nn
-
 from fedsim.core.errors import ScenarioError
 from fedsim.core.types import Params
 from fedsim.learn.calibration import Calibration
-from fedsim.learn.models import params_of, trainable
 from fedsim.learn.norms import is_variance
 from fedsim.learn.work import Job
 from fedsim.scenario.schema import Scenario
@@ -24,11 +21,10 @@ OWN_STATISTICS = (
 )
 
 
-def first(model: nn.Module, job: Job, calibration: Calibration | None) -> Params:
-    """Return what travels at first: the parameters, and the buffers unless they are the clients' own."""
-    whole = params_of(model)
+def first(whole: Params, names: Sequence[str], job: Job, calibration: Calibration | None) -> Params:
+    """Return what travels at first of the *whole* model: the parameters, called *names*, and the buffers unless they are the clients'."""
     if job.own_statistics:
-        return {name: whole[name] for name in trainable(model)}
+        return {name: whole[name] for name in names}
     return calibration.measured(whole) if calibration else whole
 
 

@@ -40,7 +40,7 @@ from fedsim.learn.controllers import Controller
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.templates import many_sizes
-from fedsim.learn.models import buffers, check_repeats, check_types, trainable
+from fedsim.learn.models import buffers, check_repeats, check_types, params_of, trainable
 from fedsim.learn.models import build as build_model
 from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.optim import Optimizer, Sgd
@@ -174,7 +174,7 @@ def _built(loaded: Loaded) -> Parts:
     model = model.to(device, dtype)
     store = Store(federation, dtype, device)
     calibration = None if aside is None else Calibration(model, store.tensors(aside)[0])
-    first = around.first(model, job, calibration)
+    first = around.first(params_of(model), list(trainable(model)), job, calibration)
     _try_own(scenario, job, {name: first[name] for name in trainable(model)})
     if scenario.engine.elsewhere:  # Here already, so that the examples are never kept twice.
         store.share()
