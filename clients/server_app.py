@@ -16,7 +16,7 @@ def plan(context: Context) -> Plan:
     def evaluate(server_round: int, params: Params) -> dict[str, float] | None:
         if server_round % every and server_round != server.rounds:
             return None
-        return parts.engine.evaluate(params, *parts.test)
+        return parts.engine.evaluate(parts.scored(params), *parts.test)
 
     strategy = keep_types(parts.strategy.strategy, parts.first)
     return Plan(strategy, parts.first, parts.job, server.rounds, server.round_timeout_s, evaluate, parts.fleet.coding, parts.controller)

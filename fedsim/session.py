@@ -152,7 +152,7 @@ class _Session:
 
     def go(self, out: str | Path | None) -> None:
         """Run to the end, and leave a folder that is readable whatever happens."""
-        self.latest, self.setup = self.parts.first, described(self.parts, self.loaded)
+        self.latest, self.setup = self.parts.scored(self.parts.first), described(self.parts, self.loaded)
         table = self.loaded.scenario.server.strategy
         self.watched = Watched(table["kind"], self.parts.first)
         self.privacy = privacy_of(self.parts.strategy.strategy, float(table.get("noise_multiplier", 0.0)))
@@ -239,7 +239,7 @@ class _Session:
         """Score the model in *arrays*: takes no virtual time, and knows when it is enough."""
         scenario = self.loaded.scenario
         self.round = server_round
-        self.latest = records.params_of(arrays)
+        self.latest = self.parts.scored(records.params_of(arrays))
         last = server_round == scenario.server.rounds or self.grid.exhausted
         if server_round % scenario.evaluate.every and not last:
             self._tell()

@@ -74,9 +74,21 @@ def test_a_full_memory_says_what_to_try(go: Callable[..., Any], monkeypatch: pyt
         go()
 
 
-def test_a_variance_moved_below_zero_is_named(go: Callable[..., Any]) -> None:
-    """FedAdam steps over BatchNorm's variance as if it were a weight; the run stops and says so."""
+POLLING = """
+from flwr.app import Array, ArrayRecord
+from flwr.serverapp import strategy as flower
+
+class Below(flower.FedAvg):
+    def start(self, grid, initial_arrays, num_rounds=3, timeout=3600, train_config=None, evaluate_config=None, evaluate_fn=None):
+        arrays = ArrayRecord({name: Array(array.numpy() - 2) for name, array in initial_arrays.items()})
+        return super().start(grid, arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn)
+"""
+
+
+def test_a_variance_moved_below_zero_is_named(go: Callable[..., Any], tmp_path: Path) -> None:
+    """A server of its own that sends a negative variance, as if it were a weight, is stopped, and told so."""
     from fedsim.core.errors import RunError
 
+    (tmp_path / "polling_of_tests.py").write_text(POLLING)
     with pytest.raises(RunError, match=r"2.running_var became negative: .*FedAvg"):
-        go({**settings("norm"), "server.strategy": {"kind": "FedAdam", "eta": 3.0}})
+        go({**settings("norm"), "server.strategy": {"kind": "polling_of_tests:Below"}})

@@ -27,7 +27,8 @@ class Kept:
     planned: a task that stops early has taken fewer.
 
     *parts* are states by name: ``replay``, the memory; ``rehearsal``, what its method has of the last task; ``watch``, the
-    detector's side; ``local``, the client's own model; ``algorithm`` and ``optimizer``, what theirs keep.
+    detector's side; ``local``, the client's own model; ``algorithm`` and ``optimizer``, what theirs keep; ``statistics``, the
+    model's buffers where they are the client's own.
     """
 
     trained: int = 0

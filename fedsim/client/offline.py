@@ -17,7 +17,7 @@ from fedsim.learn.work import Result, Task
 class Offline:
     """Client *number* of a federation. *root* is the root key; all of a client's luck hangs below its own name.
 
-    *keeps* are the parts that its training reads of the task before: an optimiser's, an algorithm's.
+    *keeps* are the parts that its training reads of the task before: an optimiser's, an algorithm's, statistics of its own.
     """
 
     number: int
@@ -54,7 +54,7 @@ class Offline:
         job = order.job
         positions = self.federation.train(self.number) if training else self.federation.validation(self.number)
         count, key, after = next_task(self.number, self.root, kept, training, job.batches(len(positions)) if training else 0)
-        parts = kept.few(*self.keeps) if training else {}
+        parts = kept.few(*self.keeps) if training else kept.few("statistics") if job.own_statistics else {}
         held_back = self.federation.validation(self.number) if training and job.stopping else None
         rates = paced(job.lr, job.pace, job.sizes(len(positions)), order.when(kept, now)) if training and job.pace else None
         return Task(self.number, count, job, order.start, positions, key, parts=parts, rates=rates, held_back=held_back), after

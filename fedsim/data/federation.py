@@ -184,6 +184,23 @@ def split(pool: Pool, test_fraction: float | None, key: Key, groups: IntArray | 
     return Examples(train.x[kept], train.y[kept]), Examples(train.x[held], train.y[held]), kept
 
 
+def set_aside(train: Examples, count: int, key: Key, groups: IntArray | None = None) -> tuple[Examples, Examples, IntArray]:
+    """Return (train, aside, positions of what is left): *count* examples, drawn at random, are the server's own. Shapes: groups (n,).
+
+    Each of *groups* keeps its first example to train on. Raises ScenarioError where too few would be left.
+    """
+    free = np.arange(len(train), dtype=np.int64)
+    if groups is not None:
+        free = np.setdiff1d(free, np.unique(groups, return_index=True)[1])
+    if count >= len(free):
+        raise ScenarioError(
+            f"server.calibration_examples = {count}: leaves the clients nothing of {len(train)} examples to train on. Take fewer."
+        )
+    taken = np.sort(free[key.fold("calibration").numpy().permutation(len(free))[:count]])
+    left = np.setdiff1d(np.arange(len(train), dtype=np.int64), taken)
+    return Examples(train.x[left], train.y[left]), Examples(train.x[taken], train.y[taken]), left
+
+
 def _test_size(sizes: IntArray, share: float) -> IntArray:
     if not share:
         return np.zeros_like(sizes)

@@ -103,7 +103,7 @@ def order_of(message: Message, starts: StartCache, usual: Job) -> Order:
     if arrays is None:
         raise RunError(f"a {kind!r} message came in without parameters")
     if kind == "evaluate":
-        return Order(Job(kind="evaluate"), starts.of(arrays))
+        return Order(Job(kind="evaluate", own_statistics=usual.own_statistics), starts.of(arrays))
     fields = {
         name: record[wire] for record in content.config_records.values() for name, wire in _JOB.items() if wire in record
     }

@@ -17,12 +17,14 @@ from fedsim.core.machine import memory
 from fedsim.core.registry import Registry
 from fedsim.core.types import Array, Count, Params, Range
 from fedsim.learn.kept import worn
+from fedsim.learn.norms import Norm, layers
 from fedsim.learn.seeded import seeded
 from fedsim.learn.standardise import Standardise
 
 models: Registry[Callable[..., nn.Module]] = Registry("model", given=["shape", "outputs"], key="model")
 """Functions or classes that return an ``nn.Module``. Given: ``shape`` of one example, number of ``outputs``."""
 
+Ghost: TypeAlias = Annotated[int, Range(ge=2, why="one example has no variance")]
 Dropped: TypeAlias = Annotated[float, Range(ge=0, lt=1, why="the share of a layer's outputs that is left out; 0.5 is usual")]
 
 
@@ -43,25 +45,30 @@ def logreg(shape: tuple[int, ...], outputs: int, *, standardise: bool = False, z
 
 @models.register("mlp")
 def mlp(
-    shape: tuple[int, ...], outputs: int, *, hidden: Sequence[Count], dropout: Dropped = 0.0, standardise: bool = False
-) -> nn.Module:
+    shape: tuple[int, ...], outputs: int, *, hidden: Sequence[Count], dropout: Dropped = 0.0, standardise: bool = False,
+    norm: Norm = "none", groups: Count | None = None, ghost_size: Ghost | None = None,
+) -> nn.Module:  # fmt: skip
     """A multilayer perceptron with ReLU; ``hidden = [200, 200]`` on 28 x 28 images is McMahan's 2NN, 199,210 parameters.
 
     With *dropout*, that share of each hidden layer's outputs is left out while training; with *standardise* features are
-    first scaled by the mean and variance of those seen so far.
+    first scaled by the mean and variance of those seen so far. *norm* normalises what goes into each ReLU (norms.py).
     Reference: McMahan et al. 2017, arXiv:1602.05629, section 3.
     """
     widths = [math.prod(shape), *hidden]
-    layers: list[nn.Module] = [nn.Flatten(), *([Standardise(widths[0])] if standardise else [])]
+    parts: list[nn.Module] = [nn.Flatten(), *([Standardise(widths[0])] if standardise else [])]
     for inputs, width in zip(widths, widths[1:], strict=False):
-        layers += [nn.Linear(inputs, width), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else [])]
-    return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
+        parts += [nn.Linear(inputs, width), *layers(norm, width, groups, ghost_size), nn.ReLU()]
+        parts += [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*parts, nn.Linear(widths[-1], outputs))
 
 
 @models.register("cnn")
-def cnn(shape: tuple[int, ...], outputs: int) -> nn.Module:
+def cnn(
+    shape: tuple[int, ...], outputs: int, *, norm: Norm = "none", groups: Count | None = None, ghost_size: Ghost | None = None
+) -> nn.Module:
     """McMahan's CNN: two 5 x 5 convolutions (32, 64), each with 2 x 2 pooling, then 512; 1,663,370 parameters on 28 x 28.
 
+    *norm* normalises what goes into each ReLU, images by their channels (norms.py).
     Reference: McMahan et al. 2017, arXiv:1602.05629, section 3.
     """
     if len(shape) != 3 or min(shape[1:]) < 4:
@@ -71,9 +78,9 @@ def cnn(shape: tuple[int, ...], outputs: int) -> nn.Module:
         )
     channels, height, width = shape
     return nn.Sequential(
-        nn.Conv2d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 512), nn.ReLU(),
+        nn.Conv2d(channels, 32, 5, padding=2), *layers(norm, 32, groups, ghost_size, images=True), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5, padding=2), *layers(norm, 64, groups, ghost_size, images=True), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(64 * (height // 4) * (width // 4), 512), *layers(norm, 512, groups, ghost_size), nn.ReLU(),
         nn.Linear(512, outputs),
     )  # fmt: skip
 
@@ -253,8 +260,9 @@ def params_of(model: nn.Module) -> Params:
 
 
 def load_params(model: nn.Module, params: Params) -> nn.Module:
-    """Return *model* with *params* written into it."""
+    """Return *model* with *params* written into it; buffers that are not among them stay as they are."""
     with torch.no_grad():
         for name, tensor in travelling(model).items():
-            tensor.copy_(torch.tensor(params[name]).reshape(tensor.shape))
+            if name in params or name not in buffers(model):
+                tensor.copy_(torch.tensor(params[name]).reshape(tensor.shape))
     return model

@@ -50,6 +50,7 @@ class Job:
     *optimizer*, *algorithm*, *stopping*, *pace*, *sampling*, *accumulate* and *clipping* are the scenario's, on both sides: they never
     travel. None: SGD as the fields say, no algorithm, as many epochs as were ordered, one learning rate throughout, and gradients as
     they are.
+    Nor does *own_statistics*: the model's buffers are then the client's own, and stay.
     """
 
     kind: Literal["train", "evaluate"] = "train"
@@ -71,15 +72,17 @@ class Job:
     accumulate: int = 1
     at_once: int = 0
     clipping: Clipping | None = None
+    own_statistics: bool = False
 
     @property
     def keeping(self) -> tuple[str, ...]:
         """Return the parts of what a client keeps that its tasks of this job read and change."""
-        if self.optimizer is None and self.algorithm is None:
+        if self.optimizer is None and self.algorithm is None and not self.own_statistics:
             return ()
         optimizer = self.optimizer is not None and self.optimizer.state == "keep"
         algorithm = self.algorithm is not None and len(self.algorithm.keeps) > 0
-        return (*(["algorithm"] if algorithm else []), *(["optimizer"] if optimizer else []))
+        own = ["statistics"] if self.own_statistics else []
+        return (*(["algorithm"] if algorithm else []), *(["optimizer"] if optimizer else []), *own)
 
     @property
     def whole(self) -> bool:

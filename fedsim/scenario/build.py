@@ -23,10 +23,10 @@ from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.cost.ram import Ram
 from fedsim.data.checked import Checked, check_pool, checked
-from fedsim.data.federation import Federation, generated_federation, pool_federation, split
+from fedsim.data.federation import Federation, generated_federation, pool_federation, set_aside, split
 from fedsim.data.replay import Replay
+from fedsim.data.source import Examples, Pool, as_taken, finder
 from fedsim.data.source import Generator as Source
-from fedsim.data.source import Pool, as_taken, finder
 from fedsim.data.stream.arrivals import Stamps
 from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
@@ -35,12 +35,13 @@ from fedsim.flower.rounds import starts_itself
 from fedsim.learn import footprint
 from fedsim.learn.algorithms import Algorithm, FedAvg
 from fedsim.learn.arithmetic import Arithmetic
+from fedsim.learn.calibration import Calibration
 from fedsim.learn.controllers import Controller
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.templates import many_sizes
+from fedsim.learn.models import buffers, check_repeats, check_types, params_of, trainable
 from fedsim.learn.models import build as build_model
-from fedsim.learn.models import check_repeats, check_types, params_of, trainable
 from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.optim import Optimizer, Sgd
 from fedsim.learn.optim_adaptive import check_layers
@@ -49,7 +50,7 @@ from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
-from fedsim.scenario import judge
+from fedsim.scenario import around, judge
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
@@ -58,7 +59,8 @@ from fedsim.scenario.probe import measured, probe, takes_whole
 from fedsim.scenario.schema import Engine, Scenario
 from fedsim.scenario.updating import try_algorithm, try_clipping, try_coding, try_rule
 from fedsim.sim.fleet import Fleet
-from fedsim.strategy.extras import Extras, check_goes
+from fedsim.strategy.extras import Extras
+from fedsim.strategy.statistics import Statistics
 from fedsim.strategy.stock import Built
 from fedsim.strategy.stock import build as build_strategy
 
@@ -80,6 +82,8 @@ class Parts:
     strategy: Built
     extras: Extras | None = None
     controller: Controller | None = None
+    statistics: Statistics | None = None
+    calibration: Calibration | None = None
     warned: Heard = field(default_factory=Heard)
 
     @property
@@ -91,10 +95,14 @@ class Parts:
                 self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
                 judge.unfitting(self.fleet.fitting, self.job, self.federation),
                 *self.warned.lines("while the scenario was built"),
+                *(self.statistics.notes if self.statistics else ()), *around.notes(self.job, self.calibration),
             )
             if note
-        )
+        )  # fmt: skip
 
+    def scored(self, params: Params) -> Params:
+        """Return the model of *params* as the server scores and saves it: with statistics of its own, where clients keep theirs."""
+        return self.calibration.measured(params) if self.calibration and self.job.own_statistics else params
 
     @property
     def _unfilled(self) -> tuple[str, ...]:
@@ -160,15 +168,17 @@ def _built(loaded: Loaded) -> Parts:
             source = as_taken(source, lambda x: takes_whole(model, x))
         elif isinstance(source, Checked) and (x := source.client(0).x).dtype.kind in "iu":
             source = replace(source, whole=takes_whole(model, x[:2]))
-    federation = _federation(loaded, key, source)
+    around.check_statistics(scenario, list(buffers(model)), Calibration(model, torch.zeros(0)).names)
+    federation, aside = _federation(loaded, key, source)
     device = _device(scenario.engine)
-    strategy = measured(strategy, model)
+    strategy = strategy if job.own_statistics else measured(strategy, model)
     model = model.to(device, dtype)
-    first = params_of(model)
+    store = Store(federation, dtype, device)
+    calibration = None if aside is None else Calibration(model, store.tensors(aside)[0])
+    first = around.first(params_of(model), list(trainable(model)), job, calibration)
     trained = {name: first[name] for name in trainable(model)}
     check_layers(job.optimizer, scenario.training.optimizer["kind"], trained)
     _try_own(scenario, job, trained)
-    store = Store(federation, dtype, device)
     if scenario.engine.elsewhere:  # Here already, so that the examples are never kept twice.
         store.share()
         federation = store.federation
@@ -195,12 +205,13 @@ def _built(loaded: Loaded) -> Parts:
         fitting = Fitting(ram, footprint.count(model, objective, store.sample, arithmetic), scenario.training.too_large or "cannot_train")
         fleet = replace(fleet, fitting=fitting)
     fleet = replace(fleet, coding=_coding(scenario, job, fleet, first, model))
-    extras = _extras(scenario, strategy, job, first, list(trainable(model)))
+    extras, statistics = around.put(scenario, strategy, job, first, list(trainable(model)), calibration)
     told = reply_metrics(job, scores, fleet.client(0).tells)[1:]
     controller = _controller(scenario, strategy, scores, (*told, *strategy.extra_metrics))
     judge.check_rates(scenario, own_start=starts_itself(strategy.strategy))
     return Parts(
-        scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras, controller
+        scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras, controller, statistics,
+        calibration,
     )
 
 
@@ -230,6 +241,7 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         stopping=None if training.stopping is None else made("stopping", training.stopping), pace=_pace(scenario),
         sampling=training.sampling or "reshuffle", accumulate=training.accumulate,
         clipping=None if training.clipping is None else made("clipping", training.clipping),
+        own_statistics=scenario.server.statistics == "keep_local",
     )  # fmt: skip
 
 
@@ -265,17 +277,6 @@ def _try_own(scenario: Scenario, job: Job, params: Params) -> None:
     clipping = (scenario.training.clipping or {"kind": ""})["kind"]
     if ":" in clipping and job.clipping is not None:
         try_clipping(job.clipping, params, f"training.clipping.kind = {clipping!r}")
-
-
-def _extras(scenario: Scenario, strategy: Built, job: Job, first: Params, names: list[str]) -> Extras | None:
-    """Put the server's half of the algorithm around *strategy*, where it has one, and return it."""
-    server = job.algorithm.server(scenario.clients.count) if job.algorithm else None
-    if job.algorithm is None or server is None:
-        return None
-    check_goes(strategy.strategy, scenario.server.strategy["kind"], (scenario.training.algorithm or {})["kind"])
-    extras = Extras(server, names, job.algorithm.down, job.algorithm.up, first)
-    extras.around(strategy.strategy)
-    return extras
 
 
 def _coding(scenario: Scenario, job: Job, fleet: Fleet, first: Params, model: nn.Module) -> Coding | None:
@@ -320,25 +321,32 @@ def _online(scenario: Scenario, federation: Federation, objective: Objective) ->
     return online
 
 
-def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> Federation:
+def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> tuple[Federation, Examples | None]:
+    """Return the federation, and the examples that the server keeps for itself, where it does."""
     scenario = loaded.scenario
     data, count = scenario.data, scenario.clients.count
     kept_back = scenario.evaluate.client_test_fraction if scenario.evaluate.federated_fraction or scenario.training.stopping else 0.0
     judge.check_test(scenario)
     if not isinstance(source, Pool):
         judge.check_generated(data)
+        around.check_calibration(scenario)
         federation = generated_federation(source, count, key.fold("data"), data.test_fraction, kept_back)
-        return _streamed(loaded, key.fold("stream"), federation, source, None)
+        return _streamed(loaded, key.fold("stream"), federation, source, None), None
     table = judge.partition_of(data)
     natural = table.get("kind") == "natural" and source.groups is not None
     train, test, kept = split(source, data.test_fraction, key.fold("data"), source.groups if natural else None)
+    aside = None
+    if scenario.server.calibration_examples is not None:  # After the test part, which is the same with and without.
+        groups = source.groups[kept] if natural and source.groups is not None else None
+        train, aside, left = set_aside(train, scenario.server.calibration_examples, key.fold("data"), groups)
+        kept = kept[left]
     judge.check_count(count, len(train))
     partition = made(
         "partition", table, labels=train.y, clients=count, key=key.fold("data", "partition"),
         groups=None if source.groups is None else source.groups[kept],
     )  # fmt: skip
     federation = pool_federation(source, partition, test, train, key.fold("data"), kept_back, source.clients if natural else ())
-    return _streamed(loaded, key.fold("stream"), federation, source, kept)
+    return _streamed(loaded, key.fold("stream"), federation, source, kept), aside
 
 
 def _streamed(loaded: Loaded, key: Key, base: Federation, source: Pool | Source, kept: IntArray | None) -> Federation:

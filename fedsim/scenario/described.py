@@ -13,8 +13,8 @@ def described(parts: Parts, loaded: Loaded) -> Setup:
     return Setup(
         scenario=scenario.plain(), scenario_digest=scenario.digest, folder=loaded.folder, seed=scenario.seed,
         model={
-            "shape": list(federation.shape), "outputs": federation.outputs, "parameters": flops.parameters, "arrays": list(parts.first),
-            "training_flops_per_example": flops.training,
+            "shape": list(federation.shape), "outputs": federation.outputs, "parameters": flops.parameters,
+            "arrays": list(parts.scored(parts.first)), "training_flops_per_example": flops.training,
         },
         executor={
             "kind": scenario.engine.executing["kind"], "device": engine.device, "chunk": engine.chunk, "intra_op_threads": 1,

@@ -180,6 +180,9 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "dropout": "share of each hidden layer's outputs that is left out while training",
         "standardise": "whether features are scaled by the mean and variance of those seen so far",
         "zeros": "whether all parameters start at 0",
+        "norm": "what normalises before each ReLU: statistics of the batch, of groups of channels, of the layer, of ghost batches, or frozen ones",
+        "groups": "groups of channels of norm = 'group'; must divide every width",
+        "ghost_size": "examples of a ghost batch, of norm = 'ghost'",
     },
     "optimizer": {
         "lr": "the learning rate",

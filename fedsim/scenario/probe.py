@@ -22,6 +22,7 @@ from fedsim.learn import flops
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import buffers, called, params_of, travelling
+from fedsim.learn.norms import GhostNorm
 from fedsim.learn.objectives import Classification, Objective, mass_of
 from fedsim.learn.seeded import seeded
 from fedsim.learn.standardise import Standardise
@@ -181,7 +182,7 @@ def _check_accumulate(model: nn.Module, objective: Objective, at: str, x: Tensor
     if not isinstance(first, Tensor) or first.ndim < 1 or len(first) != len(x):
         return
     if not _alike(first[0], second[0], first):
-        layers = [type(layer).__name__ for layer in model.modules() if isinstance(layer, _BatchNorm | Standardise)]
+        layers = [type(layer).__name__ for layer in model.modules() if isinstance(layer, _BatchNorm | GhostNorm | Standardise)]
         what = f"its {layers[0]}" if layers else type(model).__name__
         raise ScenarioError(
             f"{at}: an update from several passes would not be that of one batch: {what} makes of an example something else by which"

@@ -166,13 +166,26 @@ class Training(Section):
         return self
 
 
+_STATISTICS = (
+    "What becomes of running statistics (a model's floating buffers): 'aggregate' averages them by examples, beside whatever steps the"
+    " strategy takes; 'keep_local' leaves each client its own, which never travel (Andreux et al. 2020, arXiv:2008.07424); 'recalibrate'"
+    " measures them after each aggregation, in no virtual time, in one forward pass over calibration_examples."
+)
+_CALIBRATION = (
+    "How many examples of the pool the server keeps for itself, to measure statistics on: drawn at random beside the test part, and no"
+    " client's. Their labels are not looked at. With 'keep_local' they serve the server's own score only."
+)
+
+
 class Server(Section):
-    """Which Flower strategy aggregates, for how long."""
+    """Which Flower strategy aggregates, for how long, and what becomes of running statistics."""
 
     strategy: Table
     rounds: Annotated[int, Field(ge=1, le=1_000_000_000)]
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     controller: Table | None = None
+    statistics: Annotated[Literal["aggregate", "keep_local", "recalibrate"], LATER, Field(description=_STATISTICS)] = "aggregate"
+    calibration_examples: Annotated[Annotated[int, Field(ge=2, le=10_000)] | None, Field(description=_CALIBRATION)] = None
 
 
 class Codec(Section):

@@ -142,7 +142,7 @@ class World:
         fleet, client = self.fleet, delivery.client
         training = order.job.kind == "train"
         program = fleet.client(client)
-        if training and program.chained:
+        if program.chained and (training or order.job.own_statistics):
             self._read(client)
         task, kept = program.plan(order, self.kept(client), self.env.now)
         # A task known to be lost, that leaves nothing, is not computed; unless nobody knows how long it takes before it is.

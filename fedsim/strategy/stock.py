@@ -35,6 +35,9 @@ OUR_PRIVATE = ("AdaptiveClipping", "FixedClipping")
 MEANS = ("FedAvg", "FedAvgM", "FedProx", "FedAdam", "FedYogi", "FedAdagrad")
 """What our wrappers may wrap, a reader's own apart: they are handed one reply, the private mean."""
 
+STEPPING = ("FedAvgM", "FedAdam", "FedYogi", "FedAdagrad")
+"""What moves the model by a step of its own making, and not to a mean of replies or one of them: no rule for a mean or a variance."""
+
 MEASURING = ("Krum", "MultiKrum", "Bulyan", "BulyanIterated", "QFedAvg", *PRIVATE, *OUR_PRIVATE)
 """What takes the norm of an update, or distances between them, over everything that travels: a model's buffers too."""
 

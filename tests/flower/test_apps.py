@@ -27,6 +27,7 @@ class Deaf:
     def version(self, row: Any) -> None: ...
 
 
+IID = {"kind": "iid"}
 PACED = {"kind": "exponential", "rate": 0.9}
 
 
@@ -36,7 +37,8 @@ PACED = {"kind": "exponential", "rate": 0.9}
     {"training.schedule": {**PACED, "clock": "version"}},
     {"clients.ram": {"kind": "lognormal", "mib": 0.0075, "sigma": 0.15}, "training.too_large": "smaller_batch"},
     {"training.epochs": 1.5, "training.batch_size": 4, "training.accumulate": 3, "training.sampling": "replacement"},
-], ids=["", "local_step", "version", "fitted", "accumulating"])  # fmt: skip
+    {"server.statistics": "keep_local", "model": {"kind": "mlp", "hidden": [8], "norm": "ghost", "ghost_size": 4}, "data.partition": IID},
+], ids=["", "local_step", "version", "fitted", "accumulating", "own statistics"])  # fmt: skip
 def test_a_real_client_answers_as_the_simulated_one(settings: dict[str, Any], scenario_file: Any, go: Any) -> None:
     """Called with Flower messages and contexts, our ClientApp returns the simulator's replies, round after round."""
     path = scenario_file({"data.partition": {"kind": "dirichlet", "alpha": 0.3}, "evaluate.federated_fraction": 0.5, **settings})

@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "seconds": {"training.schedule": {"kind": "exponential", "rate": 0.9, "clock": "virtual_s"}},
     "local": {"stream.predict": "local"},
+    "own statistics": {"server.statistics": "keep_local", "model": {"kind": "logreg", "standardise": True}},
     "detector": {
         "stream.labels": {"kind": "exponential", "delay_s": 4.0, "missing": 0.2}, "clients.detector": DDM,
         "clients.reaction": {"kind": "adapt", "buffer": "shrink", "lr_factor": 2.0},

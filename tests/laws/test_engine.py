@@ -21,6 +21,7 @@ from fedsim.learn import batching, models
 from fedsim.learn.engine import noise, passes
 from fedsim.learn.engine import step as steps
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.norms import FrozenNorm, GhostNorm
 from fedsim.learn.objectives import Classification
 from fedsim.learn.store import Store
 from fedsim.learn.work import Job, Result, Start, Task
@@ -191,6 +192,8 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "conv dropout": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout2d(0.4), nn.ReLU(), nn.Flatten(), nn.Linear(144, OUTPUTS)),
     "batch norm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, OUTPUTS)),
     "conv batch norm": lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, OUTPUTS)),
+    "ghost batch norm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), GhostNorm(16, 4), nn.ReLU(), nn.Linear(16, OUTPUTS)),
+    "frozen norm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), FrozenNorm(16), nn.ReLU(), nn.Linear(16, OUTPUTS)),
     "deciding": Deciding,
 }  # fmt: skip
 JOBS = {
@@ -223,7 +226,7 @@ def trained(
 
     Compiled *steps* may be shared: they know nothing of the chunk, and compiling is most of the work.
     """
-    fed = federation("batch norm" if "BatchNorm" in repr(model) else "")
+    fed = federation("batch norm" if any(word in repr(model) for word in ("BatchNorm", "GhostNorm")) else "")
     engine = CohortEngine(model, Classification(), Store(fed, dtype, torch.device("cpu")), chunk=chunk)
     engine._steps = engine._steps if steps is None else steps
     return engine.run(tasks(model, job, fed, versions))

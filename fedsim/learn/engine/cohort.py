@@ -82,7 +82,7 @@ class CohortEngine:
         self.device = str(self._device)
         self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
         self._steps: dict[tuple[int, int, bool, Mix], Step] = {}
-        self._starts = Starts(self._names, self._trained, self._dtype, self._device)
+        self._starts = Starts(carried, self._trained, self._dtype, self._device)
         self._scored: tuple[Start, list[Tensor]] | None = None
         self.arithmetic, self.many_sizes = arithmetic, many_sizes
         self._templates = Templates(model, objective, arithmetic) if many_sizes else None
@@ -201,7 +201,7 @@ class CohortEngine:
             with one_thread(), self.arithmetic.training(self._device.type):
                 rows = self._starts.rows(job, [task])
                 parts, loss = Learner(self._model, self.objective, self._store, task, self._starts.of(task), rows, self._trained).run()
-            found.append(self._result(task, Stack(self._names, rows.params), loss, rows, 0, parts, task.steps))
+            found.append(self._result(task, self._stack(job, rows), loss, rows, 0, parts, task.steps))
         return found
 
     def _predicted(self, task: Task) -> Params:
@@ -210,7 +210,7 @@ class CohortEngine:
             return {}
         local = task.parts.get("local")
         x, y, _ = self._store.pool([task])
-        return self._scorer.each(self._starts.tensors(local) if local else self._starts.of(task), x, y, task.test)
+        return self._scorer.each(self._starts.local(task, local) if local else self._starts.of(task), x, y, task.test)
 
     def _score(self, job: Job, tasks: list[Task]) -> list[Result]:
         return [Result(self._scores(task), mark=task.mark) for task in tasks]
@@ -267,13 +267,18 @@ class CohortEngine:
     def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray, early: Early | None) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
         means = losses.cumsum(axis=1)[:, -1] / (chunk.sizes > 0).sum(axis=1)
-        stack, results = Stack(self._names, rows.params), list[Result]()
+        stack, results = self._stack(chunk.tasks[0].job, rows), list[Result]()
         for i, task in enumerate(chunk.tasks):
             steps = int((chunk.sizes[i] > 0).sum())
             if early is not None:  # An algorithm goes by the steps behind what is sent.
                 task = dataclasses.replace(task, rates=task.step_rates[: early.sent])
             results.append(self._result(task, stack, float(means[i]), rows, i, {}, steps))
         return results
+
+    def _stack(self, job: Job, rows: Rows) -> Stack:
+        """Return what is sent of *rows*: without the buffers, where these are the client's own."""
+        count = self._trained if job.own_statistics else len(self._names)
+        return Stack(self._names[:count], rows.params[:count])
 
     def _result(self, task: Task, stack: Stack, loss: float, rows: Rows, row: int, parts: dict[str, State], steps: int) -> Result:
         """Return the result of a trained *task*: what its algorithm makes of it, and what its client keeps."""
@@ -288,6 +293,8 @@ class CohortEngine:
         if job.optimizer is not None and job.optimizer.state == "keep":
             kept = [name for term in job.optimizer.terms(job) for name in term.keeps]
             parts = {**parts, "optimizer": rows.kept(row, kept, steps)}
+        if job.own_statistics:
+            parts = {**parts, "statistics": rows.own(row, self._names)}
         if task.measured:
             metrics["steps"] = float(steps)
         return Result(metrics, params, self._predicted(task), parts, mark=task.mark)

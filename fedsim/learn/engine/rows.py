@@ -68,6 +68,11 @@ class Rows:
                 found |= {f"{name}/{param}": each[row].cpu().numpy() + 0 for param, each in zip(self._names, states[name], strict=True)}
         return found
 
+    def own(self, row: int, names: Sequence[str]) -> State:
+        """Return the buffers of *row*, which follow the parameters; *names* are those of both."""
+        found = zip(names[len(self._names) :], self.params[len(self._names) :], strict=True)
+        return {name: each[row].cpu().numpy() + 0 for name, each in found}
+
     def _stacked(self, name: str, kept: Sequence[Mapping[str, Array]]) -> list[Tensor]:
         """Return what *name* is for each parameter at first: what is kept, or zeros."""
         params = dict(zip(self._names, self.params, strict=False))

@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fedsim.core.errors import RunError
 from fedsim.core.state import State
-from fedsim.core.types import Params
+from fedsim.core.types import Array, Params
 from fedsim.learn.algorithms.ending import sent_of
 from fedsim.learn.engine.rows import Rows
+from fedsim.learn.norms import is_variance
 from fedsim.learn.optim import rule
 from fedsim.learn.work import Job, Task
 
 
 class Starts:
-    """Makes tensors of arrays called *names*, of which the first *trained* are parameters; what several tasks start from, once."""
+    """Makes tensors of arrays called as in *built*, of which the first *trained* are parameters; what several tasks start from, once.
 
-    def __init__(self, names: Sequence[str], trained: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._names, self._trained, self._dtype, self._device = list(names), trained, dtype, device
+    A buffer that no message brings is the client's own, or at first as in *built*.
+    """
+
+    def __init__(self, built: Mapping[str, Tensor], trained: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._names, self._trained, self._dtype, self._device = list(built), trained, dtype, device
+        self._built = {name: tensor.detach().clone() for name, tensor in list(built.items())[trained:]}
         self._known: dict[str, list[Tensor]] = {}
 
     def of(self, task: Task) -> list[Tensor]:
-        """Return the parameters that *task* starts from."""
+        """Return the parameters that *task* starts from, and its buffers."""
         content = task.start.content
         if content not in self._known:
             self._known[content] = self.tensors(task.start.params)
-        return self._known[content]
+        return self.own(task, self._known[content])
+
+    def local(self, task: Task, params: Params) -> list[Tensor]:
+        """Return *params*, the client's own model, as tensors."""
+        return self.own(task, self.tensors(params))
+
+    def own(self, task: Task, tensors: list[Tensor]) -> list[Tensor]:
+        """Return *tensors* with the buffers that the client of *task* keeps in the place of theirs, where it keeps any."""
+        mine = task.parts.get("statistics") if task.job.own_statistics else None
+        if not mine:
+            return tensors
+        return [*tensors[: self._trained], *(self._tensor(mine[name]) for name in self._names[self._trained :])]
 
     def forget(self) -> None:
         """Let go of all that is known."""
@@ -44,14 +60,17 @@ class Starts:
         return Rows(rule(job), self._names, self._stacked(tasks), self._trained, sent=sent, kept=kept, clipping=job.clipping)
 
     def tensors(self, params: Params) -> list[Tensor]:
-        """Return *params* as tensors. Raises RunError where a variance is negative."""
+        """Return *params* as tensors; buffers that are not among them as they were built. Raises RunError where a variance is negative."""
         for name, array in params.items():
-            if name.endswith("running_var") and (array < 0).any():
+            if is_variance(name) and (array < 0).any():
                 raise RunError(
-                    f"{name} became negative: the server's strategy moves BatchNorm's variance like a parameter. Use a"
-                    f" strategy that averages, like FedAvg, or GroupNorm in the model."
+                    f"{name} became negative: the server moves BatchNorm's variance like a parameter. Use a strategy that averages, like"
+                    f" FedAvg, or GroupNorm in the model."
                 )
-        return [torch.tensor(params[name], dtype=self._dtype, device=self._device) for name in self._names]
+        return [self._built[name] if name not in params and name in self._built else self._tensor(params[name]) for name in self._names]
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.tensor(array, dtype=self._dtype, device=self._device)
 
     def _algorithms(self, job: Job, task: Task) -> State:
         """Return what the client keeps of *task*'s algorithm: what that says it keeps, so that nothing is taken for an optimiser's."""
@@ -59,8 +78,7 @@ class Starts:
         return {name: array for name, array in kept.items() if name.partition("/")[0] in keeps}
 
     def _sent(self, task: Task, extra: str) -> list[Tensor]:
-        arrays = sent_of(task, extra, self._names[: self._trained])
-        return [torch.tensor(array, dtype=self._dtype, device=self._device) for array in arrays.values()]
+        return [self._tensor(array) for array in sent_of(task, extra, self._names[: self._trained]).values()]
 
     def _stacked(self, tasks: Sequence[Task]) -> list[Tensor]:
         """Return the parameters each row starts from; one set, expanded, where all rows start from the same."""

@@ -174,6 +174,10 @@ def _placed(step: Step, model: nn.Module, real: Sequence[Tensor], y: Tensor, pla
     small = sum(p.numel() for p in trainable(model).values()) < MANY_NUMBERS
     draws = 8 if small else 2
     found = [_same_bits(step, _drawn(step, model, x, seed), y, plain) for seed, x in enumerate(real)]
+    if buffers(model):  # As built they may hide everything: what has seen one example knows no spread yet, and scales all to 0.
+        for seed, x in enumerate(real):
+            moved = _moved(step, model, _drawn(step, model, x, seed), real[(seed + 1) % len(real)], y)
+            found.append(_same_bits(step, moved, y, plain))
     with suppress(Exception):  # Numbers of all sizes tell more than real ones, which may be zeros; where the model takes them.
         found += [_same_bits(step, _drawn(step, model, _normal(real[0], seed), seed), y, plain) for seed in range(draws)]
     same = [all(pair) for pair in zip(*found, strict=True)]
@@ -296,6 +300,15 @@ def _drawn(step: Step, model: nn.Module, x: Tensor, seed: int | None) -> _Client
         (torch.rand(m.shape, generator=draw) < m.keep).to(x.device, params[0].dtype) / (m.keep or 1.0) for m in step.masks
     ]
     return [p.detach() for p in params] + kept, x, masks
+
+
+def _moved(step: Step, model: nn.Module, client: _Client, other: Tensor, y: Tensor) -> _Client:
+    """Return *client* with the buffers that a step on the features *other* leaves."""
+    carried, x, masks = client
+    mine = [p.clone().unsqueeze(0) for p in carried]
+    _after(step, mine, other.unsqueeze(0), y.unsqueeze(0), [mask.unsqueeze(0) for mask in masks], True, 0.0)
+    count = len(trainable(model))
+    return [*carried[:count], *(buffer[0] for buffer in mine[count:])], x, masks
 
 
 def _after(
