@@ -59,7 +59,10 @@ class Preview:
         control = self.parts.controller
         sizes = sorted(set(control.changes) - {"lr_factor"}) if control else []
         orders = f"server.controller: may change {' and '.join(sizes)}, and with that how long tasks take; what is foretold is without it."
-        return [*self.parts.notes, *([early] if self.parts.job.stopping else []), *([orders] if sizes else [])]
+        noisy = "training.batch_policy: goes by what training tells; what is foretold is at the size that it starts with."
+        sizing = self.parts.fleet.sizing
+        told = [early] if self.parts.job.stopping else []
+        return [*self.parts.notes, *told, *([orders] if sizes else []), *([noisy] if sizing and sizing.policy.needs else [])]
 
     def plain(self) -> dict[str, Any]:
         """Return the figures as plain values."""

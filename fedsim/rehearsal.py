@@ -213,9 +213,11 @@ def _all(stage: _Stage, rounds: int) -> Foretold:
 
 
 def _alarms(parts: Parts) -> bool:
-    """Return whether an alarm, or the server's controller, changes how much a client trains, and so how long that takes."""
+    """Return whether an alarm, a policy's batch size or the server's controller changes how long a client trains."""
     reaction = None if parts.fleet.online is None else parts.fleet.online.reaction
     if parts.controller is not None and set(parts.controller.changes) - {"lr_factor"}:
+        return True
+    if parts.fleet.sizing is not None and parts.fleet.sizing.policy.needs:
         return True
     return reaction is not None and (reaction.replay_share is not None or reaction.keep_share < 1.0)
 

@@ -80,7 +80,7 @@ def job_config(job: Job) -> ConfigRecord:
     So is ``server-version``, which is 0 at first.
     """
     config = ConfigRecord({wire: getattr(job, name) for name, wire in _JOB.items() if name != "drop_last" or job.drop_last})
-    if job.pace is not None and job.pace.needs("version"):
+    if job.goes_by("version"):
         config[VERSION] = 0
     return config
 
@@ -122,11 +122,11 @@ def order_of(message: Message, starts: StartCache, usual: Job) -> Order:
 
 def _clocks(content: RecordDict, job: Job) -> tuple[int, int]:
     """Return the server's round and version, where the schedule of *job* goes by one of them. Raises RunError where nobody tells it."""
-    if job.pace is None:
+    if job.pace is None and not job.clocks:
         return 1, 0
     clocks: tuple[tuple[Clock, str], ...] = (("round", ROUND), ("version", VERSION))
     for clock, key in clocks:
-        if job.pace.needs(clock) and not any(key in record for record in content.config_records.values()):
+        if job.goes_by(clock) and not any(key in record for record in content.config_records.values()):
             raise RunError(
                 f"training.schedule.clock = {clock!r}: a 'train' message came without {key!r} in its config, which says what this clock"
                 f" shows. The strategy puts it there, or takes another clock: 'local_step' and 'virtual_s' are the client's own."

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,13 @@ import numpy as np
 from fedsim.core.keys import picks, shuffles
 from fedsim.core.types import IntArray
 from fedsim.learn.work import FULL, Job, Task
+
+
+def opening(task: Task) -> IntArray:
+    """Return the positions of the first new examples that *task* reads, as many as are gauged. Shapes: -> (gauged,)."""
+    if task.laid_out:  # New ones first, in each mini-batch.
+        return task.positions[: task.gauged]
+    return orders(dataclasses.replace(task.job, epochs=0, steps=1), [task])[0, : task.gauged]
 
 
 def orders(job: Job, tasks: Sequence[Task]) -> IntArray:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.core.errors import ScenarioError
+from fedsim.core.types import FloatArray
 from fedsim.learn.models import trainable
 from fedsim.learn.objectives import Objective
 from fedsim.learn.operations import COSTS, Watch
 from fedsim.learn.optim import flops_of
-from fedsim.learn.work import Task
+from fedsim.learn.work import Job, Task
 
 ELEMENTWISE = 4.0
 """Operations charged per element that a layer puts out (bias, activation, their gradients): torch counts none."""
@@ -44,7 +46,15 @@ class Flops:
         taken, seen = (task.steps, task.seen) if steps is None else (steps, int(task.sizes[:steps].sum()))
         if task.held_back is not None:
             before += self.forward * len(task.held_back) * (taken // (task.steps // int(job.epochs)))
-        return before + self.training * (seen + training) + flops_of(job, self.parameters) * taken
+        return before + self.training * (seen + training + task.gauged) + self.update(job) * taken
+
+    def update(self, job: Job) -> float:
+        """Return the operations of one update of the parameters, the gradient being there."""
+        return flops_of(job, self.parameters)
+
+    def of_steps(self, task: Task, steps: int) -> FloatArray:
+        """Return the operations of each of the first *steps* steps of *task*, and of nothing besides. Shapes: -> (steps,)."""
+        return task.sizes[:steps].astype(np.float64) * self.training + self.update(task.job)
 
 
 def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops:

@@ -29,6 +29,10 @@ class When:
     version: int = 0
     now_s: Seconds = 0.0
 
+    def shows(self, clock: Clock) -> float:
+        """Return what *clock* shows; rounds count from 0 there."""
+        return {"local_step": self.steps, "round": max(0, self.round - 1), "version": self.version, "virtual_s": self.now_s}[clock]
+
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
@@ -78,8 +82,7 @@ class Pace:
     def _factors(self, schedule: Schedule, steps: int, when: When) -> FloatArray:
         if self.clock == "local_step":
             return self._warmed(schedule, (0 if self.restart else when.steps) + np.arange(steps, dtype=np.float64))
-        time = {"round": max(0, when.round - 1), "version": when.version, "virtual_s": when.now_s}[self.clock]
-        return np.repeat(self._warmed(schedule, np.array([time], dtype=np.float64)), steps)
+        return np.repeat(self._warmed(schedule, np.array([when.shows(self.clock)], dtype=np.float64)), steps)
 
     def _warmed(self, schedule: Schedule, times: FloatArray) -> FloatArray:
         if not self.warmup:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fedsim.learn.algorithms import Algorithm
     from fedsim.learn.clipping import Clipping
     from fedsim.learn.optim import Optimizer
-    from fedsim.learn.pace import Pace
+    from fedsim.learn.pace import Clock, Pace
     from fedsim.learn.stopping import Stopping
 
 Mark: TypeAlias = tuple[str, int, int]
@@ -32,6 +32,8 @@ FULL = 0
 """The batch size that stands for "all examples of the client" (McMahan's B = infinity)."""
 Sampling: TypeAlias = Literal["reshuffle", "replacement", "sequential"]
 """How a client's examples come into mini-batches: in a fresh order each epoch, each drawn anew, or as they lie."""
+NOISE = "noise"
+"""The part of a result that says how noisy gradients were at the start: ``trace`` and ``square``, (1,) each."""
 ROUNDING = 1e-12
 """By how much a share of an epoch's batches may exceed a whole number and be that: 0.1 times 30 is 3.0000000000000004."""
 
@@ -47,8 +49,9 @@ class Job:
     *at_once* cuts a batch further, into micro-batches that a device can hold; 0 does not.
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
-    *optimizer*, *algorithm*, *stopping*, *pace*, *sampling*, *accumulate* and *clipping* are the scenario's, on both sides: they never
-    travel. None: SGD as the fields say, no algorithm, as many epochs as were ordered, one learning rate throughout, and gradients as
+    *clocks* are those that its client goes by besides *pace*.
+    *optimizer*, *algorithm*, *stopping*, *pace*, *sampling*, *accumulate*, *clocks* and *clipping* are the scenario's, on both sides: they
+    never travel. None: SGD as the fields say, no algorithm, as many epochs as were ordered, one learning rate throughout, and gradients as
     they are.
     Nor does *own_statistics*: the model's buffers are then the client's own, and stay.
     """
@@ -73,6 +76,7 @@ class Job:
     at_once: int = 0
     clipping: Clipping | None = None
     own_statistics: bool = False
+    clocks: tuple[Clock, ...] = ()
 
     @property
     def keeping(self) -> tuple[str, ...]:
@@ -109,6 +113,10 @@ class Job:
         most = self.at_once or self.batch_size
         whole, rest = divmod(size, most)
         return [most] * whole + ([rest] if rest else [])
+
+    def goes_by(self, clock: Clock) -> bool:
+        """Return whether a client that plans a task of it looks at *clock*."""
+        return clock in self.clocks or (self.pace is not None and self.pace.needs(clock))
 
     def passes(self, held: IntArray) -> tuple[IntArray, IntArray]:
         """Return how many examples pass through the model at once, and how many in the short last pass of an epoch; 0 for none.
@@ -227,7 +235,8 @@ class Task:
     are the positions to be predicted before training; by the parameters in the part ``local``, where it is there, and by
     *start* otherwise. *parts* are what the client keeps and this task reads. *weight* is what the client counts
     for in the server's average; None: its examples. *rates* are the learning rates of its steps, (steps,); None: the
-    job's. *held_back* are positions of examples by which it may stop early.
+    job's. *held_back* are positions of examples by which it may stop early. Of its first *gauged* new examples the gradients are
+    looked at one by one, before it trains.
     """
 
     client: int
@@ -243,6 +252,7 @@ class Task:
     weight: int | None = None
     rates: FloatArray | None = None
     held_back: IntArray | None = None
+    gauged: int = 0
 
     @property
     def measured(self) -> bool:

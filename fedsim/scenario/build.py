@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fedsim.client.fitting import Fitting
 from fedsim.client.program import reply_metrics
+from fedsim.client.sizing import Sizing
 from fedsim.client.stream import Online
 from fedsim.codec import Coding, Plain
 from fedsim.core import own
@@ -35,6 +36,7 @@ from fedsim.flower.rounds import starts_itself
 from fedsim.learn import footprint
 from fedsim.learn.algorithms import Algorithm, FedAvg
 from fedsim.learn.arithmetic import Arithmetic
+from fedsim.learn.batch_policies import BatchPolicy
 from fedsim.learn.calibration import Calibration
 from fedsim.learn.controllers import Controller
 from fedsim.learn.engine.cohort import CohortEngine
@@ -93,7 +95,7 @@ class Parts:
             note
             for note in (
                 self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
-                judge.unfitting(self.fleet.fitting, self.job, self.federation),
+                judge.unfitting(self.fleet.fitting, self.job, self.federation), judge.loading_bound(self.fleet),
                 *self.warned.lines("while the scenario was built"),
                 *(self.statistics.notes if self.statistics else ()), *around.notes(self.job, self.calibration),
             )
@@ -140,7 +142,8 @@ def _built(loaded: Loaded) -> Parts:
     table = slots()
     chosen(table["executor"], scenario.engine.executing)  # Opened by whoever runs; checked by whoever only looks.
     strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction, hint=elsewhere)
-    job = _job(scenario, strategy)
+    policy: BatchPolicy | None = None if scenario.training.batch_policy is None else made("batch_policy", scenario.training.batch_policy)
+    job = _job(scenario, strategy, policy)
     source: Pool | Source = made("source", scenario.data.source, find=finder(loaded.folder), key=key.fold("data"))
     objective: Objective = made("objective", scenario.training.objective)
     if ":" in scenario.data.source["kind"]:
@@ -183,12 +186,15 @@ def _built(loaded: Loaded) -> Parts:
         store.share()
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
-    many = many or scenario.training.too_large == "smaller_batch"  # Each device has its own.
+    many = many or policy is not None or scenario.training.too_large == "smaller_batch"  # Each device has its own.
     arithmetic = Arithmetic(scenario.engine.precision, scenario.training.checkpointing)
     engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many, arithmetic=arithmetic)
     judge.check_ram(scenario.clients, scenario.training)
     at = f"training.objective.kind = {scenario.training.objective['kind']!r}"
-    counted, scores = probe(model, objective, engine, store, federation, job, at, judge.cuts(scenario.clients, scenario.training))
+    counted, scores = probe(
+        model, objective, engine, store, federation, job, at, judge.cuts(scenario.clients, scenario.training),
+        changes="" if policy is None else "training.batch_policy",
+    )  # fmt: skip
     counted = counted.checkpointed() if arithmetic.checkpointing else counted
     judge.check_stop(scenario, scores)
     judge.check_classes(scenario, federation)
@@ -204,6 +210,10 @@ def _built(loaded: Loaded) -> Parts:
         ram: Ram = made("ram", scenario.clients.ram, key=key.fold("ram"))
         fitting = Fitting(ram, footprint.count(model, objective, store.sample, arithmetic), scenario.training.too_large or "cannot_train")
         fleet = replace(fleet, fitting=fitting)
+    if scenario.clients.loading is not None:
+        fleet = replace(fleet, loader=made("loader", scenario.clients.loading, key=key.fold("loading")))
+    if policy is not None:
+        fleet = replace(fleet, sizing=Sizing.of(policy, fleet.compute, counted, federation.count, fleet.loader))
     fleet = replace(fleet, coding=_coding(scenario, job, fleet, first, model))
     extras, statistics = around.put(scenario, strategy, job, first, list(trainable(model)), calibration)
     told = reply_metrics(job, scores, fleet.client(0).tells)[1:]
@@ -223,9 +233,11 @@ def _device(engine: Engine) -> torch.device:
     return torch.device("cuda" if gpu else "cpu")
 
 
-def _job(scenario: Scenario, strategy: Built) -> Job:
+def _job(scenario: Scenario, strategy: Built, policy: BatchPolicy | None) -> Job:
     judge.check_stopping(scenario)
     judge.check_sampling(scenario.training)
+    if policy is not None:
+        judge.check_policy(scenario, policy, own_start=starts_itself(strategy.strategy))
     training = scenario.training
     optimizer: Optimizer = made("optimizer", training.optimizer)
     algorithm: Algorithm = made("algorithm", training.algorithm or {"kind": "fedavg"})
@@ -242,6 +254,7 @@ def _job(scenario: Scenario, strategy: Built) -> Job:
         sampling=training.sampling or "reshuffle", accumulate=training.accumulate,
         clipping=None if training.clipping is None else made("clipping", training.clipping),
         own_statistics=scenario.server.statistics == "keep_local",
+        clocks=() if policy is None else policy.clocks,
     )  # fmt: skip
 
 

@@ -78,6 +78,11 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "mib": "MiB that a device has for training; of lognormal devices the median",
         "sigma": "how much devices differ: standard deviation of the logarithm of their memory",
     },
+    "loader": {
+        "examples_per_s": "how many examples a second a device reads; of those that differ the median",
+        "sigma": "how much devices differ: standard deviation of the logarithm of their rate",
+        "depth": "how many mini-batches may be loaded ahead of the step at work; 0 takes turns",
+    },
     "availability": {
         "mean_on_s": "how long a client is there, in the mean",
         "mean_off_s": "how long it is away, in the mean",
@@ -225,6 +230,17 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "start": "the share of the rate at which it begins",
         "end": "the share of the rate at which it ends",
         "anneal": "whether it rises and falls as half a cosine, or in a straight line",
+    },
+    "batch_policy": {
+        "every": "after how much of its clock's time the size grows, each time",
+        "factor": "by what the size is multiplied then",
+        "clock": "what its time is: the client's local steps so far, the server's rounds, its versions, or seconds; all from 0",
+        "theta": "how large the noise in a batch's gradient may be, as a share of the signal",
+        "times": "how many noise scales the size is",
+        "memory": "the share of the past in the moving averages of signal and noise",
+        "least": "the smallest size",
+        "most": "the largest size; as large as a client's data unless given",
+        "powers_of_two": "whether sizes are powers of two, so that there are few: each has a compiled step of its own, some 0.1 s",
     },
     "controller": {
         "metric": "the score that it goes by: one of the central evaluation, or of training, like train_loss",

@@ -49,6 +49,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.codec import bfloat16, codecs  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
+    from fedsim.cost.loading import loaders
     from fedsim.cost.network import networks
     from fedsim.cost.ram import rams
     from fedsim.data import bundled, files, recorded, river, synthetic  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
@@ -64,6 +65,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.trigger import triggers
     from fedsim.learn import optim_adaptive  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.algorithms import algorithms, feddyn, fednova, scaffold  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.learn.batch_policies import batch_policies
     from fedsim.learn.clipping import clippings
     from fedsim.learn.controllers import controllers
     from fedsim.learn.engine.executors import executors, local, processes  # pyright: ignore[reportUnusedImport]  # noqa: F401
@@ -77,7 +79,7 @@ def slots() -> dict[str, Slot]:
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, rams, replays, detectors, reactions, triggers, arrivals, orders,
         labellings, changes, schedules, onsets, models, optimizers, clippings, objectives, rehearsals, algorithms, codecs, stoppings,
-        executors, lr_schedules, controllers,
+        executors, lr_schedules, controllers, batch_policies, loaders,
     ]  # fmt: skip
     common = {lr_schedules.noun: Schedule}
     return {registry.noun: Slot(registry.key, registry.noun, registry, common.get(registry.noun)) for registry in found}

@@ -32,11 +32,13 @@ from fedsim.strategy.stock import Built
 
 
 def probe(
-    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job, at: str, cuts: str
+    model: nn.Module, objective: Objective, engine: CohortEngine, store: Store, federation: Federation, job: Job, at: str, cuts: str,
+    changes: str = "",
 ) -> tuple[flops.Flops, tuple[str, ...]]:
     """Try the model on two examples: what it costs, what its objective reports, and whether it can be trained.
 
-    *at* is the reader's word for the objective, *cuts* that for what makes an update from several passes; empty where nothing does.
+    *at* is the reader's word for the objective, *cuts* that for what makes an update from several passes, *changes* that for
+    what changes the size of batches; empty where nothing does.
     """
     x, y = store.sample(2)
     name = type(model).__name__
@@ -54,7 +56,7 @@ def probe(
         _check_weights(objective, name, put_out.shape[1])
     if type(objective) is not Classification:  # A subclass too is a reader's own.
         _check_objective(objective, put_out, y, at, each=federation.streams is not None)
-    _check_batches(model, federation, job, x[:1])
+    _check_batches(model, federation, job, x[:1], changes)
     if cuts:
         _check_accumulate(model, objective, cuts, *store.sample(SEVERAL, seed=0))
     with door("model.kind", f"{name} cannot be trained:"):
@@ -131,12 +133,12 @@ def _check_objective(objective: Objective, put_out: Any, y: Tensor, at: str, *, 
             raise refused("each", losses, f"real numbers of shape ({len(y)},), the loss of each of {len(y)} examples")
 
 
-def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor) -> None:
+def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor, changes: str) -> None:
     """Refuse batches of one example, as *x* is, where the model cannot train on these: torch would, in the middle of a run."""
     streams, held = federation.streams is not None, federation.sizes(np.arange(federation.count))
     size, rest = job.passes(held)
     short = np.flatnonzero((size == 1) | (rest == 1))
-    if (job.drop_last and job.batch_size != 1 and job.accumulate == 1) if streams else not len(short):
+    if (job.drop_last and job.batch_size != 1 and job.accumulate == 1) if streams else not len(short) and not changes:
         return
     try:
         with torch.no_grad(), seeded(0):
@@ -146,6 +148,8 @@ def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor
         return
     except Exception as error:  # Whatever a stranger's forward() may raise; BatchNorm wants more values than one.
         why = f"{type(model).__name__} cannot train on one example ({reason(error)})"
+    if changes and not len(short):
+        raise ScenarioError(f"{changes}: may come to a batch of one example, and {why}. Leave it out, or take GroupNorm.")
     if streams:  # How many examples meet in a mini-batch is a matter of when they come.
         hint = f"training.drop_last = true{', with a larger batch_size' if job.batch_size == 1 else ''}"
         raise ScenarioError(f"model.kind: {why}, and on a [stream] a batch may hold one. Try {hint}, or GroupNorm in place of BatchNorm.")

@@ -18,6 +18,8 @@ Clock = Literal["local_step", "round", "version", "virtual_s"]
 """What a schedule of the learning rate goes by; ``learn/pace.py`` says what each is."""
 
 
+_LOADING = "How fast each client's device loads mini-batches, and how many ahead of its steps; at once unless given."
+_BATCH_POLICY = "How a client's batch size goes from task to task, from batch_size on; as it is unless given."
 _RAM = "How much memory each client's device has for training; any amount unless given."
 _CHECKPOINTING = "Whether activations are computed again in the backward pass, in the place of being kept: less memory, more operations."
 _TOO_LARGE = (
@@ -81,6 +83,7 @@ class Clients(Section):
     network: Table = Field(default_factory=lambda: {"kind": "ideal"})
     availability: Table = Field(default_factory=lambda: {"kind": "always"})
     ram: Annotated[Table | None, Field(description=_RAM)] = None
+    loading: Annotated[Table | None, Field(description=_LOADING)] = None
     replay: Table | None = None
     detector: Table | None = None
     reaction: Table | None = None
@@ -145,6 +148,7 @@ class Training(Section):
     steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     batch_size: Annotated[int, Field(ge=1, le=1_000_000_000)] | Literal["full"] = 10
     drop_last: bool = False
+    batch_policy: Annotated[Table | None, Field(description=_BATCH_POLICY)] = None
     sampling: Annotated[Literal["reshuffle", "replacement", "sequential"] | None, Field(description=_SAMPLING)] = None
     accumulate: Annotated[int, Field(ge=1, le=1_000_000, description=_ACCUMULATE), LATER] = 1
     optimizer: Table

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedsim.client.fitting import Fitted, Fitting
 from fedsim.client.offline import Offline
 from fedsim.client.program import Program
+from fedsim.client.sizing import Sized, Sizing
 from fedsim.client.stream import Online, OnStream
 from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
+from fedsim.core.types import Seconds
 from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
+from fedsim.cost.loading import Loader, waited
 from fedsim.cost.network import Network
 from fedsim.data.federation import Federation
 from fedsim.data.stream import Stream
 from fedsim.learn.flops import Flops
-from fedsim.learn.work import Job
+from fedsim.learn.work import Job, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,22 @@ class Fleet:
     online: Online | None = None
     coding: Coding | None = None
     fitting: Fitting | None = None
+    sizing: Sizing | None = None
+    loader: Loader | None = None
+
+    def took(self, client: int, task: Task, number: int, flops: float, steps: int) -> tuple[Seconds, Seconds]:
+        """Return how long *client*'s own *number*-th task takes that needs *flops*, and how much of it its *steps* wait for data.
+
+        Only mini-batches go through the loader: what else passes through the model, and evaluations, is at hand.
+        """
+        compute_s = self.compute.seconds(client, number, flops)
+        if self.loader is None or task.job.kind != "train" or not flops:
+            return compute_s, 0.0
+        # What it takes besides operations is known from a task of none; all operations of a task go at one speed.
+        each_s = self.flops.of_steps(task, steps) * ((compute_s - self.compute.seconds(client, number, 0.0)) / flops)
+        per_s = float(self.loader.examples_per_s(np.array([client]))[0])
+        wait_s = waited(task.sizes[:steps], per_s, each_s, self.loader.depth)
+        return compute_s + wait_s, wait_s
 
     def client(self, number: int) -> Program:
         """Return the program of client *number*."""
@@ -49,7 +70,9 @@ class Fleet:
             program = Offline(number, self.federation, self.key, self.job.keeping)
         else:
             program = OnStream(number, self.federation, self.key, self.online, self.job.keeping)
-        return program if self.fitting is None else Fitted(number, program, self.fitting)
+        if self.fitting is not None:
+            program = Fitted(number, program, self.fitting)
+        return program if self.sizing is None else Sized(number, program, self.sizing)  # Outermost: what fits is decided after it.
 
     def stream(self, number: int) -> Stream:
         """Return what reaches client *number*. Raises RunError where nothing streams in."""

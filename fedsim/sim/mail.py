@@ -72,6 +72,8 @@ class Delivery:
     ticket: int | None = None
     flops: float = 0.0
     steps: int = 0
+    waited_s: Seconds = 0.0
+    batch_size: int = 0
     failure: str = ""
     abandoned: bool = False
     kept: Kept | None = None
@@ -126,9 +128,9 @@ class Delivery:
         self.started_s = now
         self._go("computing")
 
-    def plan(self, task: Task, flops: float, steps: int) -> None:
+    def plan(self, task: Task, flops: float, steps: int, waited_s: Seconds = 0.0, batch_size: int = 0) -> None:
         """Take what is to be done, and what it costs."""
-        self.task, self.flops, self.steps = task, flops, steps
+        self.task, self.flops, self.steps, self.waited_s, self.batch_size = task, flops, steps, waited_s, batch_size
 
     def answer(self, now: Seconds) -> None:
         """Take that the work is done and the answer on its way."""
@@ -163,6 +165,7 @@ class Delivery:
             steps=self.steps, flops=self.flops,
             down_bytes=down.payload, down_framing_bytes=down.framing,
             up_bytes=up.payload, up_framing_bytes=up.framing, loss=loss, result=result, failure=self.failure,
+            waited_s=self.waited_s, batch_size=self.batch_size,
         )  # fmt: skip
 
     def _go(self, stage: Stage) -> None:

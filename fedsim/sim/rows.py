@@ -22,7 +22,8 @@ class TaskRow:
 
     *number* counts the client's own tasks of this *kind*; *version* is that of the model it was sent. Bytes are what
     was put on the wire, framing apart. *result* is the SHA-256 of what the strategy was given, *failure* the reason
-    why it was given an error; both are empty otherwise.
+    why it was given an error; both are empty otherwise. *waited_s* is how long its steps waited for mini-batches to be loaded,
+    *batch_size* what the client's policy chose; both are 0 where there is no loader, and no policy.
     """
 
     message: str
@@ -47,6 +48,8 @@ class TaskRow:
     loss: float | None
     result: str
     failure: str
+    waited_s: Seconds = 0.0
+    batch_size: int = 0
 
     @property
     def wire_bytes(self) -> int:

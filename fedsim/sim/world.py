@@ -153,7 +153,8 @@ class World:
         if delivery.wanted or measured:
             delivery.ticket = self.engine.submit(task)
         steps = self._measured(delivery) if measured else None
-        delivery.plan(task, fleet.flops.of(task, steps), 0 if not training else task.steps if steps is None else steps)
+        taken, flops = 0 if not training else task.steps if steps is None else steps, fleet.flops.of(task, steps)
         self._keep(delivery, program, kept)
-        number = task.number if training else EVALUATIONS + task.number
-        return fleet.compute.seconds(client, number, delivery.flops)
+        took_s, waited_s = fleet.took(client, task, task.number if training else EVALUATIONS + task.number, flops, taken)
+        delivery.plan(task, flops, taken, waited_s, task.job.batch_size if training and fleet.sizing is not None else 0)
+        return took_s

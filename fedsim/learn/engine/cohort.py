@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from fedsim.core.state import State
 from fedsim.core.types import FloatArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
+from fedsim.learn.batching import opening
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, planned, ranked
 from fedsim.learn.engine.diagnosis import Guarded, broken
 from fedsim.learn.engine.eager import remembers
@@ -28,6 +30,7 @@ from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.executors import Site
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
+from fedsim.learn.engine.persample import noise
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
 from fedsim.learn.engine.stack import Stack
@@ -41,7 +44,7 @@ from fedsim.learn.objectives import Mixed, Objective, mass_of
 from fedsim.learn.optim import is_plain
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
-from fedsim.learn.work import Job, Mix, Result, Row, Start, Task
+from fedsim.learn.work import NOISE, Job, Mix, Result, Row, Start, Task
 
 PROBED_BATCHES = 2
 """Batches of real examples, drawn at random, that a compiled step is tried on besides the first."""
@@ -212,6 +215,14 @@ class CohortEngine:
         x, y, _ = self._store.pool([task])
         return self._scorer.each(self._starts.local(task, local) if local else self._starts.of(task), x, y, task.test)
 
+    def _noise(self, task: Task) -> State:
+        """Return the noise in the gradients of the first examples that *task* reads, at what it started from."""
+        x, y, _ = self._store.pool([task])
+        places = torch.from_numpy(opening(task)).to(x.device)
+        self.as_built()
+        trace, square = noise(self._model, self.objective, self._starts.of(task), x[places], y[places])
+        return {"trace": np.array([trace]), "square": np.array([square])}
+
     def _score(self, job: Job, tasks: list[Task]) -> list[Result]:
         return [Result(self._scores(task), mark=task.mark) for task in tasks]
 
@@ -295,6 +306,8 @@ class CohortEngine:
             parts = {**parts, "optimizer": rows.kept(row, kept, steps)}
         if job.own_statistics:
             parts = {**parts, "statistics": rows.own(row, self._names)}
+        if task.gauged:
+            parts = {**parts, NOISE: self._noise(task)}
         if task.measured:
             metrics["steps"] = float(steps)
         return Result(metrics, params, self._predicted(task), parts, mark=task.mark)
