@@ -70,6 +70,8 @@ CASES: dict[str, tuple[Table, Table, Table]] = {
     "codec": ({}, {"kind": "bfloat16"}, {"kind": "plain"}),
     "lr_schedule": ({}, {"kind": "step", "size": 1}, {"gamma": 0.7}),
     "controller": (RATES, {"kind": "plateau", "patience": 0, "least": 0.9}, {"factor": 0.3}),
+    "batch_policy": ({}, {"kind": "norm_test"}, {"theta": 9.0}),
+    "loader": ({}, {"kind": "prefetch", "examples_per_s": 100.0}, {"depth": 0}),
     "executor": ({}, {"kind": "local"}, {"kind": "hasty"}),
     "arrivals": (STREAM, {"kind": "constant", "per_s": 1.0}, {"per_s": 1.5}),
     "order": (STREAM, {"kind": "shuffled"}, {"kind": "as_is"}),

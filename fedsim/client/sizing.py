@@ -13,7 +13,7 @@ from fedsim.client.program import Finished, Order, Program
 from fedsim.core.types import Seconds
 from fedsim.cost.compute import Compute
 from fedsim.cost.loading import Loader
-from fedsim.learn.batch_policies import BatchPolicy, Situation
+from fedsim.learn.batch_policies import EXAMPLES, BatchPolicy, Situation
 from fedsim.learn.flops import Flops
 from fedsim.learn.work import FULL, NOISE, Job, Result, Task
 
@@ -96,7 +96,7 @@ class Sized:
         finished, policy, found = self.program.finish(task, result, kept), self.sizing.policy, result.parts.get(NOISE)
         if found is None:
             return finished
-        told = {name: float(found[name][0]) for name in policy.needs}
+        told = {EXAMPLES: float(task.gauged), **{name: float(found[name][0]) for name in policy.needs}}
         learned = policy.learned(kept.parts.get(BATCH, {}), task.job.batch_size, told)
         parts = {name: part for name, part in finished.parts.items() if name != NOISE}
         return dataclasses.replace(finished, parts={**parts, BATCH: learned})

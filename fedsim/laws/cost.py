@@ -12,6 +12,7 @@ from fedsim.core.keys import Key
 from fedsim.core.types import IntArray
 from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
+from fedsim.cost.loading import Loader
 from fedsim.cost.network import Network
 from fedsim.cost.ram import Ram
 from fedsim.laws.broken import Law, Make, alike, luck, want
@@ -28,6 +29,10 @@ def answers(model: object, clients: IntArray) -> dict[int, list[float]]:
         return _of_network(cast(Network, model), clients)
     if hasattr(model, "mib"):
         return {int(client): [float(size)] for client, size in zip(clients, cast(Ram, model).mib(clients), strict=True)}
+    if hasattr(model, "examples_per_s"):
+        loader = cast(Loader, model)
+        rates = loader.examples_per_s(clients)
+        return {int(client): [float(rate), float(loader.depth)] for client, rate in zip(clients, rates, strict=True)}
     return _of_availability(cast(Availability, model), clients)
 
 
@@ -118,6 +123,16 @@ def sizes_are_positive_and_keep_shape(make: Make) -> None:
         want(((sizes > 0) & np.isfinite(sizes)).all(), f"memory of {len(clients)} clients: {sizes.tolist()}")
 
 
+def rates_are_positive_and_keep_shape(make: Make) -> None:
+    """There is a rate above 0 for each client asked about, in float64, and a depth of 0 or more."""
+    for clients in (CLIENTS, CLIENTS[:1], CLIENTS[:0]):
+        loader = make(key=Key(6))
+        rates = loader.examples_per_s(clients)
+        alike((clients.shape, "float64"), (rates.shape, str(rates.dtype)), f"rates of {len(clients)} clients: their form")
+        want(((rates > 0) & np.isfinite(rates)).all(), f"rates of {len(clients)} clients: {rates.tolist()}")
+        want(int(loader.depth) == loader.depth >= 0, f"its depth is {loader.depth!r}")
+
+
 def messages_take_finite_time_and_more_for_more(make: Make) -> None:
     """A message takes some seconds, and a longer one no fewer."""
     network, sizes = make(key=Key(6)), (0, 1, 1000, 796_840, 10**9)
@@ -198,6 +213,7 @@ def answers_stay_as_given(make: Make) -> None:
 _ALL: tuple[Law, ...] = (same_key_same_answer, order_of_asking_does_not_matter, adding_clients_leaves_the_others)
 LAWS: dict[str, tuple[Law, ...]] = {
     "ram": (*_ALL, sizes_are_positive_and_keep_shape),
+    "loader": (*_ALL, rates_are_positive_and_keep_shape),
     "compute": (*_ALL, tasks_take_finite_time_and_more_for_more, speeds_are_positive_and_keep_shape),
     "network": (*_ALL, messages_take_finite_time_and_more_for_more, times_follow_from_rates),
     "availability": (*_ALL, next_change_is_later, something_changes_there, nothing_changes_before, answers_stay_as_given),

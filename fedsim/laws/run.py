@@ -72,7 +72,7 @@ LAWS: dict[str, tuple[Law, ...]] = {
     "executor": (it_computes_what_this_process_does,),
     **dict.fromkeys(("model", "objective"), (one_digest,)),
     **dict.fromkeys(
-        ("replay", "detector", "reaction", "rehearsal", "optimizer", "clipping", "algorithm", "stopping"),
+        ("replay", "detector", "reaction", "rehearsal", "optimizer", "clipping", "algorithm", "stopping", "batch_policy"),
         (a_client_goes_on_from_what_it_keeps, one_digest),
     ),
 }

@@ -24,8 +24,12 @@ STATISTICS = ("trace", "square")
 """What a policy may be told of a client's last task: tr(Sigma) and |G|^2, without bias, of the gradients of single examples. They are
 the new ones of its first mini-batch, at the parameters that it received; that costs the device their gradients once more. A mini-batch
 of one example tells nothing."""
+EXAMPLES = "examples"
+"""What it is told besides: from how many gradients these are."""
 LARGEST = 1_000_000_000
 """The largest batch size that a scenario can name."""
+AHEAD = 1.5
+"""By what factor the norm test takes a larger size than the last estimates ask for: the signal falls as they grow old."""
 GROWTH = 2.0
 """By what factor a size that follows an estimate moves at most from a task to the next: a single estimate is noisy."""
 
@@ -70,7 +74,7 @@ class BatchPolicy(Protocol):
         ...
 
     def learned(self, kept: State, size: int, statistics: Mapping[str, float]) -> State:
-        """Return what is kept once a task in batches of *size* has told its *statistics*."""
+        """Return what is kept once a task in batches of *size* has told its *statistics*: what it needs, and ``examples``."""
         ...
 
 
@@ -174,8 +178,9 @@ class Timely:
 class Following:
     """A policy that follows the moving averages of tr(Sigma) and |G|^2: *wanted* of the size before, the two and the situation.
 
-    Averages are divided, and ratios never averaged. Where |G|^2 comes out at 0 or below, the signal is lost in noise, and the size
-    grows. What is kept is the size of the last task and the two averages, which are 0 before the first.
+    Averages are divided, and ratios never averaged; an estimate counts by the examples that it is from, since one from few is all noise.
+    Where |G|^2 comes out at 0 or below, the signal is lost in noise, and the size grows. What is kept is the size of the last task and
+    the two averages, each up to a factor.
     """
 
     wanted: Callable[[float, float, float, int, Situation], float]
@@ -194,9 +199,9 @@ class Following:
         return self.bounds.within(min(max(wanted, before / GROWTH), before * GROWTH), up=self.up)
 
     def learned(self, kept: State, size: int, statistics: Mapping[str, float]) -> State:
-        """Return the size, and the averages with what was told."""
-        before = {name: float(kept[name][0]) if kept else statistics[name] for name in STATISTICS}
-        after = {name: before[name] + (1.0 - self.memory) * (statistics[name] - before[name]) for name in STATISTICS}
+        """Return the size, and the averages with what was told: up to one factor, which is the same for both."""
+        weight = statistics[EXAMPLES]
+        after = {name: (self.memory * float(kept[name][0]) if kept else 0.0) + weight * statistics[name] for name in STATISTICS}
         return {name: np.array([value]) for name, value in {"size": float(size), **after}.items()}
 
 
@@ -265,7 +270,7 @@ def _even(ordered: int, situation: Situation) -> float:
 
 
 def _normed(theta: float, before: float, trace: float, square: float, ordered: int, situation: Situation) -> float:
-    return max(before, trace / (theta**2 * square)) if square > 0 else before * GROWTH
+    return max(before, AHEAD * trace / (theta**2 * square)) if square > 0 else before * GROWTH
 
 
 def _scaled(times: float, before: float, trace: float, square: float, ordered: int, situation: Situation) -> float:

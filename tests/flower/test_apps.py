@@ -38,7 +38,9 @@ PACED = {"kind": "exponential", "rate": 0.9}
     {"clients.ram": {"kind": "lognormal", "mib": 0.0075, "sigma": 0.15}, "training.too_large": "smaller_batch"},
     {"training.epochs": 1.5, "training.batch_size": 4, "training.accumulate": 3, "training.sampling": "replacement"},
     {"server.statistics": "keep_local", "model": {"kind": "mlp", "hidden": [8], "norm": "ghost", "ghost_size": 4}, "data.partition": IID},
-], ids=["", "local_step", "version", "fitted", "accumulating", "own statistics"])  # fmt: skip
+    {"training.batch_policy": {"kind": "growing", "every": 1, "clock": "version"}},
+    {"training.batch_policy": {"kind": "norm_test"}, "clients.loading": {"kind": "prefetch", "examples_per_s": 50.0}},
+], ids=["", "local_step", "version", "fitted", "accumulating", "own statistics", "growing", "norm_test"])  # fmt: skip
 def test_a_real_client_answers_as_the_simulated_one(settings: dict[str, Any], scenario_file: Any, go: Any) -> None:
     """Called with Flower messages and contexts, our ClientApp returns the simulator's replies, round after round."""
     path = scenario_file({"data.partition": {"kind": "dirichlet", "alpha": 0.3}, "evaluate.federated_fraction": 0.5, **settings})

@@ -18,6 +18,7 @@ from fedsim.core.types import BoolArray, FloatArray, IntArray
 from fedsim.cost.availability import Always, Availability, OnOff, availabilities, diurnal, onoff
 from fedsim.cost.compute import Compute, ConstantCompute, computes
 from fedsim.cost.compute import lognormal as lognormal_compute
+from fedsim.cost.loading import Prefetch, loaders
 from fedsim.cost.network import ConstantNetwork, Network, networks
 from fedsim.cost.network import lognormal as lognormal_network
 from fedsim.cost.ram import ConstantRam, rams
@@ -28,6 +29,7 @@ REQUIRED: dict[str, dict[str, dict[str, Any]]] = {
     "compute": {name: {"gflops": 5.0} for name in ("constant", "exponential", "lognormal")},
     "network": {name: {"down_mbps": 6.0, "up_mbps": 2.0} for name in ("constant", "lognormal")},
     "ram": {name: {"mib": 512.0} for name in ("constant", "lognormal")},
+    "loader": {"prefetch": {"examples_per_s": 2000.0}},
     "availability": {"onoff": {"mean_on_s": 600.0, "mean_off_s": 1800.0}},
 }
 EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -43,6 +45,7 @@ EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 0.0, "correlation": 1.0, "latency_s": 0.06}),
     ],
     "ram": [("constant", {"mib": 1e-6}), ("lognormal", {"mib": 512.0, "sigma": 10.0}), ("lognormal", {"mib": 512.0, "sigma": 0.0})],
+    "loader": [("prefetch", {"examples_per_s": 1e-6, "sigma": 10.0, "depth": 0})],
     "availability": [
         ("onoff", {"mean_on_s": 50.0, "mean_off_s": 1e9}),
         ("onoff", {"mean_on_s": 1e9, "mean_off_s": 50.0}),
@@ -86,6 +89,17 @@ class DrawnRam:
     draws: np.random.Generator
 
     def mib(self, clients: IntArray) -> FloatArray:
+        return 1.0 + self.draws.random(len(clients))
+
+
+@dataclass
+class DrawnLoader:
+    """A loader whose rate is whatever its generator says next."""
+
+    draws: np.random.Generator
+    depth: int = 2
+
+    def examples_per_s(self, clients: IntArray) -> FloatArray:
         return 1.0 + self.draws.random(len(clients))
 
 
@@ -235,6 +249,12 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
         "adding_clients_leaves_the_others": [lambda key: DrawnRam(fresh(key))],
         "sizes_are_positive_and_keep_shape": [lambda key: ConstantRam(0.0)],
     },
+    "loader": {
+        "same_key_same_answer": [lambda key: DrawnLoader(fresh(key))],
+        "order_of_asking_does_not_matter": [lambda key: DrawnLoader(fresh(key))],
+        "adding_clients_leaves_the_others": [lambda key: DrawnLoader(fresh(key))],
+        "rates_are_positive_and_keep_shape": [lambda key: Prefetch(0.0, 0.0, 2, key), lambda key: Prefetch(1.0, 0.5, -1, key)],
+    },
     "availability": {
         **SHARED,
         "next_change_is_later": [lambda key: Warped(sometimes(key), change=lambda inner, clients, now: now)],
@@ -247,7 +267,7 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
         "answers_stay_as_given": [lambda key: OneArray(sometimes(key))],
     },
 }  # fmt: skip
-REGISTRIES: list[Registry[Any]] = [computes, networks, rams, availabilities]
+REGISTRIES: list[Registry[Any]] = [computes, networks, rams, loaders, availabilities]
 
 
 @pytest.mark.parametrize(
@@ -311,7 +331,7 @@ def test_another_key_is_another_luck() -> None:
     for registry in REGISTRIES:
         for name in registry:
             make = maker(registry, name, REQUIRED[registry.noun].get(name, {}))
-            drawn = name not in ("always", "constant", "ideal")
+            drawn = name not in ("always", "constant", "ideal", "prefetch")  # Loaders differ where there is a sigma.
 
             assert drawn == (answers(make(Key(0)), CLIENTS) != answers(make(Key(1)), CLIENTS))
 

@@ -33,7 +33,7 @@ from fedsim.scenario.kinds import slots
 
 FILES = {"idx", "npz", "csv", "csv_stream", "windows", "river", "openml"}
 """Sources that read: what they give is in test_sources and its like."""
-ELSEWHERE = {"partition", "replay", "compute", "network", "ram", "availability", "arrivals", "detector", "codec", "executor"}
+ELSEWHERE = {"partition", "replay", "compute", "network", "ram", "loader", "availability", "arrivals", "detector", "codec", "executor"}
 """Nouns whose kinds are held to their laws in files of their own."""
 NEEDED: dict[str, dict[str, dict[str, Any]]] = {
     "source": {name: {"examples_per_client": 20} for name in ("sea", "stagger", "agrawal", "hyperplane", "random_rbf_drift", "led")},
@@ -63,9 +63,9 @@ NEEDED: dict[str, dict[str, dict[str, Any]]] = {
         "cosine": {"over": 100}, "cosine_restarts": {"first": 10.0, "times": 2, "floor": 0.1}, "polynomial": {"over": 100.0, "power": 0.9},
         "one_cycle": {"over": 100},
     },
-    "controller": {"plateau": {"patience": 2}},
+    "controller": {"plateau": {"patience": 2}}, "batch_policy": {"growing": {"every": 2, "clock": "version"}},
 }  # fmt: skip
-SPREAD = {"rehearsal", "stopping", "objective", "clipping"}
+SPREAD = {"rehearsal", "stopping", "objective", "clipping", "batch_policy"}
 """Nouns of which every kind is run by two workers here; models, optimisers and algorithms are elsewhere."""
 CASES = [
     (noun, name, law)
@@ -343,6 +343,32 @@ class Overwriting(Counting):
         return state, {"epochs": 1}
 
 
+@dataclass
+class Sizes:
+    """A policy whose sizes and states are *bent*."""
+
+    bent: Callable[[int, Any], Any] = lambda ordered, situation: ordered
+    keeps: Callable[[State, int], Any] = lambda kept, size: {}
+    needs: tuple[str, ...] = ("trace",)
+    clocks: tuple[str, ...] = ()
+
+    def size(self, ordered: int, situation: Any, kept: State) -> Any:
+        return self.bent(ordered, situation)
+
+    def learned(self, kept: State, size: int, statistics: Any) -> Any:
+        return self.keeps(kept, size)
+
+
+class Restless(Sizes):
+    """A policy that keeps its state in itself."""
+
+    asked = 0
+
+    def size(self, ordered: int, situation: Any, kept: State) -> int:
+        self.asked += 1
+        return ordered + self.asked
+
+
 def dice(**_: Any) -> Pool:
     rng = np.random.default_rng()
     return Pool(Examples(rng.random((9, 2), dtype=np.float32), rng.integers(2, size=9)), outputs=2)
@@ -383,6 +409,15 @@ WRONG: dict[tuple[str, str], list[Callable[..., Any]]] = {
         lambda: Timed(lambda times: np.full(len(times), np.random.random())), lambda: Timed(lambda times: np.exp(-times, out=times)),
     ],
     ("controller", "what_it_wants_follows_from_its_state"): [Counting, Overwriting, lambda: Counting(("lr_factor",), 0)],
+    ("batch_policy", "a_size_follows_from_what_is_kept"): [
+        Restless, lambda: Sizes(lambda ordered, situation: 0), lambda: Sizes(lambda ordered, situation: ordered / 3),
+        lambda: Sizes(keeps=lambda kept, size: {"size": size}), lambda: Sizes(needs=("loss",)),
+        lambda: Sizes(keeps=lambda kept, size: kept.update(n=np.ones(1)) or {}), lambda: Sizes(lambda *_: 1 + np.random.randint(9)),
+    ],
+    ("batch_policy", "it_goes_by_the_clocks_that_it_names"): [
+        lambda: Sizes(lambda ordered, situation: ordered + situation.when.version),
+        lambda: Sizes(lambda ordered, situation: ordered + int(situation.when.now_s), clocks=("version", "round")),
+    ],
     ("reaction", "a_step_has_one_rate"): [lambda at: ByTheBatch()],
     ("source", "a_source_is_a_function_of_its_key"): [dice],
 }  # fmt: skip
