@@ -14,7 +14,7 @@ from rich.table import Table
 from fedsim.report.units import duration, megabytes
 from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
-from fedsim.score.outcomes import streams_ended, uncounted
+from fedsim.score.outcomes import streams_ended, uncounted, waiting
 from fedsim.score.run import Run
 
 if TYPE_CHECKING:
@@ -105,6 +105,11 @@ def summary(run: Run) -> None:
     tasks = run.tasks
     others = ", ".join(f"{count:,} {name}" for name, count in uncounted(tasks).items())
     table.add_row("client tasks", f"{len(tasks):,}{f' ({others})' if others else ''}")
+    if tasks.waited_s.any():
+        table.add_row("loading", f"{waiting(tasks):.0%} of the time at work on a task passed in waiting for mini-batches")
+    if tasks.batch_size.any():
+        chosen = tasks.batch_size[tasks.batch_size > 0]
+        table.add_row("batch sizes", f"{chosen.min():,} to {chosen.max():,} (median {chosen.median():g}), as training.batch_policy has them")
     table.add_row("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
                   f" ({about['model']['parameters']:,} parameters)")  # fmt: skip
     table.add_row("seed", str(about["seed"]))

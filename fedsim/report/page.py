@@ -18,7 +18,7 @@ from fedsim.report.figures import MEANINGS, Drawing, Seen
 from fedsim.report.sections import Section, part, sections
 from fedsim.report.units import duration, megabytes
 from fedsim.score.online import pooled
-from fedsim.score.outcomes import streams_ended, uncounted
+from fedsim.score.outcomes import streams_ended, uncounted, waiting
 from fedsim.score.run import Run
 
 FILE = "report.html"
@@ -71,6 +71,8 @@ def _facts(seen: Seen, _: Drawing) -> str:
             "Both ways, for tasks that did not count: late, failed, after their stream's end, or cut off by the end of the run.",
         ),
         ("client tasks", f"{len(seen.tasks):,}", ""),
+        *([("waited for data", f"{waiting(seen.tasks):.0%}", "Of the time that devices were at work: for mini-batches to be loaded.")]
+          if seen.tasks.waited_s.any() else []),
         ("seed", str(about["seed"]), ""),
         ("digest", f"{digest[:12]}..." if digest else "none yet" if run.status == "running" else "none",
          digest or "A run has a digest once it is done."),

@@ -52,7 +52,7 @@ from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
-from fedsim.scenario import around, judge
+from fedsim.scenario import around, batches, judge
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
@@ -95,7 +95,7 @@ class Parts:
             note
             for note in (
                 self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
-                judge.unfitting(self.fleet.fitting, self.job, self.federation), judge.loading_bound(self.fleet),
+                judge.unfitting(self.fleet.fitting, self.job, self.federation), batches.loading_bound(self.fleet),
                 *self.warned.lines("while the scenario was built"),
                 *(self.statistics.notes if self.statistics else ()), *around.notes(self.job, self.calibration),
             )
@@ -237,7 +237,7 @@ def _job(scenario: Scenario, strategy: Built, policy: BatchPolicy | None) -> Job
     judge.check_stopping(scenario)
     judge.check_sampling(scenario.training)
     if policy is not None:
-        judge.check_policy(scenario, policy, own_start=starts_itself(strategy.strategy))
+        batches.check_policy(scenario, policy, own_start=starts_itself(strategy.strategy))
     training = scenario.training
     optimizer: Optimizer = made("optimizer", training.optimizer)
     algorithm: Algorithm = made("algorithm", training.algorithm or {"kind": "fedavg"})

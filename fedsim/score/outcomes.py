@@ -20,6 +20,13 @@ def streams_ended(about: Mapping[str, Any]) -> bool:
     return about["status"] == "done" and "stream" in scenario and final.get("rounds", 0) < scenario["server"]["rounds"] and not met
 
 
+def waiting(tasks: pd.DataFrame) -> float:
+    """Return the share of the time that devices were at work on training tasks in which they waited for mini-batches to be loaded."""
+    done = tasks[(tasks.kind == "train") & tasks.computed_s.notna()]
+    worked = float((done.computed_s - done.started_s).sum())
+    return float(done.waited_s.sum()) / worked if worked else 0.0
+
+
 def uncounted(tasks: pd.DataFrame) -> dict[str, int]:
     """Return how many client tasks did not count, by why: words of a summary; a stream's end is no failure."""
     outcomes = tasks.outcome.value_counts()

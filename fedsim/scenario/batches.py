@@ -1,0 +1,50 @@
+"""What of batch sizes and of loading them only shows when the parts of a scenario meet: refused, or told, in the reader's words."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedsim.core.errors import ScenarioError
+from fedsim.learn.batch_policies import BatchPolicy
+from fedsim.learn.work import FULL
+from fedsim.scenario.schema import Scenario
+from fedsim.sim.fleet import Fleet
+
+LOADERS_OF = 100_000
+"""Clients whose loaders are looked at before a run, at most."""
+
+
+def check_policy(scenario: Scenario, policy: BatchPolicy, *, own_start: bool) -> None:
+    """Refuse a batch-size policy where there is no size to go from, somebody else changes it too, or its clock cannot be read."""
+    training, at = scenario.training, f"training.batch_policy.kind = {(scenario.training.batch_policy or {}).get('kind')!r}"
+    if training.batch_size == "full":
+        raise ScenarioError(f"{at}: goes from training.batch_size, and that is 'full', all that a client holds. Set a number.")
+    if training.stopping is not None and "local_step" in policy.clocks:
+        raise ScenarioError(
+            "training.batch_policy.clock = 'local_step': with training.stopping nobody knows how many steps a client has taken when its"
+            " next task is planned. 'round', 'version' and 'virtual_s' work."
+        )
+    if own_start and "version" in policy.clocks:
+        raise ScenarioError(
+            f"training.batch_policy.clock = 'version': server.strategy.kind = {scenario.server.strategy['kind']!r} has a start() of its"
+            f" own, and its messages do not say which version they carry. 'round', 'local_step' and 'virtual_s' work."
+        )
+
+
+def loading_bound(fleet: Fleet) -> str:
+    """Return whose loaders cannot keep up with their steps, in a sentence; empty where there are no loaders.
+
+    That is who loads fewer examples a second than the device trains on, in batches of the job's size.
+    """
+    loader, count = fleet.loader, fleet.federation.count
+    if loader is None:
+        return ""
+    clients = np.arange(min(count, LOADERS_OF))
+    size = np.maximum(1, fleet.federation.sizes(clients) if fleet.job.batch_size == FULL else fleet.job.batch_size * fleet.job.accumulate)
+    step_s = (fleet.flops.training * size + fleet.flops.update(fleet.job)) / (fleet.compute.gflops(clients) * 1e9)
+    load_s = size / loader.examples_per_s(clients)
+    bound = load_s > step_s
+    share = float(np.median(step_s / (load_s + step_s if not loader.depth else np.maximum(load_s, step_s))))
+    who = "" if len(clients) == count else f" first {len(clients):,}"
+    what = "loading and steps take turns" if not loader.depth else f"{bound.sum():,} of the{who} {len(clients):,} clients are loading bound"
+    return f"clients.loading: {what}; a step is at work {share:.0%} of the time, in the median."
