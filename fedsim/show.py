@@ -109,7 +109,7 @@ def summary(run: Run) -> None:
         table.add_row("loading", f"{waiting(tasks):.0%} of the time at work on a task passed in waiting for mini-batches")
     if tasks.batch_size.any():
         chosen = tasks.batch_size[tasks.batch_size > 0]
-        table.add_row("batch sizes", f"{chosen.min():,} to {chosen.max():,} (median {chosen.median():g}), as training.batch_policy has them")
+        table.add_row("batch sizes", f"{chosen.min():,} to {chosen.max():,} (median {chosen.median():g}), by training.batch_policy")
     table.add_row("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
                   f" ({about['model']['parameters']:,} parameters)")  # fmt: skip
     table.add_row("seed", str(about["seed"]))
