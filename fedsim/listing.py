@@ -49,7 +49,7 @@ def overview(width: int) -> list[str]:
     rest = [noun for noun in names if not any(noun in pair for pair in paired)]
     wrapped = {noun: textwrap.wrap(", ".join(names[noun]), max(20, width - COLUMN), break_on_hyphens=False) for noun in rest}
     while sum(map(len, wrapped.values())) + len(pairs) > LINES - 1:  # The longest lists give way first.
-        longest = max(wrapped, key=lambda noun: len(wrapped[noun]))
+        longest = max(wrapped, key=lambda noun: len(wrapped[noun]) - (noun == STRATEGY))  # Those of strategies a line later.
         if len(wrapped[longest]) == 1:
             break
         wrapped[longest] = _cut(names[longest], max(20, width - COLUMN), len(wrapped[longest]) - 1)
