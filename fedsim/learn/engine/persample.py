@@ -26,6 +26,13 @@ def noise(model: nn.Module, objective: Objective, params: Sequence[Tensor], x: T
     evaluation mode, so that no Dropout and no other example is in a gradient. *params* are all that travels, in its order.
     Shapes: x (n, ...), y (n, ...).
     """
+    return noises(model, objective, params, x, y, [len(x)])[0]
+
+
+def noises(
+    model: nn.Module, objective: Objective, params: Sequence[Tensor], x: Tensor, y: Tensor, sizes: Sequence[int]
+) -> list[tuple[float, float]]:
+    """Return the same for several sets of examples at the same *params*, one after the other in (x, y), of *sizes*: it calls less."""
     names, count = list(travelling(model)), len(trainable(model))
     rest = dict(zip(names[count:], params[count:], strict=True))
     leaves = [param.detach() for param in params[:count]]
@@ -34,18 +41,24 @@ def noise(model: nn.Module, objective: Objective, params: Sequence[Tensor], x: T
         outputs = called(model, {**dict(zip(names, some, strict=False)), **rest}, one.unsqueeze(0))
         return objective.loss(outputs, target.unsqueeze(0))
 
-    total, sums = 0.0, [torch.zeros(leaf.shape, dtype=torch.float64, device=leaf.device) for leaf in leaves]
     each = max(1, PIECE_BYTES // max(1, sum(leaf.numel() * leaf.element_size() for leaf in leaves)))
+    found: list[tuple[float, float]] = []
+    total, sums, done, want = 0.0, list[Tensor](), 0, list(sizes)
     with evaluating(model), seeded(0):  # Whatever draws here draws of its own.
         for begin in range(0, len(x), each):
             gradients = of_each(loss, leaves, x[begin : begin + each], y[begin : begin + each])
-            total += float(squares(gradients).sum())
-            for whole, gradient in zip(sums, gradients, strict=True):
-                whole += gradient.sum(dim=0)  # At most a piece's sum is in the gradients' own type.
-    n = len(x)
-    mean = float(squares([(whole / n).unsqueeze(0) for whole in sums])[0])
-    trace = max(0.0, total - n * mean) / (n - 1)
-    return trace, mean - trace / n
+            lengths, first = squares(gradients).tolist(), 0
+            while first < len(lengths):  # As far as the piece goes, or to the end of a set.
+                last = min(len(lengths), first + want[len(found)] - done)
+                part = [gradient[first:last].sum(dim=0) for gradient in gradients]
+                sums = [a.double() + b for a, b in zip(sums, part, strict=True)] if sums else part
+                total, done, first = total + sum(lengths[first:last]), done + last - first, last
+                if done == want[len(found)]:
+                    mean = float(squares([(whole / done).unsqueeze(0) for whole in sums])[0])
+                    trace = max(0.0, total - done * mean) / (done - 1)
+                    found.append((trace, mean - trace / done))
+                    total, sums, done = 0.0, [], 0
+    return found
 
 
 def of_each(loss: Callable[[list[Tensor], Tensor, Tensor], Tensor], params: list[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
