@@ -17,6 +17,7 @@ from fedsim.cost.network import Network
 from fedsim.data.federation import Federation
 from fedsim.data.stream import Stream
 from fedsim.learn.flops import Flops
+from fedsim.learn.monitor import Monitor
 from fedsim.learn.work import Job
 
 
@@ -26,6 +27,7 @@ class Fleet:
 
     *online* says how they act on streams, where there are any. *job* is the scenario's training job, which a message may change;
     *forms* are the type and shape of each array that a trained client sends back, by name, before *coding* makes something else of it.
+    *monitor* says what is watched of training, where anything is; *trained* names the arrays that are parameters, and no buffers.
     """
 
     federation: Federation
@@ -41,6 +43,8 @@ class Fleet:
     online: Online | None = None
     coding: Coding | None = None
     fitting: Fitting | None = None
+    monitor: Monitor | None = None
+    trained: tuple[str, ...] = ()
 
     def client(self, number: int) -> Program:
         """Return the program of client *number*."""
