@@ -25,7 +25,7 @@ from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
-from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow, VersionRow
+from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
 
 Watch = Callable[[int, int], None]
 """Hears how many rounds are rehearsed, and of how many; again and again while it goes."""
@@ -115,6 +115,15 @@ class _Heard:
 
     def version(self, row: VersionRow) -> None:
         pass
+
+    def watched(self, row: StepRow) -> None:
+        raise AssertionError("a rehearsal trains nothing")
+
+    def examined(self, row: ExaminedRow) -> None:
+        raise AssertionError("a rehearsal trains nothing")
+
+    def noise(self, row: NoiseRow) -> None:
+        raise AssertionError("a rehearsal trains nothing")
 
     def round(self, row: RoundRow) -> None:
         if row.kind == "train":

@@ -25,8 +25,9 @@ from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Control, Course, drive
-from fedsim.learn.controllers import Changes
+from fedsim.learn.controllers import Changes, rises
 from fedsim.learn.engine.queue import Queue
+from fedsim.learn.stopping import Patience as Plateau
 from fedsim.learn.work import digest_of
 from fedsim.record import digest, manifest
 from fedsim.record.composed import Reached, composed
@@ -38,8 +39,9 @@ from fedsim.record.place import check_place, take_place
 from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
 from fedsim.scenario.load import Loaded, load, recorded
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import Scenario, Stop
 from fedsim.score.compare import difference
+from fedsim.score.noise import lost
 from fedsim.score.run import Run
 from fedsim.sim.grid import VirtualGrid
 from fedsim.strategy.privacy import privacy_of
@@ -142,6 +144,8 @@ class _Session:
     began: float = field(default_factory=time.time)
     round: int = 0
     enough: bool = False
+    stopped: str = ""
+    values: list[float] = field(default_factory=list[float])
     scores: dict[str, float] = field(default_factory=dict[str, float])
     scored: int = 0
     told: float = 0.0
@@ -240,7 +244,9 @@ class _Session:
         scenario = self.loaded.scenario
         self.round = server_round
         self.latest = self.parts.scored(records.params_of(arrays))
-        last = server_round == scenario.server.rounds or self.grid.exhausted
+        if scenario.stop and scenario.stop.noise_floor and lost(self.journal.signals, scenario.stop.noise_floor):
+            self.stopped = scenario.stop.words
+        last = server_round == scenario.server.rounds or self.grid.exhausted or bool(self.stopped)
         if server_round % scenario.evaluate.every and not last:
             self._tell()
             return None
@@ -263,9 +269,17 @@ class _Session:
         for group in scenario.evaluate.by_classes or ():
             for name, value in self.parts.engine.test_classes(self.latest, group).items():
                 self._record(server_round, f"classes {','.join(map(str, group))}", name, value)
-        if self.grid.exhausted or (scenario.stop and scenario.stop.holds(self.scores[scenario.stop.metric])):
-            self.enough = True
+        if scenario.stop and scenario.stop.metric and self._reached(scenario.stop, self.scores[scenario.stop.metric]):
+            self.stopped = scenario.stop.words
+        self.enough = self.enough or self.grid.exhausted or bool(self.stopped)
         return MetricRecord(dict(self.scores))
+
+    def _reached(self, stop: Stop, value: float) -> bool:
+        """Take the metric that *stop* is of, and return whether it is reached."""
+        self.values.append(-value if rises(str(stop.metric), stop.goal) else value)
+        if stop.plateau is None:
+            return stop.holds(value)
+        return Plateau(stop.plateau, stop.least or 0.0).stops(self.values)
 
     def _record(self, server_round: int, scope: str, name: str, value: float) -> None:
         sent = self.grid.invariants
@@ -353,7 +367,7 @@ class _Session:
         sent, done = grid.invariants if grid else None, journal if status == "done" else None
         return composed(self.folder, self.setup, Reached(
             status=status, error=error, digest=done.digest.value if done else None,
-            metrics_digest=done.metrics_digest.value if done else None,
+            metrics_digest=done.metrics_digest.value if done else None, stopped=self.stopped,
             final={**self.scores, "rounds": self.round, **self._scored_before()},
             virtual_s=grid.now if grid else 0.0, down_bytes=sent.down_bytes if sent else 0, up_bytes=sent.up_bytes if sent else 0,
             wasted_bytes=journal.wasted_bytes if journal else 0,

@@ -14,6 +14,7 @@ from rich.table import Table
 from fedsim.report.units import duration, megabytes
 from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
+from fedsim.score.noise import Scale
 from fedsim.score.outcomes import streams_ended, uncounted, waiting
 from fedsim.score.run import Run
 
@@ -96,6 +97,9 @@ def summary(run: Run) -> None:
     if scenario.stream is not None:
         for name, figures in _online(run, scenario).items():
             table.add_row(name, figures)
+    if scenario.monitor is not None:
+        for name, figures in _watched(run).items():
+            table.add_row(name, figures)
     reached = about["final"].get("rounds", 0)
     table.add_row("rounds", f"{reached} of {scenario.server.rounds}{_stopped(scenario, about)}")
     table.add_row("virtual time", duration(about["virtual_s"]))
@@ -146,15 +150,35 @@ def _online(run: Run, scenario: Scenario) -> dict[str, str]:
     }
 
 
+def _watched(run: Run) -> dict[str, str]:
+    """Return the rows about what was watched of training: the newest round's steps, and how many examples and clients to average."""
+    steps, rows = run.steps, dict[str, str]()
+    if len(steps):
+        first, last = (steps[steps["round"] == number] for number in (steps["round"].min(), steps["round"].max()))
+        fell = ", ".join(f"{name} {first[name].mean():.3g} to {last[name].mean():.3g}" for name in ("gradient", "update"))
+        rows["watched"] = f"{len(steps):,} steps; mean lengths, first round to last: {fell}"
+    scales = run.noise_scale()
+    said = [
+        f"{_scale(scale)} {what}" for scale, what in ((scales.within, "examples in a batch"), (scales.between, "clients in a round"))
+        if scale.count
+    ]  # fmt: skip
+    return {**rows, **({"noise scale": "; ".join(said)} if said else {})}
+
+
+def _scale(scale: Scale) -> str:
+    around = "" if scale.low != scale.low else f" ({scale.low:.3g} to {scale.high:.3g})"
+    return f"{scale.value:.3g}{around}"
+
+
 def _stopped(scenario: Scenario, about: dict[str, Any]) -> str:
     stop, final = scenario.stop, about["final"]
     if streams_ended(about):
         return " (then every stream had ended)"
-    if stop is None or stop.metric not in final:
+    if stop is None or (stop.metric is not None and stop.metric not in final):
         return ""
-    bound = f">= {stop.at_least}" if stop.at_least is not None else f"<= {stop.at_most}"
-    verb = "stopped at" if stop.holds(final[stop.metric]) else "never reached"
-    return f" ({verb} {stop.metric} {bound})"
+    # Folders of before 2026-11-30 do not say that they were stopped; their scores do.
+    met = "stopped" in about or (stop.metric is not None and stop.holds(final[stop.metric]))
+    return f" (stopped at {stop.words})" if met else f" (never reached {stop.words})"
 
 
 def preview(foretold: Preview) -> None:
@@ -186,7 +210,7 @@ def preview(foretold: Preview) -> None:
                   f" {megabytes(figures['bytes_up_per_round'])} up")  # fmt: skip
     told = foretold.foretold
     until = f" ({'' if told.rehearsed == told.rounds else 'about '}{foretold.rounds:,}, then every stream has ended)" if told.ends else ""
-    until += f"; ends sooner once {scenario.stop.metric} is good enough" if scenario.stop else ""
+    until += f"; ends sooner at {scenario.stop.words}" if scenario.stop else ""
     around = "" if told.rehearsed >= told.rounds else "about "
     sent = f"{around}{megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up"
     table.add_row("all rounds", f"{_foretold(told)}, {sent}{until}")

@@ -134,6 +134,18 @@ FALLING, RISING = ("loss", "error", "mse", "rmse", "mae"), ("accuracy", "auc", "
 """Last words of metrics of which everybody knows which way is better."""
 
 
+def rises(metric: str, goal: Literal["min", "max"] | None) -> bool | None:
+    """Return whether more of *metric* is better, as *goal* says or everybody knows; None where nobody does.
+
+    >>> rises("accuracy", None), rises("train_loss", None), rises("lift", None), rises("lift", "max")
+    (True, False, None, True)
+    """
+    word = metric.rpartition("_")[2]
+    if goal is None and word not in (*FALLING, *RISING):
+        return None
+    return goal == "max" if goal else word in RISING
+
+
 @controllers.register("plateau")
 def plateau(
     *, metric: str = "loss", goal: Literal["min", "max"] | None = None, patience: Annotated[int, Range(ge=0)] = 10,
@@ -144,7 +156,7 @@ def plateau(
     To count as better it must be so by *least* times the best, as with torch's threshold_mode 'rel'. The rate stays above *floor* times
     the scenario's. It is told with each score of the model (``evaluate.every``), that of the start included.
     """
-    word = metric.rpartition("_")[2]
-    if goal is None and word not in (*FALLING, *RISING):
+    more = rises(metric, goal)
+    if more is None:
         raise ScenarioError(f"server.controller.metric = {metric!r}: say whether less of it is better: goal = 'min', or 'max'.")
-    return Plateau(metric, goal == "max" if goal else word in RISING, patience, factor, least, floor)
+    return Plateau(metric, more, patience, factor, least, floor)

@@ -225,6 +225,17 @@ class Rehearsing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Watching:
+    """What is watched of a task as it trains: each *every*-th step, and the gradients of the examples at *each* one by one, at its start.
+
+    It moves no number of the result.
+    """
+
+    every: int
+    each: IntArray
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One client's work on one message: everything its result depends on.
 
@@ -236,7 +247,7 @@ class Task:
     *start* otherwise. *parts* are what the client keeps and this task reads. *weight* is what the client counts
     for in the server's average; None: its examples. *rates* are the learning rates of its steps, (steps,); None: the
     job's. *held_back* are positions of examples by which it may stop early. Of its first *gauged* new examples the gradients are
-    looked at one by one, before it trains.
+    looked at one by one, before it trains. *watching* is for whoever looks on.
     """
 
     client: int
@@ -253,6 +264,7 @@ class Task:
     rates: FloatArray | None = None
     held_back: IntArray | None = None
     gauged: int = 0
+    watching: Watching | None = None
 
     @property
     def measured(self) -> bool:
@@ -300,6 +312,13 @@ class Task:
         """Return what the client counts for in the server's average."""
         return len(self.positions) if self.weight is None else self.weight
 
+    def watched(self, watching: Watching) -> Task:
+        """Return this task, watched so."""
+        return Task(  # By hand: ``replace`` takes as long as the rest of planning.
+            self.client, self.number, self.job, self.start, self.positions, self.key, self.batches, self.rehearsing, self.test,
+            self.parts, self.weight, self.rates, self.held_back, watching,
+        )  # fmt: skip
+
     @property
     def mark(self) -> Mark:
         """Return what this task is among all of a run."""
@@ -327,12 +346,19 @@ class Row:
     at: int
 
 
+STEP_COLUMNS = ("step", "loss", "gradient", "update", "lr", "batch")
+"""What is watched of a step: its number in the task, from 0; the loss of its batch before the update; the lengths (L2) of the gradient
+and of the update over all parameters; the learning rate; how many examples the update is made from."""
+
+
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class Result:
     """What came of a task: *params* and an algorithm's extra arrays (training only), *metrics* by name, a digest of all that is here.
 
     *outputs* are for whoever watches: of each example tested, its target, prediction and loss. *parts* are for the
     client's next task. *sealed* is the digest where it was computed elsewhere, beside the numbers. *mark* is that of its task.
+    *watched* is what was seen of it as it trained, and is in no digest: ``steps``, with a row for each of STEP_COLUMNS and a column for
+    each watched step; ``noise``, where gradients were taken one by one: |G|^2, tr(Sigma) and the number of examples.
     Parameters given as a row of a stack stay where they are until somebody reads them.
     """
 
@@ -341,19 +367,20 @@ class Result:
     parts: Mapping[str, State]
     sealed: str = field(repr=False)
     mark: Mark | None
+    watched: State
     _params: Params | Row = field(repr=False)
 
     def __init__(
         self, metrics: Mapping[str, float], params: Params | Row | None = None, outputs: Params | None = None,
-        parts: Mapping[str, State] | None = None, sealed: str = "", mark: Mark | None = None,
+        parts: Mapping[str, State] | None = None, sealed: str = "", mark: Mark | None = None, watched: State | None = None,
     ) -> None:  # fmt: skip
-        rest = (outputs or {}, parts or {}, sealed, mark, {} if params is None else params)
-        for name, value in zip(("metrics", "outputs", "parts", "sealed", "mark", "_params"), (metrics, *rest), strict=True):
+        rest = (outputs or {}, parts or {}, sealed, mark, watched or {}, {} if params is None else params)
+        for name, value in zip(("metrics", "outputs", "parts", "sealed", "mark", "watched", "_params"), (metrics, *rest), strict=True):
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[type[Result], tuple[Any, ...]]:
         """Return it with its parameters read: where it is sent there is no stack."""
-        return Result, (self.metrics, self.params, self.outputs, self.parts, self.sealed, self.mark)
+        return Result, (self.metrics, self.params, self.outputs, self.parts, self.sealed, self.mark, self.watched)
 
     @property
     def params(self) -> Params:
@@ -364,13 +391,14 @@ class Result:
 
     def arrays(self) -> Params:
         """Return all arrays by one name each: what ``of`` takes apart again."""
-        return joined({"params": self.params, "outputs": self.outputs, "parts": joined(self.parts)})
+        return joined({"params": self.params, "outputs": self.outputs, "parts": joined(self.parts), "watched": self.watched})
 
     @classmethod
     def of(cls, metrics: Mapping[str, float], arrays: Params, sealed: str, mark: Mark) -> Result:
         """Return the result that *arrays* were of, whose digest is *sealed*, of the task that has that *mark*."""
         groups = parted(arrays)
-        return cls(metrics, groups.get("params", {}), groups.get("outputs", {}), parted(groups.get("parts", {})), sealed, mark)
+        parts, watched = parted(groups.get("parts", {})), groups.get("watched", {})
+        return cls(metrics, groups.get("params", {}), groups.get("outputs", {}), parts, sealed, mark, watched)
 
     @property
     def digest(self) -> str:

@@ -33,7 +33,7 @@ class _Server(_Part):
 
 
 class _Stop(_Part):
-    metric: str
+    metric: str | None = None
     at_least: float | None = None
     at_most: float | None = None
 

@@ -39,7 +39,10 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """How far a run came, and what is to be said of it; *digest* and *metrics_digest* are None unless it is done."""
+    """How far a run came, and what is to be said of it; *digest* and *metrics_digest* are None unless it is done.
+
+    *stopped* is what of [stop] came true, empty where nothing did.
+    """
 
     status: str
     error: str
@@ -52,6 +55,7 @@ class Reached:
     wasted_bytes: int
     notes: Sequence[str]
     privacy: Mapping[str, Any] | None
+    stopped: str = ""
 
 
 def composed(run: Path, setup: Setup, reached: Reached, began_wall_s: float) -> dict[str, Any]:
@@ -68,6 +72,7 @@ def composed(run: Path, setup: Setup, reached: Reached, began_wall_s: float) -> 
         "metrics_digest": reached.metrics_digest,
         "digest_format": digest.FORMAT,
         "final": dict(reached.final),
+        **({"stopped": reached.stopped} if reached.stopped else {}),
         "virtual_s": reached.virtual_s,
         "bytes_down": reached.down_bytes,
         "bytes_up": reached.up_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,11 @@ if TYPE_CHECKING:
 
 EVENTS = ("received_s", "started_s", "computed_s", "arrived_s")
 """Columns of the table ``tasks`` that hold -1.0 for what never happened; ``Frames.tasks`` holds NaN there."""
-SINGULAR = {"items": "item", "concepts": "concept", "alarms": "item", "drifts_s": "drift_s"}
-"""What arrays of the table ``tested`` are called where each entry is a row."""
+SINGULAR = {
+    "items": "item", "concepts": "concept", "alarms": "item", "drifts_s": "drift_s", "messages": "message", "clients": "client",
+    "numbers": "number", "rounds": "round", "versions": "version", "steps": "step",
+}  # fmt: skip
+"""What arrays of the tables ``tested`` and ``steps`` are called where each entry is a row."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,36 @@ class Frames:
         """Return the true drifts."""
         return self._entries["drifts"].copy()
 
+    @property
+    def steps(self) -> pd.DataFrame:
+        """Return what was watched of training, a row per step."""
+        return self._steps.copy()
+
+    @property
+    def examined(self) -> pd.DataFrame:
+        """Return the training tasks of which gradients were taken one by one, as they were recorded."""
+        return self._examined.copy()
+
+    @property
+    def noise(self) -> pd.DataFrame:
+        """Return signal and noise between clients, as they were recorded."""
+        return self._noise.copy()
+
+    @cached_property
+    def _examined(self) -> pd.DataFrame:
+        return self._table("examined")
+
+    @cached_property
+    def _noise(self) -> pd.DataFrame:
+        return self._table("noise")
+
+    @cached_property
+    def _steps(self) -> pd.DataFrame:
+        columns, rows = journal.read(self.folder, "steps")
+        with door(f"{self.folder / journal.FILE}: table steps", "cannot be read:", wrong=RunError):
+            blocks = [journal.arrays(dict(zip(columns, row, strict=True))) for row in rows]
+            return _laid([{}] * len(blocks), blocks, columns, {})
+
     @cached_property
     def _tasks(self) -> pd.DataFrame:
         return self._table("tasks")
@@ -110,15 +144,17 @@ class Frames:
         return pd.DataFrame(rows, columns=columns)
 
 
-def _laid(rows: list[dict[Any, Any]], found: list[dict[str, Array]], names: list[str]) -> Frame:
-    """Return the arrays *names* of *rows*, *found* in them, laid end to end, each entry with the row that it is from."""
+HEAD = {"client": "client", "round": "round", "version": "version", "now_s": "time_s"}
+
+
+def _laid(rows: list[dict[Any, Any]], found: list[dict[str, Array]], names: list[str], head: Mapping[str, str] = HEAD) -> Frame:
+    """Return the arrays *names* of *rows*, *found* in them, laid end to end, each entry with what *head* names of the row it is from."""
     import numpy as np
     import pandas as pd
 
     if any(len({len(arrays[name]) for name in names}) > 1 for arrays in found):
         raise ValueError(f"{', '.join(names)} are not of one length")
     sizes = [len(arrays[names[0]]) for arrays in found]
-    head = {"client": "client", "round": "round", "version": "version", "now_s": "time_s"}
     columns = {
         to: np.repeat(np.array([row[name] for row in rows], dtype=np.float64 if to == "time_s" else np.int64), sizes)
         for name, to in head.items()

@@ -17,7 +17,7 @@ import numpy as np
 from fedsim.core.errors import RunError, reason
 from fedsim.core.types import Array, Params, Seconds
 from fedsim.record import digest
-from fedsim.sim.rows import PredictionRow, RoundRow, TaskRow, VersionRow
+from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
 
 FILE = "journal.sqlite"
 BATCH_ROWS = 2000
@@ -45,15 +45,18 @@ class MetricRow:
     up_bytes: int
 
 
-_TABLES: dict[type, str] = {TaskRow: "tasks", RoundRow: "rounds", MetricRow: "metrics", PredictionRow: "tested", VersionRow: "versions"}
-LATER = ("versions",)
+_TABLES: dict[type, str] = {
+    TaskRow: "tasks", RoundRow: "rounds", MetricRow: "metrics", PredictionRow: "tested", VersionRow: "versions", StepRow: "steps",
+    ExaminedRow: "examined", NoiseRow: "noise",
+}  # fmt: skip
+LATER = ("versions", "steps", "examined", "noise")
 """Tables that journals of earlier versions do not have; there, they are empty."""
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
 """What SQLite may hold in columns of a type. A NaN is NULL there."""
 ARRAYS: dict[str, str] = {
     f.name: "<f8" if f.type == "FloatArray" else "<i8"
-    for row in (PredictionRow, VersionRow) for f in dataclasses.fields(row) if "Array" in str(f.type)
+    for row in (PredictionRow, VersionRow, StepRow) for f in dataclasses.fields(row) if "Array" in str(f.type)
 }  # fmt: skip
 """The arrays in rows, by name, and how they are written."""
 
@@ -77,6 +80,8 @@ class Journal:
         self._flushed = time.monotonic()
         self.digest, self.metrics_digest = digest.Chain(), digest.Chain()
         self.down_bytes = self.up_bytes = self.wasted_bytes = 0
+        self.signals: list[float] = []
+        """The estimates of |G|^2 between clients so far."""
 
     def task(self, row: TaskRow) -> None:
         """Record a task whose fate is sealed."""
@@ -103,6 +108,22 @@ class Journal:
     def version(self, row: VersionRow) -> None:
         """Record a version of the model; no digest covers it."""
         self._rows[VersionRow].append(_written(row))
+        self._maybe_flush()
+
+    def watched(self, row: StepRow) -> None:
+        """Record what was watched of training tasks; no digest covers it."""
+        self._rows[StepRow].append(_written(row))
+        self._maybe_flush()
+
+    def examined(self, row: ExaminedRow) -> None:
+        """Record signal and noise within a client; no digest covers it."""
+        self._rows[ExaminedRow].append(self._values[ExaminedRow](row))
+        self._maybe_flush()
+
+    def noise(self, row: NoiseRow) -> None:
+        """Record signal and noise between clients; no digest covers it."""
+        self.signals.append(row.signal)
+        self._rows[NoiseRow].append(self._values[NoiseRow](row))
         self._maybe_flush()
 
     def metric(self, row: MetricRow) -> None:
@@ -148,7 +169,7 @@ class Journal:
             self.flush()
 
 
-def _written(row: PredictionRow | VersionRow) -> tuple[Any, ...]:
+def _written(row: PredictionRow | VersionRow | StepRow) -> tuple[Any, ...]:
     """Return the values of *row* as the file holds them: arrays as bytes."""
     return tuple(
         np.ascontiguousarray(value, dtype=ARRAYS[name]).tobytes() if name in ARRAYS else value
@@ -157,7 +178,7 @@ def _written(row: PredictionRow | VersionRow) -> tuple[Any, ...]:
 
 
 def arrays(row: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the arrays in a row of a table, by name. Shapes: as in PredictionRow and VersionRow."""
+    """Return the arrays in a row of a table, by name. Shapes: as in PredictionRow, VersionRow and StepRow."""
     return {name: np.frombuffer(row[name], dtype) for name, dtype in ARRAYS.items() if name in row}
 
 

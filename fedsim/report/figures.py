@@ -136,7 +136,7 @@ def learning(seen: Seen, draw: Drawing) -> str:
                 line={"color": shades[str(scope)], "width": 2 if scope in SCOPES else 1.2}, hovertemplate="%{y:.4f} at %{x:.6g}",
             )  # fmt: skip
         stop = seen.about["scenario"].get("stop") or {}
-        if stop.get("metric") == shown:
+        if stop.get("metric") == shown and {"at_least", "at_most"} & stop.keys():
             figure.add_hline(y=stop.get("at_least", stop.get("at_most")), line={"dash": "dot", "color": ALARM, "width": 1.5})
         figure.update_layout(showlegend=True)
         figure.update_xaxes(title="round")

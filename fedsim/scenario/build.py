@@ -44,6 +44,7 @@ from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.templates import many_sizes
 from fedsim.learn.models import buffers, check_repeats, check_types, params_of, trainable
 from fedsim.learn.models import build as build_model
+from fedsim.learn.monitor import Monitor
 from fedsim.learn.objectives import Classification, Objective
 from fedsim.learn.optim import Optimizer, Sgd
 from fedsim.learn.optim_adaptive import check_layers
@@ -201,7 +202,8 @@ def _built(loaded: Loaded) -> Parts:
     online = _online(scenario, federation, objective)
     fleet = Fleet(
         federation=federation, job=job, flops=counted, forms=_forms(first, job.algorithm.up if job.algorithm else (), model), scores=scores,
-        extra_metrics=strategy.extra_metrics, key=key, online=online,
+        extra_metrics=strategy.extra_metrics, key=key, online=online, trained=tuple(trainable(model)),
+        monitor=None if scenario.monitor is None else Monitor(**scenario.monitor.model_dump()),
         compute=made("compute", scenario.clients.compute, key=key.fold("device")),
         network=made("network", scenario.clients.network, key=key.fold("link")),
         availability=made("availability", scenario.clients.availability, key=key.fold("availability")),

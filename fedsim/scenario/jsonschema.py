@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from fedsim.scenario.kinds import settings_model, slots
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import WAYS, Scenario
 from fedsim.scenario.words import about, of_setting
 from fedsim.strategy import stock
 
@@ -39,9 +39,9 @@ def json_schema() -> dict[str, Any]:
         fields[name] = {**given, "$ref": f"#/$defs/{noun}"}
     del parts["Model"]  # Nothing refers to it any more.
     common = {slot.noun: _shared(parts.pop(slot.common.__name__)) for slot in slots().values() if slot.common}
-    one_of = {"Training": ("epochs", "steps"), "Stop": ("at_least", "at_most")}
-    for section, (a, b) in one_of.items():
-        parts[section]["oneOf"] = [{"required": [a]}, {"required": [b]}]
+    one_of = {"Training": ("epochs", "steps"), "Stop": WAYS}
+    for section, ways in one_of.items():
+        parts[section]["oneOf"] = [{"required": [way]} for way in ways]
     for slot in slots().values():
         functions = {name: slot.registry.get(name, at=slot.key) for name in slot.registry.names()}
         parts[slot.noun] = {

@@ -13,7 +13,7 @@ from fedsim.core.machine import memory
 from fedsim.core.types import IntArray
 from fedsim.cost.ram import MIB
 from fedsim.data.federation import Federation
-from fedsim.learn.controllers import Controller
+from fedsim.learn.controllers import Controller, rises
 from fedsim.learn.objectives import Objective
 from fedsim.learn.work import FULL, Job
 from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Schedule, Stream, Table, Training
@@ -241,11 +241,19 @@ def check_items(stream: Stream) -> None:
 
 
 def check_stop(scenario: Scenario, scores: Collection[str]) -> None:
-    """Refuse a stop by a score that is not among those of the objective."""
-    if scenario.stop and scenario.stop.metric not in scores:
+    """Refuse a stop by a score that the objective does not report, or of which nobody knows what is better; or by what is not watched."""
+    stop = scenario.stop
+    if stop is None:
+        return
+    if stop.noise_floor is not None and scenario.monitor is None:
         raise ScenarioError(
-            f"stop.metric = {scenario.stop.metric!r}: is not reported here. {choices(scenario.stop.metric, scores)}"
+            f"stop.noise_floor = {stop.noise_floor}: goes by the noise between clients, and nobody watches it. Add a [monitor], if only"
+            f" [monitor] with nothing in it."
         )
+    if stop.metric is not None and stop.metric not in scores:
+        raise ScenarioError(f"stop.metric = {stop.metric!r}: is not reported here. {choices(stop.metric, scores)}")
+    if stop.plateau is not None and rises(str(stop.metric), stop.goal) is None:
+        raise ScenarioError(f"stop.metric = {stop.metric!r}: say whether less of it is better: stop.goal = 'min', or 'max'.")
 
 
 def check_classes(scenario: Scenario, federation: Federation) -> None:

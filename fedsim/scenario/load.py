@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.scenario.explain import explain, sections
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import WAYS, Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,9 @@ def _beyond(error: ValueError | RecursionError) -> str:
 ALTERNATIVES = (
     ("training.epochs", "training.steps"),
     ("server.strategy.fraction_train", "server.strategy.clients_per_round"),
-    ("stop.at_least", "stop.at_most"),
+    tuple(f"stop.{way}" for way in WAYS),
 )
-"""Keys of which one is given: setting one takes the other away."""
+"""Keys of which one is given: setting one takes the others away."""
 
 
 def _turn(key: str) -> tuple[int, bool]:
@@ -201,7 +201,7 @@ def _default(path: Sequence[str]) -> dict[str, Any]:
 
 
 def _set(table: dict[str, Any], key: str, value: Any, asked: Collection[str] = ()) -> None:
-    """Set *key* in *table*; of alternatives the other one goes, unless it is *asked* for too."""
+    """Set *key* in *table*; of alternatives the others go, unless they are *asked* for too."""
     *path, last = key.split(".")
     at: dict[str, Any] = table
     for depth, part in enumerate(path):
@@ -212,7 +212,8 @@ def _set(table: dict[str, Any], key: str, value: Any, asked: Collection[str] = (
         at = cast(dict[str, Any], below)
     if last == "kind" and at.get("kind") != value:
         at.clear()  # Another kind takes other settings; those of the old one go with it.
-    for pair in ALTERNATIVES:
-        if key in pair and (other := pair[1 - pair.index(key)]) not in asked:
-            at.pop(other.rpartition(".")[2], None)
+    for group in ALTERNATIVES:
+        for other in group if key in group else ():
+            if other != key and other not in asked:
+                at.pop(other.rpartition(".")[2], None)
     at[last] = copy.deepcopy(value)  # A later override may write into it, and it is the caller's.

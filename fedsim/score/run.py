@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fedsim.score.matrix import AccuracyMatrix
+    from fedsim.score.noise import NoiseScale
     from fedsim.score.prequential import Running
 
 
@@ -120,6 +121,36 @@ class Run:
     def drifts(self) -> pd.DataFrame:
         """Return one row per true drift that a client lived to see: client, round (in which it next trained), time_s."""
         return self._frames.drifts
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """Return one row per local step that ``[monitor]`` watched, a task's own in order; empty where nothing was.
+
+        Columns: message (its number), client, number (of the client's task), round, version, step (in the task, from 0), loss (of the
+        mini-batch, before its update), gradient and update (L2 lengths over all parameters; the gradient is that which the update rule
+        is given), lr, batch.
+        """
+        return self._frames.steps
+
+    def noise(self) -> pd.DataFrame:
+        """Return signal and noise by round: between clients, from the updates they sent; ``within_`` them, from single examples.
+
+        Columns, and the same with ``within_``: signal (|G|^2) and trace (tr(Sigma)), both without bias, and snr. Then ``cohort`` and
+        ``batch``: the noise scales so far, trace over signal, in clients and in examples: how many are worth averaging. See
+        ``score.noise``.
+        """
+        from fedsim.score import noise
+
+        return noise.frame(self._frames.noise, self._frames.examined)
+
+    def noise_scale(self, since: int = 1) -> NoiseScale:
+        """Return the noise scales within and between clients over the rounds from *since* on, each with an interval of 95 %.
+
+        ``run.noise_scale().within.suggested`` is the batch size that they suggest, ``between.suggested`` the number of clients.
+        """
+        from fedsim.score import noise
+
+        return noise.summary(self._frames.noise, self._frames.examined, since)
 
     def prequential(self) -> pd.DataFrame:
         """Return the scores of what clients predicted before they trained: per client, mean, worst tenth, pooled.

@@ -22,6 +22,7 @@ from fedsim.cost.network import Network
 from fedsim.data.federation import Federation
 from fedsim.data.stream import Stream
 from fedsim.learn.flops import Flops
+from fedsim.learn.monitor import Monitor
 from fedsim.learn.work import Job, Task
 
 
@@ -31,6 +32,7 @@ class Fleet:
 
     *online* says how they act on streams, where there are any. *job* is the scenario's training job, which a message may change;
     *forms* are the type and shape of each array that a trained client sends back, by name, before *coding* makes something else of it.
+    *monitor* says what is watched of training, where anything is; *trained* names the arrays that are parameters, and no buffers.
     """
 
     federation: Federation
@@ -48,6 +50,8 @@ class Fleet:
     fitting: Fitting | None = None
     sizing: Sizing | None = None
     loader: Loader | None = None
+    monitor: Monitor | None = None
+    trained: tuple[str, ...] = ()
 
     def took(self, client: int, task: Task, number: int, flops: float, steps: int) -> tuple[Seconds, Seconds]:
         """Return how long *client*'s own *number*-th task takes that needs *flops*, and how much of it its *steps* wait for data.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 
 from fedsim.client.program import News, Reply
@@ -14,10 +15,11 @@ from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.apps import Mod, with_mods
 from fedsim.flower.decode import recoded
-from fedsim.learn.work import Result
+from fedsim.learn.signal import of_updates
+from fedsim.learn.work import STEP_COLUMNS, Result
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import Delivery, Mail
-from fedsim.sim.rows import Observer, Outcome, PredictionRow
+from fedsim.sim.rows import ExaminedRow, NoiseRow, Observer, Outcome, PredictionRow, StepRow
 from fedsim.sim.versions import Versions
 from fedsim.sim.world import World
 
@@ -70,6 +72,7 @@ class Handover:
         results = dict(zip(tickets, self._engine.collect(tickets, others), strict=True))
         replies: list[Message] = []
         self._tell_late()
+        trained: dict[int, list[tuple[Delivery, Result]]] = {}  # By version.
         for delivery in ready:
             if delivery.failure or delivery.ticket is None:
                 code = records.CLIENT_RAISED if delivery.reached else records.NODE_UNAVAILABLE
@@ -78,6 +81,8 @@ class Handover:
                 continue
             result = results[delivery.ticket]
             self._check(delivery, result)
+            if delivery.kind == "train":
+                trained.setdefault(delivery.parcel.version, []).append((delivery, result))
             finished = self._world.finish(delivery, result)
             if finished.news is not None:
                 self._told(delivery, finished.news)
@@ -93,6 +98,9 @@ class Handover:
                 if delivery.kind == "train":
                     self.versions.handed(delivery.number, now)
             replies.append(reply)
+        self._watched([each for version in trained.values() for each in version])
+        for version in sorted(trained):
+            self._noise(version, trained[version], now)
         weights = [d.task.examples for d in computed if d.task and not d.failure]
         if weights:
             self._invariants.weights(computed[0].round, weights)
@@ -127,10 +135,37 @@ class Handover:
         """Tell what came of tasks whose replies were late: what they predicted is known, whoever waited for them."""
         late, self._late = self._late, []
         tickets = [delivery.ticket for delivery in late if delivery.ticket is not None]
-        for delivery, result in zip(late, self._engine.collect(tickets), strict=True):
+        told = list(zip(late, self._engine.collect(tickets), strict=True))
+        self._watched(told)
+        for delivery, result in told:
             finished = self._world.finish(delivery, result)
             if finished.news is not None:
                 self._told(delivery, finished.news)
+
+    def _watched(self, found: Sequence[tuple[Delivery, Result]]) -> None:
+        """Tell the observer what was watched of the tasks *found*."""
+        watched = [(delivery, result.watched) for delivery, result in found if result.watched]
+        if not watched:
+            return
+        heads = [(d.number, d.client, d.planned.number, d.round, d.parcel.version) for d, _ in watched]
+        lengths = [seen["steps"].shape[1] for _, seen in watched]
+        table = np.concatenate([seen["steps"] for _, seen in watched], axis=1)
+        self._observer.watched(StepRow(*np.repeat(np.array(heads), lengths, axis=0).T, *table))
+        for (delivery, seen), (_, client, number, asked, version) in zip(watched, heads, strict=True):
+            if "noise" in seen:
+                signal, trace, examples = seen["noise"].tolist()
+                batch = int(seen["steps"][STEP_COLUMNS.index("batch"), 0])
+                row = ExaminedRow(delivery.id, client, number, asked, version, batch, int(examples), signal, trace)
+                self._observer.examined(row)
+
+    def _noise(self, version: int, trained: Sequence[tuple[Delivery, Result]], now: Seconds) -> None:
+        """Tell the observer signal and noise between the clients that trained *version*, where there are several and somebody asks."""
+        tasks = [(delivery.planned, result) for delivery, result in trained if not delivery.failure and delivery.planned.examples]
+        if self._fleet.monitor is None or len(tasks) < 2:
+            return
+        ends, weights = [result.params for _, result in tasks], [task.examples for task, _ in tasks]
+        signal, trace, counted = of_updates(tasks[0][0].start.params, ends, weights, self._fleet.trained)
+        self._observer.noise(NoiseRow(trained[0][0].round, version, now, len(tasks), counted, signal, trace))
 
     def _told(self, delivery: Delivery, news: News) -> None:
         """Tell the observer what was tested before training, and where a detector signalled drift."""

@@ -109,6 +109,62 @@ class PredictionRow:
     drifts_s: FloatArray
 
 
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """What was watched of training tasks that were handed over together, an entry per watched step. Shapes: all (k,).
+
+    *messages* are the numbers of the messages, *numbers* count the client's own tasks. From *steps* on it is ``learn.work.STEP_COLUMNS``.
+    No digest covers these rows.
+    """
+
+    messages: IntArray
+    clients: IntArray
+    numbers: IntArray
+    rounds: IntArray
+    versions: IntArray
+    steps: IntArray
+    loss: FloatArray
+    gradient: FloatArray
+    update: FloatArray
+    lr: FloatArray
+    batch: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class ExaminedRow:
+    """A training task at whose start gradients of *examples* examples were taken one by one.
+
+    *signal* estimates |G|^2 of them and *trace* tr(Sigma); *batch* is the size of its first mini-batch. No digest covers these rows.
+    """
+
+    message: str
+    client: int
+    number: int
+    round: int
+    version: int
+    batch: int
+    examples: int
+    signal: float
+    trace: float
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseRow:
+    """Signal and noise of the updates that *clients* clients made of one version and that were handed over together.
+
+    *signal* estimates |G|^2 and *trace* tr(Sigma), G being the mean update and Sigma the covariance of one client's; *counted* is how many
+    clients of equal weight the mean is as good as. As clients computed them, before mods and codecs. No digest covers these rows.
+    """
+
+    round: int
+    version: int
+    now_s: Seconds
+    clients: int
+    counted: float
+    signal: float
+    trace: float
+
+
 class Observer(Protocol):
     """Hears every row, in order. What it does with them moves nothing in the simulation."""
 
@@ -122,6 +178,18 @@ class Observer(Protocol):
 
     def version(self, row: VersionRow) -> None:
         """Hear of a version of the model, and what it took in."""
+        ...
+
+    def watched(self, row: StepRow) -> None:
+        """Hear what was watched of training tasks."""
+        ...
+
+    def examined(self, row: ExaminedRow) -> None:
+        """Hear of signal and noise within a client."""
+        ...
+
+    def noise(self, row: NoiseRow) -> None:
+        """Hear of signal and noise between clients."""
         ...
 
     def round(self, row: RoundRow) -> None:

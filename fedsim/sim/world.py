@@ -145,6 +145,8 @@ class World:
         if program.chained and (training or order.job.own_statistics):
             self._read(client)
         task, kept = program.plan(order, self.kept(client), self.env.now)
+        if fleet.monitor is not None:
+            task = fleet.monitor.watched(task, delivery.parcel.version)
         # A task known to be lost, that leaves nothing, is not computed; unless nobody knows how long it takes before it is.
         if training and program.leaves:
             delivery.kept = kept

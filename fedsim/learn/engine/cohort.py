@@ -11,6 +11,7 @@ import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from typing import cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from fedsim.core.errors import RunError
 from fedsim.core.state import State
-from fedsim.core.types import FloatArray, Params
+from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.batching import opening
@@ -30,7 +31,7 @@ from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.executors import Site
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
-from fedsim.learn.engine.persample import noise
+from fedsim.learn.engine.persample import noise, noises
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
 from fedsim.learn.engine.stack import Stack
@@ -38,13 +39,14 @@ from fedsim.learn.engine.starts import Starts
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.engine.updates import Updates
+from fedsim.learn.engine.watching import Watcher
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Mixed, Objective, mass_of
 from fedsim.learn.optim import is_plain
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
-from fedsim.learn.work import NOISE, Job, Mix, Result, Row, Start, Task
+from fedsim.learn.work import NOISE, Job, Mix, Result, Row, Start, Task, Watching
 
 PROBED_BATCHES = 2
 """Batches of real examples, drawn at random, that a compiled step is tried on besides the first."""
@@ -200,11 +202,15 @@ class CohortEngine:
         """Train *tasks* whose batches depend on numbers, one after the other."""
         found: list[Result] = []
         for task in tasks:
+            seen = self._noise([task], *self._store.pool([task]))[0]
             self.as_built()
+            rows = self._starts.rows(job, [task])
+            watcher = Watcher.of([task], rows, self._trained)
             with one_thread(), self.arithmetic.training(self._device.type):
-                rows = self._starts.rows(job, [task])
-                parts, loss = Learner(self._model, self.objective, self._store, task, self._starts.of(task), rows, self._trained).run()
-            found.append(self._result(task, self._stack(job, rows), loss, rows, 0, parts, task.steps))
+                learner = Learner(self._model, self.objective, self._store, task, self._starts.of(task), rows, self._trained, watcher)
+                parts, losses = learner.run()
+            watched = seen | (watcher.told(losses[None], task.sizes[None], task.step_rates)[0] if watcher else {})
+            found.append(self._result(task, self._stack(job, rows), float(np.mean(losses)), rows, 0, parts, task.steps, watched))
         return found
 
     def _predicted(self, task: Task) -> Params:
@@ -215,7 +221,7 @@ class CohortEngine:
         x, y, _ = self._store.pool([task])
         return self._scorer.each(self._starts.local(task, local) if local else self._starts.of(task), x, y, task.test)
 
-    def _noise(self, task: Task) -> State:
+    def _gauged(self, task: Task) -> State:
         """Return the noise in the gradients of the first examples that *task* reads, at what it started from."""
         x, y, _ = self._store.pool([task])
         places = torch.from_numpy(opening(task)).to(x.device)
@@ -256,26 +262,33 @@ class CohortEngine:
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
         plain, rates = is_plain(job) and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
         mix = tasks[0].batches.mix if tasks[0].batches else "concat"
+        watcher, watched = Watcher.of(tasks, rows, self._trained), self._noise(tasks, x, y, offsets)
         updates = Updates(
             (x, y), rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
-            mass=mass_of(self.objective, self._store.whole_targets),
+            mass=mass_of(self.objective, self._store.whole_targets), told=watcher.gradients if watcher else None,
         )  # fmt: skip
         with torch.no_grad():
             self.as_built()
             for step, kind, which, places in chunk.batches():
+                if watcher:
+                    watcher.begin(step, which)
                 if job.cut:
                     updates.several(job.micro(kind[0]), which, places, step, rates[step])
                 else:
                     updates.once(kind, which, places, step, rates[step])
+                if watcher:
+                    watcher.end(rates[step])
                 if early is not None and early.ends(step, rows):
                     chunk = dataclasses.replace(chunk, sizes=chunk.sizes[:, : step + 1])
                     break
             if early is not None:
                 early.settle(rows)
             losses = updates.losses(chunk.sizes.shape)
-        return self._results(chunk, rows, losses, early)
+        if watcher:
+            watched = [seen | steps for seen, steps in zip(watched, watcher.told(losses, chunk.sizes, np.array(rates)), strict=True)]
+        return self._results(chunk, rows, losses, early, watched)
 
-    def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray, early: Early | None) -> list[Result]:
+    def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray, early: Early | None, watched: Sequence[State]) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
         means = losses.cumsum(axis=1)[:, -1] / (chunk.sizes > 0).sum(axis=1)
         stack, results = self._stack(chunk.tasks[0].job, rows), list[Result]()
@@ -283,7 +296,7 @@ class CohortEngine:
             steps = int((chunk.sizes[i] > 0).sum())
             if early is not None:  # An algorithm goes by the steps behind what is sent.
                 task = dataclasses.replace(task, rates=task.step_rates[: early.sent])
-            results.append(self._result(task, stack, float(means[i]), rows, i, {}, steps))
+            results.append(self._result(task, stack, float(means[i]), rows, i, {}, steps, watched[i]))
         return results
 
     def _stack(self, job: Job, rows: Rows) -> Stack:
@@ -291,7 +304,27 @@ class CohortEngine:
         count = self._trained if job.own_statistics else len(self._names)
         return Stack(self._names[:count], rows.params[:count])
 
-    def _result(self, task: Task, stack: Stack, loss: float, rows: Rows, row: int, parts: dict[str, State], steps: int) -> Result:
+    def _noise(self, tasks: Sequence[Task], x: Tensor, y: Tensor, offsets: IntArray) -> list[State]:
+        """Return signal and noise of the gradients of single examples at the start of *tasks*, of those that are watched so closely.
+
+        *offsets* turn a task's positions into rows of (x, y).
+        """
+        watched: list[State] = [{} for _ in tasks]
+        closely = [i for i, task in enumerate(tasks) if task.watching is not None and len(task.watching.each) > 1]
+        # Clients with statistics of their own do not start alike.
+        for _, group in groupby(closely, key=lambda i: (tasks[i].start.content, i if tasks[i].job.own_statistics else 0)):
+            rows = list(group)
+            each = [cast(Watching, tasks[i].watching).each + offsets[i] for i in rows]
+            places, sizes = torch.from_numpy(np.concatenate(each)).to(x.device), [len(mine) for mine in each]
+            self.as_built()
+            found = noises(self._model, self.objective, self._starts.of(tasks[rows[0]]), x[places], y[places], sizes)
+            for i, (trace, signal), size in zip(rows, found, sizes, strict=True):
+                watched[i]["noise"] = np.array([signal, trace, size])
+        return watched
+
+    def _result(
+        self, task: Task, stack: Stack, loss: float, rows: Rows, row: int, parts: dict[str, State], steps: int, watched: State
+    ) -> Result:
         """Return the result of a trained *task*: what its algorithm makes of it, and what its client keeps."""
         job, metrics, params = task.job, {"train_loss": loss}, Row(stack, row)
         if job.initial_loss:
@@ -307,10 +340,10 @@ class CohortEngine:
         if job.own_statistics:
             parts = {**parts, "statistics": rows.own(row, self._names)}
         if task.gauged:
-            parts = {**parts, NOISE: self._noise(task)}
+            parts = {**parts, NOISE: self._gauged(task)}
         if task.measured:
             metrics["steps"] = float(steps)
-        return Result(metrics, params, self._predicted(task), parts, mark=task.mark)
+        return Result(metrics, params, self._predicted(task), parts, mark=task.mark, watched=watched)
 
     def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat") -> Step:
         """Return the step for batches of (size, new ones); the second is 0 where it makes no difference."""

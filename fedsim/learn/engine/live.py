@@ -13,15 +13,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap  # pyright: ignore[reportUnknownVariableType]
 
 from fedsim.core.errors import RunError, must
 from fedsim.core.state import State
-from fedsim.core.types import Array, IntArray
+from fedsim.core.types import Array, FloatArray, IntArray
 from fedsim.data.replay import Drawn
 from fedsim.data.replay.losses import most_interfered
+from fedsim.learn.engine.persample import of_each
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import evaluating
+from fedsim.learn.engine.watching import Watcher
 from fedsim.learn.kept import worn
 from fedsim.learn.models import called, hooked, hooks, travelling
 from fedsim.learn.objectives import Mixed, Objective
@@ -38,22 +39,24 @@ GRADIENT_NUMBERS = 4096
 class Learner:
     """Trains one task in the first of *rows*, and is the lesson that a numeric method sees of it.
 
-    ``run()`` returns (parts for the client's next task, mean loss).
+    ``run()`` returns (parts for the client's next task, the loss of each step). *watcher* looks on.
     """
 
     def __init__(
-        self, model: nn.Module, objective: Objective, store: Store, task: Task, start: list[Tensor], rows: Rows, trained: int
-    ) -> None:
+        self, model: nn.Module, objective: Objective, store: Store, task: Task, start: list[Tensor], rows: Rows, trained: int,
+        watcher: Watcher | None = None,
+    ) -> None:  # fmt: skip
         live = task.rehearsing
         must(isinstance(live, Live), "a task that is laid out as it trains says how")
         self._model, self._objective, self._task, self._live = model, objective, task, cast(Live, live)
         self._all, self._trained, self._hooks = list(travelling(model)), trained, hooks(model)
+        self._watcher = watcher
         self._rows, self._rates = rows, task.step_rates.tolist()
         self._x, self._y, _ = store.pool([task])
         self._memory = task.parts.get("replay", {})
         self.start, self.names, self.new = start, self._all[:trained], self._live.new.items
 
-    def run(self) -> tuple[dict[str, State], float]:
+    def run(self) -> tuple[dict[str, State], FloatArray]:
         """Train, and return what came of it."""
         live, losses = self._live, list[float]()
         method = cast(Numeric, live.rehearsal) if live.rehearsal.way.numeric else None
@@ -71,7 +74,7 @@ class Learner:
                 parts["replay"] = dict(self._memory)
             if method and (kept := method.end(self, work)):
                 parts["rehearsal"] = kept
-        return parts, float(np.mean(losses))
+        return parts, np.array(losses)
 
     def _step(self, number: int, method: Numeric | None, work: Any) -> float:
         live, layout = self._live, self._live.layout
@@ -102,7 +105,13 @@ class Learner:
             with evaluating(self._model):
                 self._tell(drawn, told[size:], ry)
                 self._remember(begin, begin + inserted, told[:inserted])
-        self._rows.step(slice(0, 1), [gradient.detach().unsqueeze(0) for gradient in gradients], number, self._rates[number])
+        stacked = [gradient.detach().unsqueeze(0) for gradient in gradients]
+        if self._watcher:
+            self._watcher.begin(number, slice(0, 1))
+            self._watcher.gradients(slice(0, 1), stacked)
+        self._rows.step(slice(0, 1), stacked, number, self._rates[number])
+        if self._watcher:
+            self._watcher.end(self._rates[number])
         return _finite(loss)
 
     def _mixed(self, step: Step) -> Tensor:
@@ -235,7 +244,7 @@ class Learner:
                 whole[i] = param
             return self._objective.loss(self._forward(whole, x.unsqueeze(0)), y.unsqueeze(0))
 
-        return _of_each(loss, [params[i] for i in chosen], *self.examples(items))
+        return of_each(loss, [params[i] for i in chosen], *self.examples(items))
 
     def _features(self, items: IntArray) -> Tensor:
         """Return what goes into the model's last dense layer; its outputs, where it has none. Shapes: (k,) -> (k, d)."""
@@ -264,19 +273,6 @@ class Learner:
 
     def _forward(self, params: list[Tensor], x: Tensor) -> Tensor:
         return called(self._model, dict(zip(self._all, params, strict=True)), x)
-
-
-def _of_each(loss: Callable[[list[Tensor], Tensor, Tensor], Tensor], params: list[Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
-    """Return the gradient of *loss* for each example by itself. Shapes: (k, ...), (k, ...) -> (k, *parameter) each."""
-    try:
-        return list(vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(params, x, y))
-    except RuntimeError:  # What vmap has no rule for, as a GRU: one after the other, whatever the number of examples.
-        each: list[Sequence[Tensor]] = []
-        for i in range(len(x)):
-            leaves = [param.detach().requires_grad_() for param in params]
-            with torch.enable_grad():
-                each.append(torch.autograd.grad(loss(leaves, x[i], y[i]), leaves, materialize_grads=True))
-        return [torch.stack(gradients) for gradients in zip(*each, strict=True)]
 
 
 def _finite(loss: Tensor) -> float:

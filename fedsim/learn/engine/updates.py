@@ -43,7 +43,8 @@ class Updates:
     """Trains *rows* on examples of the *pool* (x, y), by the compiled steps that *step* gives. Call it within ``torch.no_grad``.
 
     *plain* says that these do the whole update, *trained* how many of the rows' tensors are parameters; *alone*, that there is one row.
-    *mass* gives what the objective's mean over targets is divided by; None: how many there are.
+    *mass* gives what the objective's mean over targets is divided by; None: how many there are. *told* is shown the gradients of rows,
+    where there are any, before the update rule takes them.
     """
 
     pool: tuple[Tensor, Tensor]
@@ -54,6 +55,7 @@ class Updates:
     plain: bool
     alone: bool
     mass: Callable[[Tensor], Tensor] | None = None
+    told: Callable[[Which, Sequence[Tensor]], None] | None = None
     _heads: dict[Kind, list[Head]] = field(default_factory=dict[Kind, list[Head]])
     _views: dict[tuple[Kind, int, int], list[Tensor]] = field(default_factory=dict[tuple[Kind, int, int], list[Tensor]])
 
@@ -63,6 +65,8 @@ class Updates:
         for mine, read in groups(compiled, which, places, alone=self.alone):
             head, gradients = self._pass(compiled, kind, mine, read, rate)
             if not self.plain:
+                if self.told is not None:
+                    self.told(mine, gradients)
                 self.rows.step(mine if isinstance(mine, slice) else torch.from_numpy(mine), gradients, at, rate, compiled.ours)
             self._heads.setdefault(kind, []).append((at, mine, head, 1.0))
 
@@ -88,6 +92,8 @@ class Updates:
                 self._heads.setdefault(kind, []).append((at, mine, head, of))
         for total in sums:
             total.div_(_along(whole, total) if isinstance(whole, Tensor) else whole)
+        if self.told is not None:
+            self.told(which, sums)
         ours = [True] * len(sums)
         self.rows.step(which if isinstance(which, slice) else torch.from_numpy(which), sums, at, rate, ours)
 
