@@ -316,7 +316,7 @@ class Task:
         """Return this task, watched so."""
         return Task(  # By hand: ``replace`` takes as long as the rest of planning.
             self.client, self.number, self.job, self.start, self.positions, self.key, self.batches, self.rehearsing, self.test,
-            self.parts, self.weight, self.rates, self.held_back, watching,
+            self.parts, self.weight, self.rates, self.held_back, self.gauged, watching,
         )  # fmt: skip
 
     @property

@@ -282,8 +282,8 @@ def test_teeth_a_chunk_dependent_step_is_caught(go: Go, monkeypatch: pytest.Monk
 
     step = Rows.step
 
-    def sloppy(self: Rows, rows: Any, gradients: list[Any], at: int, rate: float) -> None:
-        step(self, rows, [gradient * (1 + 1e-7 * (len(gradient) > 1)) for gradient in gradients], at, rate)
+    def sloppy(self: Rows, rows: Any, gradients: list[Any], at: int, rate: float, ours: Any = ()) -> None:
+        step(self, rows, [gradient * (1 + 1e-7 * (len(gradient) > 1)) for gradient in gradients], at, rate, ours)
 
     monkeypatch.setattr(Rows, "step", sloppy)
     heavy = {**RAGGED, "training.optimizer.momentum": 0.5}  # Plain SGD's update is inside the compiled step.
