@@ -143,13 +143,13 @@ def Normal(shape: tuple[int, ...], outputs: int) -> Any:
 
 def test_teeth_a_policy_that_hears_of_another_batch_is_caught(monkeypatch: pytest.MonkeyPatch, go: Go) -> None:
     """Noise that depends on who trains beside whom gives chunks digests of their own."""
-    usual, seen = CohortEngine._noise, list[int]()
+    usual, seen = CohortEngine._gauged, list[int]()
 
     def bent(self: CohortEngine, task: Any) -> Any:
         seen.append(0)
         return usual(self, dataclasses.replace(task, gauged=2 + (task.gauged - 2) * (self.chunk == 1)))
 
-    monkeypatch.setattr(CohortEngine, "_noise", bent)
+    monkeypatch.setattr(CohortEngine, "_gauged", bent)
     with pytest.raises(AssertionError):
         test_one_digest("momentum", go)
     assert seen
