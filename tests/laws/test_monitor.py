@@ -31,6 +31,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "momentum": {**WHOLE, "training.optimizer.momentum": 0.9},
     "adam": {**WHOLE, "training.optimizer": {"kind": "adam", "lr": 0.01, "state": "keep"}},
     "accumulate": {**WHOLE, "training.batch_size": 5, "training.accumulate": 2, "training.epochs": 2},
+    "clipping": {**WHOLE, "training.clipping": {"kind": "norm", "bound": 0.05}},
+    "own statistics": {**WHOLE, "model": {"kind": "mlp", "hidden": [8], "norm": "batch"}, "server.statistics": "keep_local"},
     "stopping": {**WHOLE, "training.stopping": {"kind": "patience"}, "training.epochs": 3},
     "scaffold": {**WHOLE, "training.algorithm": {"kind": "scaffold"}},
     "late": {**WHOLE, "server.round_timeout_s": 1.2},
