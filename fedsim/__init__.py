@@ -12,14 +12,16 @@ from fedsim.core.warned import spare_dependencies
 
 if TYPE_CHECKING:
     from fedsim import laws
+    from fedsim.advising import advise
     from fedsim.core.keys import Key
     from fedsim.score.run import Run, load
     from fedsim.session import run
 
-__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "laws", "load", "run"]
+__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "laws", "load", "run"]
 
 _LATE = {
-    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "laws": "fedsim.laws", "load": "fedsim.score.run", "run": "fedsim.session",
+    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "laws": "fedsim.laws", "load": "fedsim.score.run",
+    "run": "fedsim.session",
 }  # fmt: skip
 
 

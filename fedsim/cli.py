@@ -5,6 +5,7 @@ Exit 0: done. 2: the scenario or the arguments are wrong. 1: the run failed. 130
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -173,6 +174,36 @@ def report(run: RunFolder) -> None:
         from fedsim.report.page import write_report
 
         print(write_report(_opened(run)))
+
+
+@app.command()
+def advise(
+    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO|RUN", help="A scenario file, run once for it, or a run that was watched.")],
+    settings: Set = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the run that is made; new or empty.")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
+) -> None:
+    """Advise which batch size, how many clients and which learning rate to try next, and say how sure that is."""
+    with _errors():
+        from fedsim import show
+        from fedsim.advising import is_run, watched
+        from fedsim.score.advice import advice
+
+        if is_run(scenario):
+            run = _opened(scenario)
+        else:
+            from fedsim.scenario.load import parse_overrides
+
+            loaded = _load(scenario, settings, seed)
+            with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
+                run = watched(scenario, parse_overrides(settings or []), seed, out, watch)
+        found = advice(run)
+        if as_json:
+            print(_json({"run": str(run.path), "advice": [dataclasses.asdict(hint) for hint in found]}))
+        else:
+            show.advice(run, found)
 
 
 @app.command()

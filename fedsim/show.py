@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import textwrap
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from fedsim.report.units import duration, megabytes
 from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
+from fedsim.score.advice import Hint
 from fedsim.score.noise import Scale
 from fedsim.score.outcomes import streams_ended, uncounted, waiting
 from fedsim.score.run import Run
@@ -80,6 +82,18 @@ def summary_line(run: Run) -> dict[str, Any]:
         "final": about["final"], "virtual_s": about["virtual_s"], "wall_s": about["wall_s"],
         "bytes_down": about["bytes_down"], "bytes_up": about["bytes_up"], **streams,
     }  # fmt: skip
+
+
+def advice(run: Run, hints: Sequence[Hint]) -> None:
+    """Print what to try next, what that rests on, and how sure it is."""
+    console = Console(highlight=False)
+    console.print(f"[bold]{escape(run.name)}[/], {run.manifest['final'].get('rounds', 0)} rounds watched", soft_wrap=True)
+    for hint in hints:
+        change = f"{hint.now:g}, as it is" if hint.next == hint.now else f"{hint.now:g} → {hint.next:.3g}"
+        console.print(f"  [bold cyan]{hint.setting:<22}[/]{change:<18}{hint.sure}")
+        for line in textwrap.wrap(f"{hint.why}.", max(20, min(console.width, 100) - 6)):
+            console.print(f"      {escape(line)}", soft_wrap=True)
+    console.print(f"[dim]What to try, and no forecast: the next run tells. {escape(str(run.path))}[/]", soft_wrap=True)
 
 
 def summary(run: Run) -> None:

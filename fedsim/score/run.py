@@ -152,6 +152,11 @@ class Run:
 
         return noise.summary(self._frames.noise, self._frames.examined, since)
 
+    @property
+    def noises(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the estimates that ``noise`` and ``noise_scale`` are made of: between clients, one a round, and within, one a task."""
+        return self._frames.noise, self._frames.examined
+
     def prequential(self) -> pd.DataFrame:
         """Return the scores of what clients predicted before they trained: per client, mean, worst tenth, pooled.
 
