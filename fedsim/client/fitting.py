@@ -108,7 +108,7 @@ class Fitted:
 
 def at_once(task: Task) -> int:
     """Return how many examples pass through the model at once in *task*, at the most."""
-    largest = int(task.sizes.max(initial=0)) if task.laid_out else task.job.size(len(task.positions))
+    largest = int(task.sizes.max(initial=0)) if task.laid_out else task.job.size(task.trained_on)
     return max(task.job.micro(largest), default=0)
 
 

@@ -9,6 +9,7 @@ from fedsim.client.program import Finished, Order, next_task, reply_to
 from fedsim.core.keys import Key
 from fedsim.core.types import Seconds
 from fedsim.data.federation import Federation
+from fedsim.learn.bucketing import bucketed
 from fedsim.learn.pace import paced
 from fedsim.learn.work import Result, Task
 
@@ -53,11 +54,21 @@ class Offline:
         training = order.job.kind == "train"
         job = order.job
         positions = self.federation.train(self.number) if training else self.federation.validation(self.number)
-        count, key, after = next_task(self.number, self.root, kept, training, job.batches(len(positions)) if training else 0)
+        when = order.when(kept, now)
+        easiest = job.curriculum.examples(len(positions), when) if training and job.curriculum else None
+        read = len(positions) if easiest is None else easiest
+        count, key, after = next_task(self.number, self.root, kept, training, job.batches(read) if training else 0)
         parts = kept.few(*self.keeps) if training else kept.few("statistics") if job.own_statistics else {}
         held_back = self.federation.validation(self.number) if training and job.stopping else None
-        rates = paced(job.lr, job.pace, job.sizes(len(positions)), order.when(kept, now)) if training and job.pace else None
-        return Task(self.number, count, job, order.start, positions, key, parts=parts, rates=rates, held_back=held_back), after
+        rates = paced(job.lr, job.pace, job.sizes(read), when) if training and job.pace else None
+        sources = self.federation.sources(self.number, positions, job.mixing.by) if training and job.mixing else None
+        task = Task(
+            self.number, count, job, order.start, positions, key, parts=parts, rates=rates, held_back=held_back, sources=sources,
+            easiest=easiest,
+        )  # fmt: skip
+        if training and job.bucketing:
+            task = bucketed(task, job.bucketing, self.federation.features(self.number, positions))
+        return task, after
 
     def finish(self, task: Task, result: Result, kept: Kept) -> Finished:
         """Return the reply, and what the client keeps."""

@@ -136,4 +136,5 @@ def reply_metrics(job: Job, scores: tuple[str, ...], tells: tuple[str, ...] = ()
     if job.kind == "evaluate":
         return ("num-examples", *scores)
     more = (*(job.algorithm.metrics if job.algorithm else ()), *(["steps"] if job.stopping else []))
+    more = (*more, *(["padding"] if job.bucketing else []))
     return ("num-examples", "train_loss", *(["initial_loss"] if job.initial_loss else []), *more, *tells)

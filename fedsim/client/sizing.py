@@ -114,5 +114,5 @@ def resized(job: Job, size: int) -> Job:
 
 def opening(task: Task) -> int:
     """Return how many new examples the first mini-batch of *task* has; 0 for a single one, of which no noise can be told."""
-    size = int(task.batches.fresh[0]) if task.batches else task.job.size(len(task.positions))
+    size = int(task.batches.fresh[0]) if task.batches else task.job.size(task.trained_on)
     return size if size > 1 else 0

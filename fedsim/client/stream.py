@@ -182,9 +182,9 @@ class OnStream:
         replay = self.online.replay
         remembered = replay.draw(self._memory(kept), replay.capacity, self._key.fold("draw", kept.steps), now)  # All that is not too old.
         both = np.union1d(new.items, remembered.items)
-        return dataclasses.replace(task, positions=np.sort(self.stream.positions[both])), replay.add(
-            self._memory(kept), new, self._key
-        )
+        positions, mixing = np.sort(self.stream.positions[both]), task.job.mixing
+        sources = None if mixing is None else self.federation.sources(self.number, positions, mixing.by)
+        return dataclasses.replace(task, positions=positions, sources=sources), replay.add(self._memory(kept), new, self._key)
 
     def _batches(self, task: Task, new: Arrivals, kept: Kept, now: Seconds) -> tuple[Task, State]:
         replay, method, n = self.online.replay, self.online.rehearsal, len(new.items)

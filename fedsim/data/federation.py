@@ -8,7 +8,7 @@ import numpy as np
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
-from fedsim.core.types import IntArray
+from fedsim.core.types import Array, IntArray
 from fedsim.data.partition import Partition
 from fedsim.data.source import Examples, Generator, Pool
 from fedsim.data.stream import Streams
@@ -32,7 +32,8 @@ class Federation:
     gets what it trains on; None: it is all there from the start. *arranged*: the generator puts a client's training
     part first, in the order of arrival, and then what it keeps back. *hindsight*: the test examples are those that
     clients train on. *classes* and *clients* are the source's names of the classes and of its natural clients, in the
-    order of their numbers, where it has some. *unlabelled*: whoever looks at targets sees zeros; a rehearsal may.
+    order of their numbers, where it has some. *groups* are the natural groups of pooled examples,
+    called *domains*. *unlabelled*: whoever looks at targets sees zeros; a rehearsal may.
     """
 
     count: int
@@ -52,6 +53,8 @@ class Federation:
     classes: tuple[str, ...] = ()
     clients: tuple[str, ...] = ()
     unlabelled: bool = False
+    groups: IntArray | None = None
+    domains: tuple[str, ...] = ()
     _holdings: dict[int, int] = field(default_factory=dict[int, int], compare=False, repr=False)  # A cache.
     _targets: dict[int, IntArray] = field(default_factory=dict[int, IntArray], compare=False, repr=False)  # Another.
 
@@ -75,6 +78,10 @@ class Federation:
         assert self.generator is not None
         return self.generator.client(client)
 
+    def features(self, client: int, positions: IntArray) -> Array:
+        """Return the features at *positions* of *client*."""
+        return (self.examples(client) if self.pooled is None else self.pooled).x[positions]
+
     def targets(self, client: int, positions: IntArray) -> IntArray:
         """Return the targets at *positions* of *client*; zeros where the federation is *unlabelled*."""
         if self.unlabelled:
@@ -86,6 +93,12 @@ class Federation:
                 self._targets.pop(next(iter(self._targets)))
             self._targets[client] = self.examples(client).y
         return self._targets[client][positions]
+
+    def sources(self, client: int, positions: IntArray, by: str) -> IntArray | None:
+        """Return which label, or which group, each of the *positions* of *client* has; None where that is no matter of data."""
+        if by == "group" and self.groups is not None:
+            return self.groups[positions]
+        return self.targets(client, positions) if by == "label" else None
 
     def labels(self, client: int) -> IntArray:
         """Return the targets that *client* trains on, in order of position."""
@@ -123,12 +136,14 @@ class Federation:
 
 
 def pool_federation(
-    pool: Pool, partition: Partition, test: Examples, train: Examples, key: Key, kept_back: float, clients: tuple[str, ...] = ()
-) -> Federation:
-    """Return the federation of *partition* over *train*. *clients* are the names of natural clients."""
+    pool: Pool, partition: Partition, test: Examples, train: Examples, key: Key, kept_back: float, clients: tuple[str, ...] = (),
+    groups: IntArray | None = None,
+) -> Federation:  # fmt: skip
+    """Return the federation of *partition* over *train*. *clients* are the names of natural clients, *groups* those of *train*."""
     return Federation(
         count=len(partition.offsets) - 1, outputs=pool.outputs, shape=train.x.shape[1:], test=test, files=pool.files,
         key=key, pooled=train, partition=partition, kept_back=kept_back, hindsight=test is train, classes=pool.classes, clients=clients,
+        groups=groups, domains=pool.clients,
     )  # fmt: skip
 
 

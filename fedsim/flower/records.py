@@ -127,9 +127,12 @@ def _clocks(content: RecordDict, job: Job) -> tuple[int, int]:
     clocks: tuple[tuple[Clock, str], ...] = (("round", ROUND), ("version", VERSION))
     for clock, key in clocks:
         if job.goes_by(clock) and not any(key in record for record in content.config_records.values()):
+            course = job.curriculum is not None and job.curriculum.clock == clock
+            whose = "schedule" if job.pace and job.pace.needs(clock) else "curriculum" if course else "batch_policy"
             raise RunError(
-                f"training.schedule.clock = {clock!r}: a 'train' message came without {key!r} in its config, which says what this clock"
-                f" shows. The strategy puts it there, or takes another clock: 'local_step' and 'virtual_s' are the client's own."
+                f"training.{whose}.clock = {clock!r}: a 'train' message came"
+                f" without {key!r} in its config, which says what this clock shows. The strategy puts it there, or"
+                f" takes another clock: 'local_step' and 'virtual_s' are the client's own."
             )
     return _said(content, ROUND, 1), _said(content, VERSION, 0)
 

@@ -10,11 +10,14 @@ import numpy as np
 
 from fedsim.core.keys import picks, shuffles
 from fedsim.core.types import IntArray
+from fedsim.learn.mixing import mixed
 from fedsim.learn.work import FULL, Job, Task
 
 
 def opening(task: Task) -> IntArray:
     """Return the positions of the first new examples that *task* reads, as many as are gauged. Shapes: -> (gauged,)."""
+    if task.batches is not None and task.batches.order is not None:
+        return task.batches.order[: task.gauged]
     if task.laid_out:  # New ones first, in each mini-batch.
         return task.positions[: task.gauged]
     return orders(dataclasses.replace(task.job, epochs=0, steps=1), [task])[0, : task.gauged]
@@ -28,14 +31,17 @@ def orders(job: Job, tasks: Sequence[Task]) -> IntArray:
     e)``: mini-batches are then independent, and some examples come twice in an epoch and others not at all. "sequential": each
     epoch reads the examples as they lie. So a longer task only appends to a shorter one, and no task's order depends on the others
     here. A full batch is read as it lies: its order would change nothing but the last bit of sums. With ``drop_last`` an epoch is
-    the begin of its order. Batches that a task has laid out are read as they lie.
+    the begin of its order. Batches that a task has laid out are read as they lie; mixed ones as ``mixing.mixed`` says.
     Shapes: n tasks -> (n, longest), each row its positions in order, then anything.
     """
     if tasks[0].batches is not None:
-        found = np.zeros((len(tasks), max(len(task.positions) for task in tasks)), dtype=np.int64)
-        for row, task in zip(found, tasks, strict=True):
-            row[: len(task.positions)] = task.positions
+        laid_out = [task.positions if task.batches is None or task.batches.order is None else task.batches.order for task in tasks]
+        found = np.zeros((len(tasks), max(map(len, laid_out))), dtype=np.int64)
+        for row, order in zip(found, laid_out, strict=True):
+            row[: len(order)] = order
         return found
+    if job.mixing is not None:
+        return mixed(job, job.mixing, list(tasks))
     counts = np.array([len(task.positions) for task in tasks])
     each = {count: job.seen(count) for count in set(counts.tolist())}
     seen = np.array([each[count] for count in counts.tolist()])

@@ -31,10 +31,16 @@ class Flops:
     parameters: int
     note: str = ""
     """What the count leaves out, in one sentence; empty where it leaves nothing out."""
+    fixed: float = 0.0
+    """Of the operations with the gradient, those that sequences take however long they are."""
 
     def checkpointed(self) -> Flops:
         """Return what it costs where the backward pass computes the forward pass again: 4 forward passes in the place of 3."""
         return replace(self, training=self.training + self.forward)
+
+    def by_length(self, half: Flops) -> Flops:
+        """Return it for sequences that are cut, where those *half* as long cost so much: what is between lies on a straight line."""
+        return replace(self, fixed=max(0.0, 2 * half.training - self.training))
 
     def of(self, task: Task, steps: int | None = None) -> float:
         """Return the operations that *task* takes; where it ended early, after so many *steps*."""
@@ -42,10 +48,12 @@ class Flops:
         if job.kind == "evaluate":
             return self.forward * examples
         forward, training = task.beside
-        before = self.forward * (task.tested + (examples if job.initial_loss else 0) + forward)
+        before = self.forward * (task.tested + examples * (job.initial_loss + task.graded) + forward)
         taken, seen = (task.steps, task.seen) if steps is None else (steps, int(task.sizes[:steps].sum()))
         if task.held_back is not None:
             before += self.forward * len(task.held_back) * (taken // (task.steps // int(job.epochs)))
+        if task.batches is not None and task.batches.widths is not None:
+            return before + float(self.of_steps(task, taken).sum()) + self.training * task.gauged
         return before + self.training * (seen + training + task.gauged) + self.update(job) * taken
 
     def update(self, job: Job) -> float:
@@ -54,7 +62,11 @@ class Flops:
 
     def of_steps(self, task: Task, steps: int) -> FloatArray:
         """Return the operations of each of the first *steps* steps of *task*, and of nothing besides. Shapes: -> (steps,)."""
-        return task.sizes[:steps].astype(np.float64) * self.training + self.update(task.job)
+        sizes, batches = task.sizes[:steps].astype(np.float64), task.batches
+        if batches is None or batches.widths is None:
+            return sizes * self.training + self.update(task.job)
+        shares = batches.widths[:steps] / batches.longest
+        return sizes * (self.fixed + (self.training - self.fixed) * shares) + self.update(task.job)
 
 
 def count(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Flops:

@@ -5,6 +5,7 @@ The arithmetic is that of ``torch.optim``, elementwise and in place; stacking ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
@@ -18,6 +19,7 @@ from fedsim.learn.terms import Term
 from fedsim.learn.work import Job
 
 Beta = Annotated[float, Range(ge=0, lt=1, why="the share of the past in a moving average")]
+Passed = Annotated[int, Range(ge=1, why="the examples of a client times all the epochs that it trains")]
 KEEPS = Literal["reset", "keep"]
 
 
@@ -57,7 +59,10 @@ class Sgd:
 
 @dataclass(frozen=True, slots=True)
 class Adam:
-    """Adam, as ``torch.optim.Adam``; with *decoupled* weight decay AdamW, as ``torch.optim.AdamW``."""
+    """Adam, as ``torch.optim.Adam``; with *decoupled* weight decay AdamW, as ``torch.optim.AdamW``.
+
+    *normalised_over* makes its weight decay a normalised one: times the root of the batch size over so many examples.
+    """
 
     lr: float
     beta1: float
@@ -66,13 +71,25 @@ class Adam:
     weight_decay: float
     state: KEEPS
     decoupled: bool = False
+    normalised_over: int | None = None
 
     def terms(self, job: Job) -> tuple[Term, ...]:
         """Return Adam's direction, and weight decay, where there is any: of the gradient, or decoupled of the direction."""
-        decay = (terms.WeightDecay(self.weight_decay),) if self.weight_decay else ()
+        decay = (terms.WeightDecay(self.decay(job)),) if self.weight_decay else ()
         # p - lr (d + decay p) is torch's p (1 - lr decay) - lr d, but for rounding.
         adam = terms.Adam(self.beta1, self.beta2, self.eps)
         return (adam, *decay) if self.decoupled else (*decay, adam)
+
+    def decay(self, job: Job) -> float:
+        """Return the weight decay of *job*.
+
+        >>> AdamW = Adam(0.001, 0.9, 0.999, 1e-8, 0.5, "reset", True, normalised_over=6400)
+        >>> AdamW.decay(Job(batch_size=16)), AdamW.decay(Job(batch_size=32, accumulate=2))
+        (0.025, 0.05)
+        """
+        if self.normalised_over is None:
+            return self.weight_decay
+        return self.weight_decay * math.sqrt(job.batch_size * job.accumulate / self.normalised_over)
 
 
 def _sound(made: Optimizer, _given: object) -> None:
@@ -125,13 +142,16 @@ def adam(
 @optimizers.register("adamw")
 def adamw(
     *, lr: Positive = 0.001, beta1: Beta = 0.9, beta2: Beta = 0.999, eps: Positive = 1e-8, weight_decay: NonNegative = 0.01,
-    state: KEEPS = "reset",
+    normalised_over: Passed | None = None, state: KEEPS = "reset",
 ) -> Adam:  # fmt: skip
     """Adam with weight decay apart from the gradient (``torch.optim.AdamW``): it pulls all parameters alike, by lr times it.
 
+    With *normalised_over* = N T, the N examples of a client times all the epochs T that it trains, the pull is weight_decay times
+    the root of B / (N T) for batches of B (section B.1 of the paper; there it is not times lr), so that one setting serves shorter and
+    longer training, and with ``scale_with_batch`` by the root any batch size: the pull of all training together stays.
     Reference: Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
-    return Adam(lr, beta1, beta2, eps, weight_decay, state, decoupled=True)
+    return Adam(lr, beta1, beta2, eps, weight_decay, state, decoupled=True, normalised_over=normalised_over)
 
 
 def rule(job: Job) -> tuple[Term, ...]:

@@ -44,7 +44,7 @@ class Store:
     @property
     def needed(self) -> Federation:
         """Return the federation without what no arithmetic reads: who holds what, streams, files."""
-        return replace(self.federation, partition=None, streams=None, files={}, _holdings={}, _targets={})
+        return replace(self.federation, partition=None, streams=None, groups=None, files={}, _holdings={}, _targets={})
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         """Return it as it was built, without memory of this process's own."""

@@ -21,7 +21,10 @@ from fedsim.core.types import FloatArray, IntArray, Params
 
 if TYPE_CHECKING:
     from fedsim.learn.algorithms import Algorithm
+    from fedsim.learn.bucketing import Bucketing
     from fedsim.learn.clipping import Clipping
+    from fedsim.learn.curriculum import Curriculum
+    from fedsim.learn.mixing import Mixing
     from fedsim.learn.optim import Optimizer
     from fedsim.learn.pace import Clock, Pace
     from fedsim.learn.stopping import Stopping
@@ -50,9 +53,9 @@ class Job:
     *proximal_mu* is FedProx's (Li et al. 2020): mu / 2 times the squared distance to the start is added to the loss.
     *initial_loss* orders the loss over the client's data before training, which costs a forward pass.
     *clocks* are those that its client goes by besides *pace*.
-    *optimizer*, *algorithm*, *stopping*, *pace*, *sampling*, *accumulate*, *clocks* and *clipping* are the scenario's, on both sides: they
-    never travel. None: SGD as the fields say, no algorithm, as many epochs as were ordered, one learning rate throughout, and gradients as
-    they are.
+    *optimizer*, *algorithm*, *stopping*, *pace*, *sampling*, *accumulate*, *clocks*, *clipping*, *mixing*, *curriculum* and *bucketing*
+    are the scenario's, on both sides: they never travel. None: SGD as the fields say, no algorithm, as many epochs as were ordered, one
+    learning rate throughout, gradients as they are, and batches from all of a client's examples alike.
     Nor does *own_statistics*: the model's buffers are then the client's own, and stay.
     """
 
@@ -77,6 +80,9 @@ class Job:
     clipping: Clipping | None = None
     own_statistics: bool = False
     clocks: tuple[Clock, ...] = ()
+    mixing: Mixing | None = None
+    curriculum: Curriculum | None = None
+    bucketing: Bucketing | None = None
 
     @property
     def keeping(self) -> tuple[str, ...]:
@@ -202,12 +208,26 @@ or that sum with the new ones compared among the classes that are new there (ER-
 class Batches:
     """Mini-batches that were laid out when the task was made. Shapes: all (steps,).
 
-    A task's positions are then one batch after the other, *sizes* long, of which the first *fresh* are new examples.
+    A task's positions, or *order* where it is there, are then one batch after the other, *sizes* long, of which the first *fresh* are
+    new examples. Sequences in a batch are cut to its *widths*, of the *longest* that they all are otherwise; *real* steps are no padding.
     """
 
     sizes: IntArray
     fresh: IntArray
     mix: Mix = "concat"
+    order: IntArray | None = None
+    widths: IntArray | None = None
+    longest: int = 0
+    real: int = 0
+
+    @property
+    def padding(self) -> float:
+        """Return which share of all steps that its batches take is padding."""
+        return 0.0 if self.widths is None else 1.0 - self.real / float((self.sizes * self.widths).sum())
+
+    def width(self, step: int) -> int:
+        """Return what the batch of *step* is cut to; 0 where it is left whole."""
+        return 0 if self.widths is None or self.widths[step] == self.longest else int(self.widths[step])
 
 
 class Rehearsing(Protocol):
@@ -248,6 +268,8 @@ class Task:
     for in the server's average; None: its examples. *rates* are the learning rates of its steps, (steps,); None: the
     job's. *held_back* are positions of examples by which it may stop early. Of its first *gauged* new examples the gradients are
     looked at one by one, before it trains. *watching* is for whoever looks on.
+    *sources* say where each of its positions comes from, by number, for batches that are mixed; *easiest*, how many of them it trains on,
+    which the engine chooses by their losses. None: all.
     """
 
     client: int
@@ -265,6 +287,8 @@ class Task:
     held_back: IntArray | None = None
     gauged: int = 0
     watching: Watching | None = None
+    sources: IntArray | None = None
+    easiest: int | None = None
 
     @property
     def measured(self) -> bool:
@@ -277,10 +301,20 @@ class Task:
         return self.batches is not None or self.rehearsing is not None
 
     @property
+    def graded(self) -> bool:
+        """Return whether which examples come into its batches goes by their losses when it begins."""
+        return self.easiest is not None or (self.job.mixing is not None and self.job.mixing.by == "difficulty")
+
+    @property
+    def trained_on(self) -> int:
+        """Return how many examples it trains on."""
+        return len(self.positions) if self.easiest is None else self.easiest
+
+    @property
     def sizes(self) -> IntArray:
         """Return the size of each mini-batch. Shapes: -> (steps,)."""
         laid_out = self.batches or self.rehearsing
-        return self.job.sizes(len(self.positions)) if laid_out is None else laid_out.sizes
+        return self.job.sizes(self.trained_on) if laid_out is None else laid_out.sizes
 
     @property
     def step_rates(self) -> FloatArray:
@@ -290,12 +324,12 @@ class Task:
     @property
     def steps(self) -> int:
         """Return the number of local steps."""
-        return len(self.sizes) if self.laid_out else self.job.batches(len(self.positions))
+        return len(self.sizes) if self.laid_out else self.job.batches(self.trained_on)
 
     @property
     def seen(self) -> int:
         """Return how many examples pass through the model in training, each pass counted."""
-        return int(self.sizes.sum()) if self.laid_out else self.job.seen(len(self.positions))
+        return int(self.sizes.sum()) if self.laid_out else self.job.seen(self.trained_on)
 
     @property
     def beside(self) -> tuple[int, int]:
@@ -316,7 +350,7 @@ class Task:
         """Return this task, watched so."""
         return Task(  # By hand: ``replace`` takes as long as the rest of planning.
             self.client, self.number, self.job, self.start, self.positions, self.key, self.batches, self.rehearsing, self.test,
-            self.parts, self.weight, self.rates, self.held_back, self.gauged, watching,
+            self.parts, self.weight, self.rates, self.held_back, self.gauged, watching, self.sources, self.easiest,
         )  # fmt: skip
 
     @property

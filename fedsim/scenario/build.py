@@ -33,7 +33,7 @@ from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
 from fedsim.flower.rounds import starts_itself
-from fedsim.learn import footprint
+from fedsim.learn import flops, footprint
 from fedsim.learn.algorithms import Algorithm, FedAvg
 from fedsim.learn.arithmetic import Arithmetic
 from fedsim.learn.batch_policies import BatchPolicy
@@ -53,7 +53,7 @@ from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
 from fedsim.learn.work import FULL, Job
-from fedsim.scenario import around, batches, judge
+from fedsim.scenario import around, batches, composing, judge
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
@@ -169,11 +169,13 @@ def _built(loaded: Loaded) -> Parts:
             check_repeats(model, anew, scenario.model.kind)
     with door(f"model.kind = {scenario.model.kind!r}", "its forward raised"):
         if isinstance(source, Pool):
+            composing.check_tokens(scenario, source)
             source = as_taken(source, lambda x: takes_whole(model, x))
         elif isinstance(source, Checked) and (x := source.client(0).x).dtype.kind in "iu":
             source = replace(source, whole=takes_whole(model, x[:2]))
     around.check_statistics(scenario, list(buffers(model)), Calibration(model, torch.zeros(0)).names)
     federation, aside = _federation(loaded, key, source)
+    job = composing.put(scenario, job, federation, objective, own_start=starts_itself(strategy.strategy))
     device = _device(scenario.engine)
     strategy = strategy if job.own_statistics else measured(strategy, model)
     model = model.to(device, dtype)
@@ -187,7 +189,7 @@ def _built(loaded: Loaded) -> Parts:
         store.share()
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
-    many = many or policy is not None or scenario.training.too_large == "smaller_batch"  # Each device has its own.
+    many = many or policy is not None or scenario.training.too_large == "smaller_batch" or job.curriculum is not None  # Each has its own.
     arithmetic = Arithmetic(scenario.engine.precision, scenario.training.checkpointing)
     engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many, arithmetic=arithmetic)
     judge.check_ram(scenario.clients, scenario.training)
@@ -196,6 +198,9 @@ def _built(loaded: Loaded) -> Parts:
         model, objective, engine, store, federation, job, at, judge.cuts(scenario.clients, scenario.training),
         changes="" if policy is None else "training.batch_policy",
     )  # fmt: skip
+    if job.bucketing is not None:
+        x, y = store.sample(2)
+        counted = counted.by_length(flops.count(model, objective, x[:, : max(1, x.shape[1] // 2)], y))
     counted = counted.checkpointed() if arithmetic.checkpointing else counted
     judge.check_stop(scenario, scores)
     judge.check_classes(scenario, federation)
@@ -360,7 +365,8 @@ def _federation(loaded: Loaded, key: Key, source: Pool | Source) -> tuple[Federa
         "partition", table, labels=train.y, clients=count, key=key.fold("data", "partition"),
         groups=None if source.groups is None else source.groups[kept],
     )  # fmt: skip
-    federation = pool_federation(source, partition, test, train, key.fold("data"), kept_back, source.clients if natural else ())
+    groups = None if source.groups is None else source.groups[kept]
+    federation = pool_federation(source, partition, test, train, key.fold("data"), kept_back, source.clients if natural else (), groups)
     return _streamed(loaded, key.fold("stream"), federation, source, kept), aside
 
 

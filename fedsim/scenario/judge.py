@@ -154,6 +154,11 @@ def check_sampling(training: Training) -> None:
     """Refuse to draw from, or to cut, what is read as a whole."""
     if training.batch_size != "full":
         return
+    if training.optimizer.get("normalised_over") is not None:
+        raise ScenarioError(
+            f"training.optimizer.normalised_over = {training.optimizer['normalised_over']!r}: goes by the size of a batch, and"
+            f" training.batch_size = 'full' is another on each client. Set a number, or leave it out."
+        )
     if training.sampling == "replacement":
         raise ScenarioError(
             "training.sampling = 'replacement': draws each example of a mini-batch, and training.batch_size = 'full' is all that a client"

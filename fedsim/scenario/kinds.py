@@ -63,7 +63,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.labelling import labellings
     from fedsim.data.stream.order import orders
     from fedsim.data.stream.trigger import triggers
-    from fedsim.learn import optim_adaptive  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.learn import optim_adaptive, sequences  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.algorithms import algorithms, feddyn, fednova, scaffold  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.batch_policies import batch_policies
     from fedsim.learn.clipping import clippings

@@ -135,7 +135,8 @@ def _check_objective(objective: Objective, put_out: Any, y: Tensor, at: str, *, 
 
 def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor, changes: str) -> None:
     """Refuse batches of one example, as *x* is, where the model cannot train on these: torch would, in the middle of a run."""
-    streams, held = federation.streams is not None, federation.sizes(np.arange(federation.count))
+    # How many examples meet in a mini-batch is a matter of when they come, or of a clock.
+    streams, held = federation.streams is not None or job.curriculum is not None, federation.sizes(np.arange(federation.count))
     size, rest = job.passes(held)
     short = np.flatnonzero((size == 1) | (rest == 1))
     if (job.drop_last and job.batch_size != 1 and job.accumulate == 1) if streams else not len(short) and not changes:
@@ -150,9 +151,10 @@ def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor
         why = f"{type(model).__name__} cannot train on one example ({reason(error)})"
     if changes and not len(short):
         raise ScenarioError(f"{changes}: may come to a batch of one example, and {why}. Leave it out, or take GroupNorm.")
-    if streams:  # How many examples meet in a mini-batch is a matter of when they come.
+    if streams:
         hint = f"training.drop_last = true{', with a larger batch_size' if job.batch_size == 1 else ''}"
-        raise ScenarioError(f"model.kind: {why}, and on a [stream] a batch may hold one. Try {hint}, or GroupNorm in place of BatchNorm.")
+        when = "with training.curriculum" if job.curriculum else "on a [stream]"
+        raise ScenarioError(f"model.kind: {why}, and {when} a batch may hold one. Try {hint}, or GroupNorm in place of BatchNorm.")
     client, count = int(short[0]), int(held[short[0]])
     hint = "a larger size" if job.batch_size == 1 else "training.drop_last = true, another size"
     raise ScenarioError(

@@ -129,6 +129,49 @@ class Scaled(Section):
     base: Annotated[int, Field(ge=1, description="the batch size at which the rate is the optimizer's")]
 
 
+Share = Annotated[float, Field(ge=0)]
+_BY = (
+    "what a source is: a 'label'; a natural 'group' of the data; or a level of 'difficulty', by the loss of each of the client's examples"
+    " when a task begins, which is charged as a forward pass over them"
+)
+_SHARES = "how much of a batch comes from each source, by its name or its number, or all in order; relative to their sum; none is 0"
+_TEMPERATURE = "T, where no shares are given: sources come in shares of n^(1/T), n being how many examples of each the client has"
+_TOGETHER = "of how many batches the examples are sorted at once; an epoch's unless given, and 1 sorts none, and only cuts"
+_LEVELS = "how many levels of difficulty, equally many examples each; 3 unless given"
+_HARD = "what makes an example hard: its loss by the model that the task starts from"
+_COURSE_CLOCK = "what time that is: the server's rounds or versions, the client's local steps so far, or seconds; all from 0"
+_DRAW = "whether each batch has its shares to the rounding ('exact'), or each of its examples draws its source by them ('multinomial')"
+
+
+class Mix(Section):
+    """Mini-batches from several sources among a client's examples; one that it has nothing of leaves its share to the others."""
+
+    by: Annotated[Literal["label", "group", "difficulty"], Field(description=_BY)]
+    shares: Annotated[list[Share] | dict[str, Share] | None, Field(description=_SHARES)] = None
+    temperature: Annotated[float | None, Field(gt=0, description=_TEMPERATURE)] = None
+    draw: Annotated[Literal["exact", "multinomial"], Field(description=_DRAW)] = "exact"
+    levels: Annotated[int | None, Field(ge=2, le=1000, description=_LEVELS)] = None
+
+
+class Bucket(Section):
+    """Mini-batches of sequences of like length, each cut where its longest one ends."""
+
+    by: Annotated[Literal["length"], Field(description="what is alike; a sequence ends where nothing but pad follows")] = "length"
+    width: Annotated[int, Field(ge=1, description="how many steps lie in a bucket: batches are cut to a multiple of it")]
+    pad: Annotated[int, Field(ge=0, description="the number that fills sequences up")] = 0
+    together: Annotated[int | None, Field(ge=1, description=_TOGETHER)] = None
+
+
+class Course(Section):
+    """On which of its examples a client trains, the easiest by loss at first, and later all."""
+
+    kind: Annotated[Literal["loss"], Field(description=_HARD)] = "loss"
+    begin: Annotated[float, Field(gt=0, lt=1, description="the share of a client's examples that it begins with")]
+    over: Annotated[float, Field(gt=0, description="how long, on the clock, until a task trains on all of them")]
+    clock: Annotated[Clock, Field(description=_COURSE_CLOCK)] = "round"
+    first: Annotated[Literal["easy", "hard"], Field(description="which come first: the easiest, or the hardest")] = "easy"
+
+
 Epochs = Annotated[int | float, Field(gt=0, le=1_000_000), WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 1_000_000})]
 _EPOCHS = "How often a task reads the client's examples; 0.5 ends after half of an epoch's batches, rounded up, one at least."
 _SAMPLING = (
@@ -161,6 +204,9 @@ class Training(Section):
     too_large: Annotated[Literal["smaller_batch", "accumulate", "cannot_train"] | None, Field(description=_TOO_LARGE)] = None
     schedule: Schedule | None = None
     scale_with_batch: Scaled | None = None
+    mix: Mix | None = None
+    curriculum: Course | None = None
+    bucket: Bucket | None = None
 
     @model_validator(mode="after")
     def _one_length(self) -> Training:

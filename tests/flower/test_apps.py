@@ -40,7 +40,12 @@ PACED = {"kind": "exponential", "rate": 0.9}
     {"server.statistics": "keep_local", "model": {"kind": "mlp", "hidden": [8], "norm": "ghost", "ghost_size": 4}, "data.partition": IID},
     {"training.batch_policy": {"kind": "growing", "every": 1, "clock": "version"}},
     {"training.batch_policy": {"kind": "norm_test"}, "clients.loading": {"kind": "prefetch", "examples_per_s": 50.0}},
-], ids=["", "local_step", "version", "fitted", "accumulating", "own statistics", "growing", "norm_test"])  # fmt: skip
+    {"training.curriculum": {"begin": 0.3, "over": 2, "clock": "version"}, "training.batch_size": 4,
+     "training.mix": {"by": "label", "temperature": 4.0}},
+    {"training.mix": {"by": "difficulty", "shares": [3, 2, 1], "draw": "multinomial"}},
+], ids=[
+    "", "local_step", "version", "fitted", "accumulating", "own statistics", "growing", "norm_test", "curriculum", "mixed",
+])  # fmt: skip
 def test_a_real_client_answers_as_the_simulated_one(settings: dict[str, Any], scenario_file: Any, go: Any) -> None:
     """Called with Flower messages and contexts, our ClientApp returns the simulator's replies, round after round."""
     path = scenario_file({"data.partition": {"kind": "dirichlet", "alpha": 0.3}, "evaluate.federated_fraction": 0.5, **settings})

@@ -91,7 +91,7 @@ class Point(nn.Module):
         return (self.w * self.w * (self.curvature / 2) + x * self.w).sum(1)
 
 
-def left(job: Job, x: FloatArray, clients: int = 1, curvature: float = 1.0) -> FloatArray:
+def left(job: Job, x: FloatArray, clients: int = 1, curvature: float = 1.0, sources: IntArray | None = None) -> FloatArray:
     """Return where *job* leaves each of *clients* on the examples *x*, by luck of its own. Shapes: (held, wide) -> (clients, wide)."""
     held, wide = x.shape
     data = Examples(x, np.zeros(held, dtype=np.int64))
@@ -99,7 +99,7 @@ def left(job: Job, x: FloatArray, clients: int = 1, curvature: float = 1.0) -> F
     model = Point(wide, curvature).double()
     engine = CohortEngine(model, Mean(), Store(federation, torch.float64, torch.device("cpu")))
     start = Start(params_of(model))
-    tasks = [Task(c, 0, job, start, np.arange(held), Key(2).fold("client", c)) for c in range(clients)]
+    tasks = [Task(c, 0, job, start, np.arange(held), Key(2).fold("client", c), sources=sources) for c in range(clients)]
     return np.stack([result.params["w"] for result in engine.run(tasks)])
 
 

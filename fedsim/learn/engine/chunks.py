@@ -46,7 +46,7 @@ class Chunk:
 
     tasks: list[Task]
     sizes: IntArray  # (rows, steps); 0 once a row is done
-    fresh: IntArray  # (rows, steps): how many of a batch are new, where new and replayed ones have losses of their own
+    fresh: IntArray  # (rows, steps): how many of a batch are new, where these have losses of their own; or what sequences are cut to
     begins: IntArray  # (rows, steps): where each batch begins in its row's order
     places: IntArray  # (rows, longest): rows of the pool in reading order, padded with the first
 
@@ -85,6 +85,8 @@ def planned(job: Job, tasks: list[Task], offsets: IntArray) -> Chunk:
     for row, task in zip(fresh, tasks, strict=True):
         if task.batches is not None and task.batches.mix != "concat":
             row[: task.steps] = task.batches.fresh
+        elif task.batches is not None and task.batches.widths is not None:
+            row[: task.steps] = [task.batches.width(step) for step in range(task.steps)]
     places = batching.orders(job, tasks) + offsets[:, None]
     return Chunk(tasks, sizes, fresh, np.cumsum(sizes, axis=1) - sizes, places)
 

@@ -24,6 +24,7 @@ from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.batching import opening
+from fedsim.learn.curriculum import composed
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, planned, ranked
 from fedsim.learn.engine.diagnosis import Guarded, broken
 from fedsim.learn.engine.eager import remembers
@@ -153,10 +154,10 @@ class CohortEngine:
             mix = task.batches.mix if task.batches else "concat"
             self.as_built()
             return broken(
-                task.job, planned(task.job, [task], offsets), guarded, task.step_rates.tolist(),
+                task.job, self._planned(task.job, [task], offsets), guarded, task.step_rates.tolist(),
                 lambda: Updates(
                     (x, y), guarded, luck, lambda kind: self._step(kind, False, mix), self._trained, False, alone=True,
-                    mass=mass_of(self.objective, self._store.whole_targets),
+                    mass=mass_of(self.objective, self._store.whole_targets), cuts=_cuts(task),
                 ),
             )  # fmt: skip
 
@@ -192,8 +193,9 @@ class CohortEngine:
             return self.chunk
         batches = tasks[0].batches
         if batches is None or batches.mix == "concat":
-            largest = max(map(job.size, {len(t.positions) for t in tasks})) if batches is None else int(batches.sizes.max())
-            return 1 if self._step((job.micro(largest)[0], 0), is_plain(job) and not job.cut).rows == "one" else self.chunk
+            largest = max(map(job.size, {t.trained_on for t in tasks})) if batches is None else int(batches.sizes.max())
+            width = batches.width(int(batches.sizes.argmax())) if batches else 0
+            return 1 if self._step((job.micro(largest)[0], width), is_plain(job) and not job.cut).rows == "one" else self.chunk
         at = int(batches.sizes.argmax())
         step = self._step((int(batches.sizes[at]), int(batches.fresh[at])), is_plain(job), batches.mix)
         return 1 if step.rows == "one" else self.chunk
@@ -258,7 +260,7 @@ class CohortEngine:
 
     def _train(self, job: Job, tasks: list[Task], early: Early | None = None) -> list[Result]:
         x, y, offsets = self._store.pool(tasks)
-        chunk = planned(job, tasks, offsets)
+        chunk = self._planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
         plain, rates = is_plain(job) and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
         mix = tasks[0].batches.mix if tasks[0].batches else "concat"
@@ -266,6 +268,7 @@ class CohortEngine:
         updates = Updates(
             (x, y), rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
             mass=mass_of(self.objective, self._store.whole_targets), told=watcher.gradients if watcher else None,
+            cuts=_cuts(tasks[0]),
         )  # fmt: skip
         with torch.no_grad():
             self.as_built()
@@ -273,7 +276,7 @@ class CohortEngine:
                 if watcher:
                     watcher.begin(step, which)
                 if job.cut:
-                    updates.several(job.micro(kind[0]), which, places, step, rates[step])
+                    updates.several(job.micro(kind[0]), which, places, step, rates[step], kind[1])
                 else:
                     updates.once(kind, which, places, step, rates[step])
                 if watcher:
@@ -287,6 +290,17 @@ class CohortEngine:
         if watcher:
             watched = [seen | steps for seen, steps in zip(watched, watcher.told(losses, chunk.sizes, np.array(rates)), strict=True)]
         return self._results(chunk, rows, losses, early, watched)
+
+    def _planned(self, job: Job, tasks: list[Task], offsets: IntArray) -> Chunk:
+        """Return *tasks* as a chunk: which examples each reads where that goes by their losses, too."""
+        if not tasks[0].graded:
+            return planned(job, tasks, offsets)
+        return dataclasses.replace(planned(job, [composed(task, self._losses(task)) for task in tasks], offsets), tasks=tasks)
+
+    def _losses(self, task: Task) -> FloatArray:
+        """Return the loss of each of the examples of *task* by the parameters that came. Shapes: -> (positions,)."""
+        x, y, _ = self._store.pool([task])
+        return self._scorer.each(self._starts.of(task), x, y, task.positions)["loss"]
 
     def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray, early: Early | None, watched: Sequence[State]) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
@@ -343,20 +357,34 @@ class CohortEngine:
             parts = {**parts, NOISE: self._gauged(task)}
         if task.measured:
             metrics["steps"] = float(steps)
+        if job.bucketing is not None and task.batches is not None:
+            metrics["padding"] = task.batches.padding
         return Result(metrics, params, self._predicted(task), parts, mark=task.mark, watched=watched)
 
     def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat") -> Step:
-        """Return the step for batches of (size, new ones); the second is 0 where it makes no difference."""
+        """Return the step for batches of (size, new ones); the second is 0 where it makes no difference.
+
+        Where all have one loss it is what sequences are cut to.
+        """
         if (*kind, plain, mix) not in self._steps:
             x, y = self._store.sample(kind[0])
+            more = [self._store.sample(kind[0], seed)[0] for seed in range(PROBED_BATCHES)]
+            cut = kind[1] if mix == "concat" else 0
+            if cut:
+                x, more = x[:, :cut].contiguous(), [each[:, :cut].contiguous() for each in more]
             objective = self.objective if mix == "concat" else Mixed(self.objective, kind[1], mix)
             if self._remembers is None:
                 self._remembers = remembers(self._model, self.objective, x, y, self._kept)
             before = Kept(self._model, self.objective) if self._remembers else self._kept  # A task may be under way.
             self._steps[*kind, plain, mix] = compile_step(
                 self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
-                more=[self._store.sample(kind[0], seed)[0] for seed in range(PROBED_BATCHES)],
-                templates=self._templates if mix == "concat" else None, remembers=self._remembers, arithmetic=self.arithmetic,
+                more=more, templates=self._templates if mix == "concat" and not cut else None,  # These are of whole sequences.
+                remembers=self._remembers, arithmetic=self.arithmetic,
             )
             before.back()  # Tracing and probing have called it.
         return self._steps[*kind, plain, mix]
+
+
+def _cuts(task: Task) -> bool:
+    """Return whether sequences in the batches of *task* are cut to widths of their own."""
+    return task.batches is not None and task.batches.widths is not None

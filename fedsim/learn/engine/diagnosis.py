@@ -42,7 +42,7 @@ def broken(job: Job, chunk: Chunk, guarded: Guarded, rates: Sequence[float], upd
     for step, kind, which, places in chunk.batches():
         each = updates()
         if job.cut:
-            each.several(job.micro(kind[0]), which, places, step, rates[step])
+            each.several(job.micro(kind[0]), which, places, step, rates[step], kind[1])
         else:
             each.once(kind, which, places, step, rates[step])
         loss = float(each.losses(chunk.sizes.shape)[0, step])

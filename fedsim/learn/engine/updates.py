@@ -44,7 +44,8 @@ class Updates:
 
     *plain* says that these do the whole update, *trained* how many of the rows' tensors are parameters; *alone*, that there is one row.
     *mass* gives what the objective's mean over targets is divided by; None: how many there are. *told* is shown the gradients of rows,
-    where there are any, before the update rule takes them.
+    where there are any, before the update rule takes them. Where it *cuts*, the second number of a kind is how many steps of its
+    sequences are read; 0 for all.
     """
 
     pool: tuple[Tensor, Tensor]
@@ -56,6 +57,7 @@ class Updates:
     alone: bool
     mass: Callable[[Tensor], Tensor] | None = None
     told: Callable[[Which, Sequence[Tensor]], None] | None = None
+    cuts: bool = False
     _heads: dict[Kind, list[Head]] = field(default_factory=dict[Kind, list[Head]])
     _views: dict[tuple[Kind, int, int], list[Tensor]] = field(default_factory=dict[tuple[Kind, int, int], list[Tensor]])
 
@@ -70,7 +72,7 @@ class Updates:
                 self.rows.step(mine if isinstance(mine, slice) else torch.from_numpy(mine), gradients, at, rate, compiled.ours)
             self._heads.setdefault(kind, []).append((at, mine, head, 1.0))
 
-    def several(self, sizes: Sequence[int], which: Which, places: IntArray, at: int, rate: float) -> None:
+    def several(self, sizes: Sequence[int], which: Which, places: IntArray, at: int, rate: float, width: int = 0) -> None:
         """Make the same step from a pass over each of micro-batches of *sizes*, one after the other: gradient accumulation.
 
         The gradient is the mean over all examples, to which each pass adds its own mean times what that was divided by, and the loss
@@ -82,7 +84,7 @@ class Updates:
         whole = sum(masses[1:], masses[0])
         sums = [param.new_zeros(count, *param.shape[1:]) for param in self.rows.params[: self.trained]]
         for size, part, mass in zip(sizes, parts, masses, strict=True):
-            kind, share = (size, 0), mass / whole
+            kind, share = (size, width), mass / whole
             compiled = self.step(kind)
             for local, read in groups(compiled, slice(0, count), part, alone=self.alone):
                 mine = _of(which, local)
@@ -113,6 +115,8 @@ class Updates:
         size, (x, y) = kind[0], self.pool
         index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1)).to(x.device)
         bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
+        if self.cuts and kind[1]:
+            bx = bx[:, :, : kind[1]].contiguous()
         by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
         params = self.rows.params
         masks = [m.to(x.device, params[0].dtype) for m in self.luck.masks(compiled.masks, mine)]
