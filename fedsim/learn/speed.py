@@ -35,11 +35,10 @@ def step_s(model: nn.Module, objective: Objective, x: Tensor, y: Tensor) -> Floa
 
     def step() -> None:
         loss: Any = objective.loss(model(x), y)
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
             for leaf, gradient in zip(leaves, gradients, strict=True):
-                if gradient is not None:
-                    leaf -= 0.0 * gradient
+                leaf -= 0.0 * gradient
 
     try:
         with torch.enable_grad(), seeded(0), one_thread():

@@ -74,6 +74,7 @@ def studied(
     from fedsim.core.machine import ALONE
     from fedsim.record.place import check_place
     from fedsim.scenario.build import build
+    from fedsim.session import Interrupted
     from fedsim.studies import plan as plans
     from fedsim.studies.batch_size import Course
     from fedsim.studies.host import measured
@@ -99,25 +100,30 @@ def studied(
     folder = Path("runs") / f"{scenario.name}.study" if out is None else Path(out)
     check_place(f"{scenario.name}.study", scenario.seed, None if out is None else folder / "x")
     plans.check(scenario, ())
-    with ALONE:
-        parts = build(loaded)
+    grid = 2 if quick else plans.GRID
+    with Crew(folder, jobs, told) as crew:
+        with ALONE:
+            parts = build(loaded)
         plans.check(scenario, parts.controller.changes if parts.controller else ())
         scores = sorted(parts.engine.evaluate(parts.first, *(tensor[:1] for tensor in parts.test)))
-        goal = plans.Target.read(target, scores) if target is not None else plans.Target.of(scenario.stop) if scenario.stop else None
+        stop = plans.Target.of(scenario.stop) if scenario.stop else None
+        goal = plans.Target.read(target, scores) if target is not None else stop
         sizes = parts.federation.sizes(np.arange(min(parts.federation.count, LOOKED_AT)))
         rows = plans.rows_of(asked, sizes, scenario.training.batch_size, parts.job.accumulate)
         host = measured(parts, [row.batch for row in rows if not row.dynamic], int(sizes.max()))
-        job = parts.job
-    del parts
-    if quick:
-        notes.append("A look, not a finding: few rounds, two rates and one seed, so that no interval is known.")
-    plan = plans.Plan(
-        loaded, job, sizes, rows, which, goal, 2 if quick else plans.GRID, stretch or (1.0 if quick else STRETCH),
-        dynamic or {"kind": DYNAMIC},
-    )  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    with Crew(folder, jobs, told) as crew:
-        found = Course(plan, crew, host, scores, notes=notes).go()
+        plan = plans.Plan(
+            loaded, parts.job, sizes, rows, which, goal, grid, stretch or (1.0 if quick else STRETCH), dynamic or {"kind": DYNAMIC}
+        )
+        del parts
+        if quick:
+            notes.append("A look, not a finding: few rounds, two rates and one seed, so that no interval is known.")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            found = Course(plan, crew, host, scores, notes=notes).go()
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; {crew.done:,} runs and measurements are done, and safe in {folder}. The same command goes on from there."
+            ) from None
     write_csv(found)
     write_page(found)
     return found

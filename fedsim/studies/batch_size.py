@@ -15,7 +15,7 @@ from fedsim.studies.fit import Fit, fit
 from fedsim.studies.grades import TEXTBOOK, Cell
 from fedsim.studies.host import Host
 from fedsim.studies.measures import Estimate, Measured, Reached, compute_share, points_of, reached, virtual_speed
-from fedsim.studies.plan import FURTHER, GRID, SPACING, Plan, Row, Target, Variant, rounded
+from fedsim.studies.plan import FURTHER, GRID, SPACING, Budget, Plan, Row, Target, Variant, rounded
 from fedsim.studies.runs import Asked, Crew, Outcome
 
 AWAY = 0.9
@@ -91,7 +91,7 @@ class Course:
         tried = {b: self._grid(row) for b, row in rows.items()}
         while more := {b: rate for b, row in rows.items() if (rate := self._further(row, tried[b])) is not None}:
             self.take([Variant(b, rate, "epochs", first) for b, rate in more.items()])
-            tried = {b: tuple(sorted({*tried[b], *([more[b]] if b in more else [])})) for b in rows}
+            tried = {b: (*tried[b], more[b]) if b in more else tried[b] for b in rows}
         best = {b: self._best(b, (*tried[b], own)) for b in rows}
         quick = {b: self._quickest(b, (*tried[b], own), best[b]) for b in rows}
         if plan.grid < GRID:  # A look: one rate serves both.
@@ -182,9 +182,9 @@ class Course:
         run = self._run(own)
         if run is None:
             raise ScenarioError(
-                f"--target: is needed, because the scenario has no [stop], and its own run gives no score to go by ({self.found[own].error})"
+                f"--target: is needed, because the scenario has no [stop], and its own run gives no score ({self.found[own].error})"
             )
-        curve = run.metrics[(run.metrics.scope == "central") & (run.metrics.name == self.metric)].sort_values("round")["value"].tolist()
+        curve = run.series(self.metric)["value"].tolist()
         value = float(f"{curve[0] + AWAY * (curve[-1] - curve[0]):.3g}")
         self.plan = replace(plan, target=Target(self.metric, value, upwards(self.metric)))
         self.notes.append(
@@ -273,7 +273,8 @@ class Course:
             arrived["tuned" if not name else "own"] = f"{sum(t is not None for t in took)}/{len(seeds)}"
             for each in ("rounds", "steps", "updates", "examples", "bytes", "virtual_s"):
                 found[f"{each}_to_target{name}"] = Estimate.of([math.nan if t is None else float(getattr(t, each)) for t in took])
-        for name, rate, budget in (("epochs", best, "epochs"), ("steps", best, "steps"), ("own", own, "epochs")):
+        kinds: tuple[tuple[str, float, Budget], ...] = (("epochs", best, "epochs"), ("steps", best, "steps"), ("own", own, "epochs"))
+        for name, rate, budget in kinds:
             variants = [Variant(batch, rate, budget, seed) for seed in seeds]
             found[f"score_{name}"] = Estimate.of([self.score(v) for v in variants])
         finals, noise = list[float](), dict[int, list[float]]()

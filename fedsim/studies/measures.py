@@ -1,4 +1,4 @@
-"""What a study reads off its runs: when a target was reached and at what cost; and what is measured of their models, which takes a while."""
+"""What a study reads off its runs: when a target was reached, at what cost; and what is measured of their models, which takes a while."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  # It has none.
 
+from fedsim.core.types import Frame
 from fedsim.data.federation import Federation
 from fedsim.data.source import Examples
 from fedsim.learn.work import Job
@@ -71,13 +72,13 @@ class Reached:
 
 def reached(run: Run, target: Target, job: Job) -> Reached | None:
     """Return what *run* took until *target* first held in its central evaluation; None where it never did."""
-    metrics = run.metrics
+    metrics: Frame = run.metrics
     found = metrics[(metrics.scope == "central") & (metrics.name == target.metric)].sort_values("round")
     held = found[[target.holds(float(value)) for value in found["value"]]]
     if held.empty:
         return None
     first = held.iloc[0]
-    tasks = run.tasks
+    tasks: Frame = run.tasks
     tasks = tasks[(tasks.kind == "train") & (tasks.outcome == "arrived") & (tasks["round"] <= int(first["round"]))]
     seen = tasks.assign(seen=[job.seen(int(n)) for n in tasks.examples])
     each = seen.groupby("round")[["steps", "seen"]].mean().sum() if len(seen) else {"steps": 0.0, "seen": 0.0}

@@ -52,9 +52,8 @@ class Target:
     @classmethod
     def of(cls, stop: Stop) -> Target | None:
         """Return the target that a scenario's [stop] names; None where it stops by something else."""
-        if stop.at_least is None and stop.at_most is None:
-            return None
-        return cls(stop.metric, float(stop.at_most if stop.at_least is None else stop.at_least), stop.at_least is not None)
+        value = stop.at_most if stop.at_least is None else stop.at_least
+        return None if value is None else cls(stop.metric, float(value), stop.at_least is not None)
 
     @classmethod
     def read(cls, words: str, scores: Iterable[str]) -> Target:

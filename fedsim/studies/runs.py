@@ -31,7 +31,8 @@ Told = Callable[[int, int, str], None]
 """Hears how many runs are done, of how many so far known, and which was the last."""
 
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ class Crew:
     read: int = 0
 
     def __enter__(self) -> Self:
-        self._all = [_Worker() for _ in range(self.jobs)]
+        self._all = [_Worker(_started()) for _ in range(self.jobs)]  # They import while the caller looks at the scenario.
         self._idle = list(self._all)
         return self
 

@@ -36,6 +36,8 @@ def main() -> None:
     threading.Thread(target=_read, args=(asked,), daemon=True).start()
     spare_dependencies()
     try:
+        import fedsim.session  # noqa: F401  # pyright: ignore[reportUnusedImport]  # Seconds, before the first request comes.
+
         while line := asked.get():
             answers.write(json.dumps(answer(json.loads(line))) + "\n")
             answers.flush()
