@@ -169,10 +169,11 @@ class Course:
         outcomes = [self.found[Variant(row.batch, rate, "epochs", self.plan.seeds[0])] for rate in tried]
         if all(outcome.status == "refused" for outcome in outcomes):
             return None
-        best = self._best(row.batch, tried)
-        if best == min(tried):  # Where all diverge too. What is much too large is not left in small steps.
-            return rounded(best / (SPACING if any(outcome.done for outcome in outcomes) else SPACING**3))
-        return rounded(best * SPACING) if best == max(tried) else None
+        best, any_ = self._best(row.batch, tried), any(outcome.done for outcome in outcomes)
+        ends = {best, self._quickest(row.batch, tried, best)}
+        if min(tried) in ends:  # Where all diverge too. What is much too large is not left in small steps.
+            return rounded(min(tried) / (SPACING if any_ else SPACING**3))
+        return rounded(max(tried) * SPACING) if max(tried) in ends else None
 
     def _choose_target(self) -> None:
         """Set the target that the scenario and the caller left open, by the scenario's own run."""

@@ -222,7 +222,8 @@ def _chart(
             drawn.add_vline(x=line.fit.critical, line={"color": GREY, "width": 1}, annotation_text=f"critical {line.fit.critical:.2g}")
     _sized(drawn, lines)
     if log:
-        drawn.update_yaxes(type="log", exponentformat="power")
+        known = [y for curve in curves for y in curve.y]
+        drawn.update_yaxes(type="log", exponentformat="power", dtick=1 if max(known) >= 30 * min(known) else "D2")
     drawn.update_layout(showlegend=len(curves) > 1)
     return drawn
 
@@ -245,7 +246,7 @@ def _rates(lines: list[Line]) -> Any:
             x=list(known), y=list(known.values()), name=name, mode="lines+markers", line={"color": colour, "width": 1.5},
             marker={"size": 5}, hovertemplate=f"batch {name}, rate %{{x:.3g}}: %{{y:.4f}}",
         )  # fmt: skip
-    drawn.update_xaxes(type="log", title="learning rate", exponentformat="power")
+    drawn.update_xaxes(type="log", title="learning rate", dtick="D2")
     drawn.update_layout(showlegend=True)
     return drawn
 

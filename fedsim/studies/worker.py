@@ -6,6 +6,7 @@ under way is then interrupted, and its folder says so. Ctrl-C is the parent's bu
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -41,6 +42,7 @@ def main() -> None:
         while line := asked.get():
             answers.write(json.dumps(answer(json.loads(line))) + "\n")
             answers.flush()
+            gc.collect()  # A run's parts go in circles, examples among them: none is there for the next one to trip over.
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(130)
 
