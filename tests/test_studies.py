@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from planted import PLANTED, quadratic
+import torch
+from planted import HELD, PLANTED, WIDE, Mean, Point, curvatures, noise, quadratic
 
 import fedsim
 from fedsim.core.errors import ScenarioError
+from fedsim.learn.gradients import noise_at
 from fedsim.learn.work import Job
 from fedsim.record import manifest
 from fedsim.scenario.load import Loaded
@@ -88,9 +92,9 @@ def test_a_study_that_is_interrupted_says_how_to_go_on(tiny: Tiny, tmp_path: Pat
     assert ["done", "done"] == [fedsim.load(each).status for each in (tmp_path / "s").iterdir()]
 
 
-def test_workers_are_processes_of_their_own(tiny: Tiny, tmp_path: Path) -> None:
-    """A worker leaves an ordinary run folder, says what refused and what diverged, and a dead one is started again."""
-    wild = tiny({"training.optimizer.lr": 1e30, "server.rounds": 3, "training.batch_size": 1})
+def test_workers_are_processes_of_their_own(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker leaves an ordinary run folder, says what refused and what diverged; a dead one is started again, and its death told."""
+    wild = tiny({"training.optimizer.lr": 1e38, "server.rounds": 3, "training.batch_size": 1})
     refused = tiny({"model": {"kind": "nobody:Net"}})
     with Crew(tmp_path, 1) as crew:
         first = crew.runs([Asked("a", loaded(tiny()), (1,)), Asked("b", loaded(wild)), Asked("c", loaded(refused))])
@@ -98,10 +102,12 @@ def test_workers_are_processes_of_their_own(tiny: Tiny, tmp_path: Path) -> None:
         assert process is not None
         process.kill()
         process.wait()
+        words, pipe = [sys.executable, "-c", "input()"], subprocess.PIPE
+        monkeypatch.setattr(runs, "_started", lambda: subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True))
         last = crew.runs([Asked("d", loaded(tiny()))])[0]
     assert ["done", "diverged", "refused"] == [outcome.status for outcome in first]
-    assert last.run is not None and first[0].run is not None
-    assert last.run.digest == first[0].run.digest == fedsim.run(tiny(), out=tmp_path / "e").digest
+    assert ("failed", "its process ended with code 0.") == (last.status, last.error)
+    assert first[0].run is not None and first[0].run.digest == fedsim.run(tiny(), out=tmp_path / "e").digest
     assert (tmp_path / "a" / "model-1.safetensors").is_file()
     assert process.poll() is not None
 
@@ -144,7 +150,7 @@ def test_a_policy_is_optimised_within_five_percent() -> None:
 
 def plan(**more: Any) -> Plan:
     sizes = np.array([10, 30])
-    scenario = Scenario.model_validate(PLANTED | {"training": PLANTED["training"] | more})
+    scenario = Scenario.model_validate(PLANTED | {"training": PLANTED["training"] | {"batch_size": 10} | more})
     rows = rows_of((1, 16, 64, "full"), sizes, 10)
     job = Job(epochs=more.get("epochs") or 0, steps=more.get("steps") or 0, batch_size=10, lr=0.1)
     return Plan(Loaded(scenario, Path.cwd()), job, sizes, rows, (3,), Target("loss", 0.1, False), 5, 2.0, None)
@@ -170,7 +176,7 @@ def test_budgets_are_equal() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"batches": "1,eight"}, "'eight' is no batch size"), ({"batches": [0]}, "'0' is no batch size"), ({"batches": ""}, "no batch size"),
+        ({"batches": "1,eight"}, "'eight' is no batch"), ({"batches": [0]}, "'0' is no batch size"), ({"batches": ""}, "no batch size"),
         ({"target": "acuracy=0.9"}, "Did you mean 'accuracy'"), ({"target": "accuracy"}, "must look like"),
         ({"target": "accuracy=much"}, "is no number"), ({"seeds": 0}, "between 1 and 100"), ({"stretch": 0.5}, "between 1 and 1000"),
         ({"jobs": 0}, "between 1 and 256"), ({"question": "batchsize"}, "Did you mean 'batch-size'"),
@@ -221,14 +227,32 @@ def planted(tmp_path: Path, **options: Any) -> Study:
 
 
 def test_a_planted_quadratic_has_its_critical_batch(tmp_path: Path, beside: list[str]) -> None:
-    """Steps to the target are the planted ones to 10 %, and so is the critical batch size, of a hyperbola that fits to 10 %."""
-    found = planted(tmp_path, batches=[8, 32, 128, 512], seeds=1)
+    """Steps to the target are the planted ones to 10 %, and so is the critical batch size of the hyperbola, which fits to 10 %."""
+    found = planted(tmp_path, batches=[8, 32, 128], seeds=1)
     lines = {line.row.size: line for line in found.lines}
     tried = {size: [*line.tried] for size, line in lines.items()}
     steps = {size: min(taken for rate in tried[size] if (taken := quadratic(size, rate, found.target.value))) for size in lines}
-    expected = fit(list(steps), list(steps.values()))
+    best = [min(taken for rate in np.geomspace(0.01, 1.99, 100) if (taken := quadratic(size, rate, found.target.value))) for size in steps]
+    expected = fit(list(steps), best)
 
     assert {size: line.figures["steps_to_target"].mean for size, line in lines.items()} == pytest.approx(steps, rel=0.1)
     assert found.fit is not None and expected is not None
     assert found.fit.critical == pytest.approx(expected.critical, rel=0.1)
     assert found.fit.error < 0.1 and expected.error < 0.1
+
+
+def test_signal_to_noise_goes_with_the_batch() -> None:
+    """The study's signal-to-noise is that of batches which are drawn: in proportion to their size, slope 1 within 0.05."""
+    pool, model = noise(), Point().double()
+    x, y = torch.from_numpy(pool.train.x), torch.from_numpy(pool.train.y)
+    trace, square = noise_at(model, Mean(), {"w": 0.2 * np.ones(WIDE)}, x, y)
+    exact = 0.2 * curvatures()
+    sizes, luck = (4, 16, 64, 256), np.random.default_rng(8)
+    drawn = [
+        float(exact @ exact) / float(np.mean([((pool.train.x[luck.integers(HELD, size=size)].mean(0)) ** 2).sum() for _ in range(60)]))
+        for size in sizes
+    ]
+
+    assert (square, trace) == pytest.approx((float(exact @ exact), WIDE * HELD / (HELD - 1)), rel=0.03)
+    assert [square / (trace / size) for size in sizes] == pytest.approx(drawn, rel=0.05)
+    assert np.polyfit(np.log(sizes), np.log(drawn), 1)[0] == pytest.approx(1.0, abs=0.05)

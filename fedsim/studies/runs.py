@@ -24,8 +24,8 @@ from fedsim.studies.worker import POINT
 
 GRACE_S = 10.0
 """How long a worker may take to leave its run's folder readable before it is killed."""
-DIVERGED = " of the global model became "
-"""What the error of a run says whose loss left the numbers: the same again, whoever runs it again."""
+DIVERGED = ("Training diverged", " of the global model became ", "the loss became ")
+"""What errors of runs say whose numbers broke, one of them: the same again, whoever runs it again."""
 
 Told = Callable[[int, int, str], None]
 """Hears how many runs are done, of how many so far known, and which was the last."""
@@ -103,6 +103,10 @@ class _Worker:
                 self.process.wait()
             if self.process.stdout is not None:
                 self.process.stdout.close()
+
+
+def _diverged(error: str) -> bool:
+    return any(words in error for words in DIVERGED)
 
 
 def _started() -> subprocess.Popen[str]:
@@ -185,7 +189,7 @@ class Crew:
                 "points": list(asked.points),
             })  # fmt: skip
             run = Run(folder) if answer["status"] == "done" else None
-            diverged = answer["status"] == "failed" and DIVERGED in answer["error"]
+            diverged = answer["status"] == "failed" and _diverged(answer["error"])
             before = Outcome("diverged" if diverged else answer["status"], answer["error"], run)
         self._tell(asked.name)
         return before
@@ -222,7 +226,7 @@ class Crew:
                 raise RunError(f"{folder}: another process is at this run. Wait for it, or name another folder with --out.")
             if run.status == "done" and not asked.lacks(folder):
                 return folder, Outcome("done", run=run)
-            if run.status == "failed" and DIVERGED in str(about.get("error", "")):
+            if run.status == "failed" and _diverged(str(about.get("error", ""))):
                 return folder, Outcome("diverged", str(about["error"]))
             shutil.rmtree(folder)
             return folder, None
