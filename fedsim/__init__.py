@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from fedsim.core.keys import Key
     from fedsim.score.run import Run, load
     from fedsim.session import run
+    from fedsim.studies import study
 
-__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "laws", "load", "run"]
+__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "laws", "load", "run", "study"]
 
 _LATE = {
     "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "laws": "fedsim.laws", "load": "fedsim.score.run",
-    "run": "fedsim.session",
+    "run": "fedsim.session", "study": "fedsim.studies",
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ app = typer.Typer(
         " Flower strategy aggregates. Start with:\n\n\b\n"
         "  fedsim check scenarios/quickstart.toml   what would it cost?\n"
         "  fedsim run scenarios/quickstart.toml     run it\n"
+        "  fedsim study batch-size SCENARIO         which batch size?\n"
         "  fedsim list                              what can a scenario name?"
     ),
     add_completion=False,
@@ -50,6 +51,9 @@ Set = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override the scenario's seed.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end, and nothing else.")]
+
+studies = typer.Typer(help="Run a scenario many times, varied by a plan, and say what follows.", no_args_is_help=True)
+app.add_typer(studies, name="study")
 
 
 @app.callback(invoke_without_command=True)
@@ -165,6 +169,49 @@ def verify(
         if difference is not None:
             raise RunError(f"{run}: differs. First: {difference}.")
         print(f"{run}: verified, digest {old.digest[:16]}... again.")
+
+
+@studies.command("batch-size")
+def batch_size(
+    scenario: ScenarioFile,
+    batches: Annotated[
+        str | None, typer.Option(metavar="B,B,...", help="Sizes, full, dynamic. Default 1 to 1024, full, and dynamic.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(metavar="SCORE=X", help="What counts as learned, like accuracy=0.9. Default the scenario's stop.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds, from the scenario's own on. Default 3.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A look: 3 sizes, 2 rates, 1 seed, 5 rounds.")] = False,
+    stretch: Annotated[
+        float | None, typer.Option(metavar="X", help="A run to the target takes at most X times the scenario's rounds. Default 4.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(metavar="N", help="Processes, of one thread each. Default one per core.")] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The study's folder. Default runs/NAME.study.")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
+) -> None:
+    """Measure what the batch size does: memory, speed, gradients, generalisation, time to a target; beside the textbook's table.
+
+    Each size is run at a rate tuned for it, at the scenario's own rate, for equal epochs, equal steps, and to a target. The runs
+    stand in the study's folder; called again, the study goes on from what is done there.
+    """
+    with _errors():
+        from fedsim import show
+        from fedsim.studies import studied
+
+        loaded = _load(scenario, settings, seed)
+        with show.studying(loaded.scenario, silent=quiet or as_json) as told:
+            found = studied(
+                loaded, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out, told=told
+            )
+        from fedsim.studies import table
+
+        if as_json:
+            print(_json(table.summary(found)))
+        else:
+            table.show(found)
 
 
 @app.command()

@@ -58,6 +58,8 @@ class Progress:
     up_bytes: int
     scores: Mapping[str, float]
     said: Sequence[str] = ()
+    model: Params = field(default_factory=dict[str, Any])
+    """What travels, as it is now: to be looked at, not to be kept for long or written into."""
 
 
 Watch = Callable[[Progress], None]
@@ -294,8 +296,8 @@ class _Session:
             self.told = time.monotonic()
         self._checkpoint()
         if self.watch:
-            sent, rounds = self.grid.invariants, self.loaded.scenario.server.rounds
-            self.watch(Progress(self.round, rounds, self.grid.now, sent.down_bytes, sent.up_bytes, dict(self.scores), self.watched.said))
+            sent, rounds, said = self.grid.invariants, self.loaded.scenario.server.rounds, self.watched.said
+            self.watch(Progress(self.round, rounds, self.grid.now, sent.down_bytes, sent.up_bytes, dict(self.scores), said, self.latest))
 
     def _checkpoint(self) -> None:
         """Save the model now and then, a small share of the time, so that a kill costs no more than what came since."""

@@ -71,6 +71,26 @@ def rehearsing(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, 
         yield tell
 
 
+@contextmanager
+def studying(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, int, str], None] | None]:
+    """Show how far a study is, on standard error; yields what to tell it with, or None when silent."""
+    console = Console(stderr=True)
+    if silent or not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(), TextColumn("{task.fields[doing]}"),
+        TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        line = bar.add_task(scenario.name, total=None, doing="building the world")
+
+        def tell(done: int, known: int, name: str) -> None:
+            bar.update(line, completed=done, total=known, doing=f"runs so far known; last {name}"[:40])
+
+        yield tell
+
+
 def summary_line(run: Run) -> dict[str, Any]:
     """Return the figures of a run as one table: what ``--json`` prints. ``online`` is there where clients have streams."""
     from fedsim.score.online import pooled

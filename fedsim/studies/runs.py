@@ -1,0 +1,233 @@
+"""Many runs side by side in processes of one thread each. What is done already is read; what broke is run again. Knows no question."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from fedsim.core.errors import RunError
+from fedsim.core.types import interpreter_flags
+from fedsim.record import manifest
+from fedsim.scenario.load import Loaded
+from fedsim.score.run import Run
+from fedsim.studies.worker import POINT
+
+GRACE_S = 10.0
+"""How long a worker may take to leave its run's folder readable before it is killed."""
+DIVERGED = ("Training diverged", " of the global model became ", "the loss became ")
+"""What errors of runs say whose numbers broke, one of them: the same again, whoever runs it again."""
+
+Told = Callable[[int, int, str], None]
+"""Hears how many runs are done, of how many so far known, and which was the last."""
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A run that is wanted: *name* is its folder's, *points* are rounds whose models are to be there; *must*, else it is run again."""
+
+    name: str
+    loaded: Loaded
+    points: tuple[int, ...] = ()
+    must: bool = False
+
+    def lacks(self, folder: Path) -> bool:
+        """Return whether the run in *folder* must have models of its rounds, and has not all of them."""
+        return self.must and not all((folder / POINT.format(r)).is_file() for r in self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run: done; diverged; failed otherwise; refused, where its scenario was. *error* says why."""
+
+    status: str
+    error: str = ""
+    run: Run | None = None
+
+    @property
+    def done(self) -> bool:
+        """Return whether the run has scores."""
+        return self.status == "done" and self.run is not None
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process that answers requests, one at a time; started when it is first asked, and again where it died."""
+
+    process: subprocess.Popen[str] | None = None
+    closed: bool = False
+
+    def ask(self, request: dict[str, Any]) -> dict[str, str]:
+        """Return the answer to *request*; that it failed, where the process went instead."""
+        if self.closed:
+            raise RunError("the study is over.")
+        if self.process is None or self.process.poll() is not None:
+            self.process = _started()
+        try:
+            assert self.process.stdin is not None and self.process.stdout is not None
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+            if line := self.process.stdout.readline():
+                return json.loads(line)
+        except (BrokenPipeError, ValueError):  # It died while we spoke, or was told to end.
+            pass
+        code = self.process.wait()
+        how = f"by signal {-code}; the system may have run out of memory" if code < 0 else f"with code {code}"
+        return {"status": "failed", "error": f"its process ended {how}."}
+
+    def end(self) -> None:
+        self.closed = True
+        if self.process is not None and self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()  # It reads this as the end.
+
+    def gone(self) -> None:
+        if self.process is not None:
+            try:
+                self.process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+
+def _diverged(error: str) -> bool:
+    return any(words in error for words in DIVERGED)
+
+
+def _started() -> subprocess.Popen[str]:
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(str(Path(place or ".").absolute()) for place in sys.path),
+    }  # fmt: skip
+    # A group of its own: Ctrl-C is for us.
+    return subprocess.Popen(
+        [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.studies.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0, text=True, encoding="utf-8",
+    )  # fmt: skip
+
+
+@dataclass
+class Crew:
+    """Workers, and the folder in which their runs stand. Use it in a ``with``: nobody outlives it."""
+
+    folder: Path
+    jobs: int
+    told: Told | None = None
+    _idle: list[_Worker] = field(default_factory=list[_Worker])
+    _all: list[_Worker] = field(default_factory=list[_Worker])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    done: int = 0
+    known: int = 0
+    read: int = 0
+
+    def __enter__(self) -> Self:
+        self._all = [_Worker(_started()) for _ in range(self.jobs)]  # They import while the caller looks at the scenario.
+        self._idle = list(self._all)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._all:
+            worker.end()
+        for worker in self._all:
+            worker.gone()
+
+    def runs(self, asked: Sequence[Asked]) -> list[Outcome]:
+        """Return what came of each of *asked*, in their order. Longest first is the caller's to see to."""
+        self.known += len(asked)
+        return self._side_by_side(asked, self._run)
+
+    def measured(self, requests: Sequence[dict[str, Any]]) -> list[str]:
+        """Return for each of *requests* to measure a run what went wrong, empty where nothing did."""
+        self.known += len(requests)
+        return self._side_by_side(requests, self._measure)
+
+    def _side_by_side(self, items: Sequence[T], work: Callable[[T, _Worker], R]) -> list[R]:
+        def one(item: T) -> R:
+            with self._lock:
+                worker = self._idle.pop()
+            try:
+                return work(item, worker)
+            finally:
+                with self._lock:
+                    self._idle.append(worker)
+
+        with ThreadPoolExecutor(self.jobs) as pool:
+            waiting = {pool.submit(one, item): i for i, item in enumerate(items)}
+            found: dict[int, R] = {}
+            try:
+                for each in as_completed(waiting):
+                    found[waiting[each]] = each.result()
+            except BaseException:  # Ctrl-C: what has not begun never does, and what goes is told to end.
+                for each in waiting:
+                    each.cancel()
+                self.__exit__()
+                raise
+        return [found[i] for i in range(len(items))]
+
+    def _run(self, asked: Asked, worker: _Worker) -> Outcome:
+        folder, before = self._place(asked)
+        if before is not None:
+            self.read += 1
+        else:
+            answer = worker.ask({
+                "what": "run", "scenario": asked.loaded.scenario.plain(), "folder": str(asked.loaded.folder), "out": str(folder),
+                "points": list(asked.points),
+            })  # fmt: skip
+            run = Run(folder) if answer["status"] == "done" else None
+            diverged = answer["status"] == "failed" and _diverged(answer["error"])
+            before = Outcome("diverged" if diverged else answer["status"], answer["error"], run)
+        self._tell(asked.name)
+        return before
+
+    def _measure(self, request: dict[str, Any], worker: _Worker) -> str:
+        answer = worker.ask({"what": "measure", **request})
+        self._tell(Path(request["out"]).name)
+        return answer["error"]
+
+    def _tell(self, name: str) -> None:
+        with self._lock:
+            self.done += 1
+            if self.told:
+                self.told(self.done, self.known, name)
+
+    def _place(self, asked: Asked) -> tuple[Path, Outcome | None]:
+        """Return the folder for a run; and its outcome, where it has one already.
+
+        A folder of another scenario's run keeps its name, and ours has a number; one of a run that broke is cleared.
+        """
+        digest = asked.loaded.scenario.digest
+        for number in range(1, 1_000_000):
+            folder = self.folder / (asked.name if number == 1 else f"{asked.name}.{number}")
+            if not os.path.lexists(folder):
+                return folder, None
+            try:
+                run = Run(folder)
+                about = run.manifest
+            except RunError:  # Not ours, or not readable: left alone.
+                continue
+            if about.get("scenario_digest") != digest or manifest.scenario_folder(about, folder) != asked.loaded.folder.resolve():
+                continue
+            if run.status == "running":
+                raise RunError(f"{folder}: another process is at this run. Wait for it, or name another folder with --out.")
+            if run.status == "done" and not asked.lacks(folder):
+                return folder, Outcome("done", run=run)
+            if run.status == "failed" and _diverged(str(about.get("error", ""))):
+                return folder, Outcome("diverged", str(about["error"]))
+            shutil.rmtree(folder)
+            return folder, None
+        raise RunError(f"{self.folder / asked.name}: too many runs of this name; clear the folder {self.folder}.")

@@ -1,0 +1,111 @@
+"""A worker of a study: a process that runs one scenario after the other, ``python -m fedsim.studies.worker``. Knows no study.
+
+A request is a line of JSON on its standard input, the answer one on its standard output. It ends when its input does: a run that is
+under way is then interrupted, and its folder says so. Ctrl-C is the parent's business.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.core.warned import spare_dependencies
+
+POINT = "model-{}.safetensors"
+"""What the model of a round is called, beside that of the end, in the folder of a run that was asked for it."""
+
+
+MEASURED = "measured.json"
+"""What was measured of a run, beside what it recorded itself."""
+
+
+def main() -> None:
+    """Serve the parent until it is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _interrupt)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # What a reader's code prints is no answer.
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(asked,), daemon=True).start()
+    spare_dependencies()
+    try:
+        import fedsim.session  # noqa: F401  # pyright: ignore[reportUnusedImport]  # Seconds, before the first request comes.
+
+        while line := asked.get():
+            _under_way.set()
+            said = answer(json.loads(line))
+            _under_way.clear()
+            answers.write(json.dumps(said) + "\n")
+            answers.flush()
+            gc.collect()  # A run's parts go in circles, examples among them: none is there for the next one to trip over.
+    except (KeyboardInterrupt, BrokenPipeError):
+        os._exit(130)
+
+
+_under_way = threading.Event()
+
+
+def _interrupt(*_: object) -> None:
+    if not _under_way.is_set():  # Nothing to leave in order.
+        os._exit(130)
+    raise KeyboardInterrupt
+
+
+def _read(asked: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        asked.put(line)
+    asked.put("")
+    os.kill(os.getpid(), signal.SIGTERM)  # The parent has no more use for us, or is gone.
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, str]:
+    """Do what *request* asks: run its scenario, or measure a run. Return what went wrong, and how it went wrong; nothing, if nothing."""
+    from fedsim.core.errors import RunError, ScenarioError
+
+    try:
+        if request["what"] == "run":
+            _run(request)
+        else:
+            from fedsim.studies.measures import measure
+
+            measure(request["scenario"], Path(request["folder"]), Path(request["out"]), request["points"])
+    except ScenarioError as error:
+        return {"status": "refused", "error": str(error)}
+    except RunError as error:
+        return {"status": "failed", "error": str(error)}
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:  # Nobody foresaw it: of this run the study is told, and goes on with the others.
+        return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    return {"status": "done", "error": ""}
+
+
+def _run(request: Mapping[str, Any]) -> None:
+    """Run the scenario of *request* in the folder ``out``, and leave the models of the rounds ``points`` there too."""
+    from fedsim.record.manifest import whole
+    from fedsim.scenario.load import Loaded
+    from fedsim.scenario.schema import Scenario
+    from fedsim.session import Progress, execute
+
+    out, points = Path(request["out"]), set(request["points"])
+
+    def watch(where: Progress) -> None:
+        if where.round in points:
+            import numpy as np
+            from safetensors.numpy import save
+
+            whole(out / POINT.format(where.round), save({name: np.asarray(a, order="C") for name, a in where.model.items()}))
+
+    execute(Loaded(Scenario.model_validate(request["scenario"]), Path(request["folder"])), out, watch if points else None)
+
+
+if __name__ == "__main__":
+    main()
