@@ -22,9 +22,9 @@ class Monitor:
     anew for each task, are taken one by one at its start. Which tasks these are hangs on their keys alone.
     """
 
-    every: int = 10
+    every: int = 20
     tasks: float = 1.0
-    noise: float = 0.2
+    noise: float = 0.1
     noise_every: int = 5
     examples: int = 16
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from fedsim.core.types import Array, FloatArray
 
-PIECE = 1 << 16
-"""Numbers of a parameter that are looked at together, of all clients: what lies in a cache."""
+PIECE = 1 << 17
+"""Numbers that are looked at together, of all clients: what lies in a cache."""
 BLOCK = 256
 """Squares that are added up in the numbers' own type, before float64 takes over: quick, and no sum is long."""
 
@@ -45,10 +45,13 @@ def of_updates(
     squares, mean = np.zeros(len(ends)), 0.0
     for name in names:
         first, rest = start[name].reshape(-1), [end[name].reshape(-1) for end in ends]
-        mine = shares.astype(first.dtype)
-        for begin in range(0, len(first), PIECE):
-            piece = np.stack([each[begin : begin + PIECE] for each in rest])
-            piece -= first[begin : begin + PIECE]
+        mine, width = shares.astype(first.dtype), max(1, min(len(first), max(BLOCK, PIECE // len(ends))))
+        room = np.empty((len(ends), width), dtype=first.dtype)  # One for all pieces: a fresh one each costs more than the arithmetic.
+        for begin in range(0, len(first), width):
+            before = first[begin : begin + width]
+            piece = room[:, : len(before)]
+            for each, update in zip(rest, piece, strict=True):
+                np.subtract(each[begin : begin + width], before, out=update)
             squares += squared(piece)
             together = (mine @ piece).astype(np.float64)
             mean += float(together @ together)

@@ -314,11 +314,11 @@ class Monitor(Section):
 
     every: Annotated[
         int, Field(ge=1, le=1_000_000_000, description="Local steps from one that is watched to the next; the first of a task always is.")
-    ] = 10
+    ] = 20
     tasks: Annotated[float, Field(gt=0, le=1, description="The share of training tasks that are watched.")] = 1.0
     noise: Annotated[
         float, Field(ge=0, le=1, description="The share of these of which, at their start, gradients of examples are taken one by one.")
-    ] = 0.2
+    ] = 0.1
     noise_every: Annotated[
         int, Field(ge=1, le=1_000_000_000, description="Versions of the model from one at which they are taken to the next; 1 is each.")
     ] = 5

@@ -41,6 +41,7 @@ class Watcher:
     every: int
     _asked: IntArray
     _now: _Step | None = None
+    _room: list[Tensor] = field(default_factory=list[Tensor])  # One for all steps: fresh memory each time costs more than the copy.
     _found: list[tuple[int, IntArray, Tensor, Tensor]] = field(default_factory=list[tuple[int, IntArray, Tensor, Tensor]])
 
     @classmethod
@@ -57,8 +58,15 @@ class Watcher:
             return
         mine = np.arange(which.start, which.stop) if isinstance(which, slice) else which
         mine = mine[self._asked[mine]]
-        if len(mine):
-            self._now = _Step(at, mine, [param[_index(mine)].clone() for param in self.rows.params[: self.trained]])
+        if not len(mine):
+            return
+        params, at_rows = self.rows.params[: self.trained], _index(mine)
+        if not self._room:
+            self._room = [torch.empty_like(param) for param in params]
+        before = [room[: len(mine)] for room in self._room]
+        for room, param in zip(before, params, strict=True):
+            room.copy_(param[at_rows])
+        self._now = _Step(at, mine, before)
 
     def gradients(self, which: Which, gradients: Sequence[Tensor]) -> None:
         """Take the *gradients* of rows, before the rule makes something else of them; some of those that the step is of."""
