@@ -53,7 +53,7 @@ class Target:
     def of(cls, stop: Stop) -> Target | None:
         """Return the target that a scenario's [stop] names; None where it stops by something else."""
         value = stop.at_most if stop.at_least is None else stop.at_least
-        return None if value is None else cls(stop.metric, float(value), stop.at_least is not None)
+        return None if value is None or stop.metric is None else cls(stop.metric, float(value), stop.at_least is not None)
 
     @classmethod
     def read(cls, words: str, scores: Iterable[str]) -> Target:
