@@ -133,10 +133,10 @@ def test_every_way_down_from_the_compiled_step_leaves_a_note(monkeypatch: pytest
     """Not traced, not stacked, not in agreement, raising once compiled: each is said; a step that is compiled says nothing."""
     linear, true_trace = nn.Linear(3, 2), trace.trace
 
-    def single_only(*given: object, rows: int | None) -> object:
+    def single_only(*given: object, rows: int | None, **more: object) -> object:
         if rows is not None:
             raise trace.Untraceable("no rule")
-        return true_trace(*given, rows=rows)  # type: ignore[arg-type]  # As it was called.
+        return true_trace(*given, rows=rows, **more)  # type: ignore[arg-type]  # As it was called.
 
     assert "" == step_of(linear).note
     assert "cannot be traced" in step_of(Untraced()).note

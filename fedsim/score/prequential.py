@@ -232,11 +232,18 @@ def _beyond(reached: FloatArray, by: FloatArray) -> FloatArray:
     return np.divide(reached - by, 1.0 - by, out=np.full(len(reached), np.nan), where=by < 1.0)
 
 
+MANY = 1_000_000
+"""Classes beyond which only those that occur are counted."""
+
+
 def _totals(y: IntArray, prediction: IntArray, loss: FloatArray, majority: IntArray, no_change: IntArray) -> dict[str, float]:
     answered = prediction != NO_ANSWER
     accuracy = _share(prediction, y)
-    size = int(max(y.max(initial=0), prediction.max(initial=0))) + 1
-    counts = [np.bincount(labels[answered], minlength=size) / max(1, answered.sum()) for labels in (y, prediction)]
+    true, said = y, prediction
+    if max(y.max(initial=0), prediction.max(initial=0)) >= MANY:  # A damaged folder may hold any number.
+        true, said = np.unique(np.stack([y, prediction]), return_inverse=True)[1].reshape(2, -1)
+    size = int(max(true.max(initial=0), said.max(initial=0))) + 1
+    counts = [np.bincount(labels[answered], minlength=size) / max(1, answered.sum()) for labels in (true, said)]
     by = [float(counts[0] @ counts[1]), _share(majority, y), _share(no_change, y)]
     kappas = _beyond(np.full(3, accuracy), np.array(by)).tolist()
     mean_loss = float(loss[answered].mean()) if np.isfinite(loss[answered]).all() and answered.any() else float("nan")

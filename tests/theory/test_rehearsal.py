@@ -17,7 +17,7 @@ from fedsim.client.stream import AGAIN
 from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.data.replay import Arrivals
-from fedsim.learn.engine import live
+from fedsim.learn.engine import persample
 from fedsim.learn.work import Start
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
@@ -252,13 +252,13 @@ def test_gradients_of_each_example_are_had_without_vmap(monkeypatch: pytest.Monk
     def loss(some: list[torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy((some[0] @ x).unsqueeze(0), y.unsqueeze(0))
 
-    together = live._of_each(loss, params, x, y)[0]  # pyright: ignore[reportPrivateUsage]
+    together = persample.of_each(loss, params, x, y)[0]
 
     def refuses(*_: object, **__: object) -> None:
         raise RuntimeError("no rule")
 
-    monkeypatch.setattr(live, "vmap", refuses)
-    alone = live._of_each(loss, params, x, y)[0]  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(persample, "vmap", refuses)
+    alone = persample.of_each(loss, params, x, y)[0]
 
     assert (7, 3, 5) == tuple(alone.shape)
     assert float((together - alone).abs().max()) < 1e-15
