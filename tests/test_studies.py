@@ -24,8 +24,8 @@ from fedsim.record import manifest
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.schema import Scenario
 from fedsim.studies import grades, runs, studied, table
-from fedsim.studies.batch_size import Study
 from fedsim.studies.fit import fit
+from fedsim.studies.found import Study
 from fedsim.studies.measures import Estimate, Measured
 from fedsim.studies.plan import Plan, Row, Target, Variant, mean_size, rows_of
 from fedsim.studies.runs import Asked, Crew

@@ -14,7 +14,7 @@ from fedsim.report.page import PAGE as FRAME
 from fedsim.report.page import toml
 from fedsim.report.units import clock, duration, megabytes
 from fedsim.studies import grades
-from fedsim.studies.batch_size import Line, Study
+from fedsim.studies.found import Line, Study
 from fedsim.studies.measures import SHARES, Estimate
 from fedsim.studies.table import PAGE, figure, notes, sentences
 
@@ -86,14 +86,14 @@ def _cell(line: Line, name: str, study: Study) -> str:
 
 def _costs(study: Study) -> str:
     """Return the table of rates, and of what it took to the target."""
-    heads = ("batch", "rate at equal epochs, steps", "rate to the target", "reached", "rounds", "steps of a client", "updates of all",
+    heads = ("batch", "rate: equal epochs", "equal steps", "to the target", "reached", "rounds", "steps of a client", "updates of all",
              "bytes", "virtual time", "the same, untuned", "reached")  # fmt: skip
     rows: list[str] = []
     for line in study.lines:
         have, own = line.figures, line.figures["virtual_s_to_target_own"]
         size, time_s = have["bytes_to_target"], have["virtual_s_to_target"]
         cells = (
-            f"{line.rates['score']:g}", f"{line.rates['target']:g}", line.arrived["tuned"], figure(have["rounds_to_target"]),
+            *(f"{line.rates[name]:g}" for name in ("epochs", "steps", "target")), line.arrived["tuned"], figure(have["rounds_to_target"]),
             figure(have["steps_to_target"], ",.0f"), figure(have["updates_to_target"], ",.0f"), _spread(size, megabytes),
             _spread(time_s, duration), _spread(own, duration), line.arrived["own"],
         )  # fmt: skip
@@ -150,7 +150,7 @@ def _figures(study: Study) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
     )
     yield (
         "Generalisation",
-        f"Test {metric} at the end, at the rate that ends best with equal epochs (a gap above 0: better on training examples). Equal steps"
+        f"Test {metric} at the end, at the rate that ends best with that budget (a gap above 0: better on training examples). Equal steps"
         f" are {study.plan.steps:,} a task, equal epochs {study.plan.epochs:g}.",
         {
             f"Test {metric}": _chart(lines, {
