@@ -43,6 +43,8 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         asked.append(f"{request['what']} {Path(request['out']).name}")
         return answer(json.loads(json.dumps(request)))
 
+    monkeypatch.setattr("fedsim.learn.speed.TIMED", 3)
+    monkeypatch.setattr("fedsim.learn.speed.SIDES", (64,))
     monkeypatch.setattr(runs, "_started", lambda: None)
     monkeypatch.setattr(runs._Worker, "ask", ask)
     yield asked
