@@ -15,7 +15,7 @@ from fedsim.studies.fit import fit
 from fedsim.studies.found import Line, Study, upwards
 from fedsim.studies.grades import TEXTBOOK, Cell
 from fedsim.studies.host import Host
-from fedsim.studies.measures import Estimate, Measured, Reached, compute_share, points_of, reached, virtual_speed
+from fedsim.studies.measures import Estimate, Measured, Reached, compute_share, mean_batch, points_of, reached, virtual_speed
 from fedsim.studies.plan import FURTHER, GRID, SPACING, Budget, Plan, Row, Target, Variant, rounded
 from fedsim.studies.runs import Asked, Crew, Outcome
 
@@ -262,6 +262,9 @@ class Course:
         for name, rate, budget in kinds:
             variants = [Variant(batch, rate, budget, seed) for seed in seeds]
             found[f"score_{name}"] = Estimate.of([self.score(v) for v in variants])
+        runs = [(v, run) for seed in seeds if (run := self._run(v := Variant(batch, best, "epochs", seed)))]
+        found["mean_batch"] = Estimate.of([mean_batch(run, plan.job_of(v)) for v, run in runs])
+        size = found["mean_batch"].mean if batch == "dynamic" else size
         finals, noise = list[float](), dict[int, list[float]]()
         for seed in seeds:
             run = self._run(Variant(batch, best, "epochs", seed))
@@ -275,7 +278,6 @@ class Course:
         found["gap_epochs"] = Estimate.of(finals)
         for share in sorted(noise, key=abs):
             found[f"snr_{share}" if share > 0 else f"noise_scale_{-share}"] = Estimate.of(noise[share])
-        runs = [(v, run) for seed in seeds if (run := self._run(v := Variant(batch, best, "epochs", seed)))]
         found["virtual_samples_per_s"] = Estimate.of([virtual_speed(run, plan.job_of(v)) for v, run in runs])
         found["compute_share"] = Estimate.of([compute_share(run) for _, run in runs])
         if batch != "dynamic":
