@@ -24,8 +24,8 @@ from fedsim.record import manifest
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.schema import Scenario
 from fedsim.studies import grades, runs, studied, table
-from fedsim.studies.batch_size import Study
 from fedsim.studies.fit import fit
+from fedsim.studies.found import Study
 from fedsim.studies.measures import Estimate, Measured
 from fedsim.studies.plan import Plan, Row, Target, Variant, mean_size, rows_of
 from fedsim.studies.runs import Asked, Crew
@@ -43,6 +43,8 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         asked.append(f"{request['what']} {Path(request['out']).name}")
         return answer(json.loads(json.dumps(request)))
 
+    monkeypatch.setattr("fedsim.learn.speed.TIMED", 3)
+    monkeypatch.setattr("fedsim.learn.speed.SIDES", (64,))
     monkeypatch.setattr(runs, "_started", lambda: None)
     monkeypatch.setattr(runs._Worker, "ask", ask)
     yield asked

@@ -15,7 +15,7 @@ from fedsim.scenario.schema import Scenario
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedsim.studies.batch_size import Study
+    from fedsim.studies.found import Study
     from fedsim.studies.runs import Told
 
 STUDIES = ("batch-size",)

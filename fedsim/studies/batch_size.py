@@ -11,57 +11,16 @@ from typing import Any
 from fedsim.core.errors import ScenarioError
 from fedsim.score.run import Run
 from fedsim.studies import grades
-from fedsim.studies.fit import Fit, fit
+from fedsim.studies.fit import fit
+from fedsim.studies.found import Line, Study, upwards
 from fedsim.studies.grades import TEXTBOOK, Cell
 from fedsim.studies.host import Host
-from fedsim.studies.measures import Estimate, Measured, Reached, compute_share, points_of, reached, virtual_speed
+from fedsim.studies.measures import Estimate, Measured, Reached, compute_share, mean_batch, points_of, reached, virtual_speed
 from fedsim.studies.plan import FURTHER, GRID, SPACING, Budget, Plan, Row, Target, Variant, rounded
 from fedsim.studies.runs import Asked, Crew, Outcome
 
 AWAY = 0.9
 """A target that nobody named: this share of the way from the untrained model's score to what the scenario's own run ends at."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """What a row of the table came to."""
-
-    row: Row
-    rates: Mapping[str, float]
-    """The scenario's own rate, ``own``; the best by the score at the end, ``score``; the first at the target, ``target``."""
-    tried: Mapping[float, float]
-    """By rate, the score at the end of its first seed; NaN where it diverged."""
-    figures: Mapping[str, Estimate]
-    arrived: Mapping[str, str]
-    """How many seeds reached the target, like "2/3", at the rates ``tuned`` and ``own``."""
-    cells: Mapping[str, Cell]
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Study:
-    """All that a study found. *metric* is the score that generalisation is told by."""
-
-    plan: Plan
-    target: Target
-    metric: str
-    lines: Sequence[Line]
-    fit: Fit | None
-    folder: Path
-    host: Host
-    runs: int
-    read: int
-    notes: Sequence[str] = ()
-
-    @property
-    def loss(self) -> bool:
-        """Return whether the less of the metric the better."""
-        return not upwards(self.metric)
-
-
-def upwards(metric: str) -> bool:
-    """Return whether more of *metric* is better."""
-    return "loss" not in metric and "error" not in metric
 
 
 @dataclass
@@ -94,11 +53,15 @@ class Course:
             tried = {b: (*tried[b], more[b]) if b in more else tried[b] for b in rows}
         best = {b: self._best(b, (*tried[b], own)) for b in rows}
         quick = {b: self._quickest(b, (*tried[b], own), best[b]) for b in rows}
-        if plan.grid < GRID:  # A look: one rate serves both.
-            quick = best
+        if plan.grid < GRID:  # A look: one rate serves all.
+            quick = long = best
+        else:
+            long = self._climbed(best, "steps")
+            if plan.longest > plan.scenario.server.rounds:
+                quick |= self._climbed({b: rate for b, rate in quick.items() if self.to_target(b, rate, first) is None}, "target")
         self.take([
-            *(Variant(b, own, "epochs", s) for b in rows for s in plan.seeds),
-            *(Variant(b, best[b], budget, s) for b in rows for budget in ("epochs", "steps") for s in plan.seeds),
+            *(Variant(b, rate, "epochs", s) for b in rows for rate in {own, best[b]} for s in plan.seeds),
+            *(Variant(b, long[b], "steps", s) for b in rows for s in plan.seeds),
         ])  # fmt: skip
         if plan.longest > plan.scenario.server.rounds or any(quick[b] != best[b] for b in rows):
             self.take([
@@ -107,7 +70,7 @@ class Course:
             ])  # fmt: skip
         self._measure([Variant(b, best[b], "epochs", s) for b in rows for s in plan.seeds])
         self._tidy()
-        return self._summed(tried, best, quick)
+        return self._summed(tried, best, long, quick)
 
     def _grid(self, row: Row) -> tuple[float, ...]:
         return (rounded(self.plan.job.lr),) if row.dynamic else self.plan.rates(row)
@@ -161,6 +124,25 @@ class Course:
         taken = {rate: self.to_target(batch, rate, self.plan.seeds[0]) for rate in {*rates}}
         reach = {rate: (found.steps, rate != best, rate) for rate, found in taken.items() if found is not None}
         return min(reach, key=lambda rate: reach[rate]) if reach else best
+
+    def _climbed(self, starts: Mapping[int | str, float], budget: Budget) -> dict[int | str, float]:
+        """Return the best rates for *budget*, by the first seed, uphill from *starts*: what a policy trains with stays."""
+        first, tried = self.plan.seeds[0], {b: [rate] for b, rate in starts.items() if b != "dynamic"}
+
+        def worth(b: int | str, rate: float) -> tuple[float, float]:
+            found, score = self.to_target(b, rate, first) if budget == "target" else None, self.score(Variant(b, rate, budget, first))
+            sign = 1 if upwards(self.metric) else -1
+            return -math.inf if found is None else -found.steps, -math.inf if math.isnan(score) else score * sign
+
+        best = dict(starts)
+        while more := {
+            (b, rounded(best[b] * ratio)) for b, rates in tried.items() for ratio in (1 / SPACING, SPACING) if len(rates) < FURTHER
+        } - {(b, rate) for b, rates in tried.items() for rate in rates}:
+            self.take([Variant(b, rate, budget, first) for b, rate in {*more, *((b, best[b]) for b in tried)}])
+            for b, rate in more:
+                tried[b].append(rate)
+            best |= {b: max(sorted(rates), key=lambda rate, b=b: worth(b, rate)) for b, rates in tried.items()}
+        return best
 
     def _further(self, row: Row, tried: Sequence[float]) -> float | None:
         """Return the next rate to try where the best one is at an end of those tried; None where it is not, or it is enough."""
@@ -232,16 +214,17 @@ class Course:
                 each.unlink(missing_ok=True)
 
     def _summed(
-        self, tried: Mapping[int | str, Sequence[float]], best: Mapping[int | str, float], quick: Mapping[int | str, float]
-    ) -> Study:
+        self, tried: Mapping[int | str, Sequence[float]], best: Mapping[int | str, float], long: Mapping[int | str, float],
+        quick: Mapping[int | str, float],
+    ) -> Study:  # fmt: skip
         own = rounded(self.plan.job.lr)
-        figures = {b: self._figures(b, best[b], quick[b], own) for b in tried}
-        cells = self._cells(best, figures)
+        figures = {b: self._figures(b, best[b], long[b], quick[b], own) for b in tried}
+        cells = self._cells(best, long, figures)
         lines = [
             Line(
-                row, {"own": own, "score": best[row.batch], "target": quick[row.batch]},
+                row, {"own": own, "epochs": best[row.batch], "steps": long[row.batch], "target": quick[row.batch]},
                 {rate: self.score(Variant(row.batch, rate, "epochs", self.plan.seeds[0])) for rate in sorted({*tried[row.batch], own})},
-                figures[row.batch][0], figures[row.batch][1], cells[row.label], self._wrong(row, best[row.batch]),
+                figures[row.batch][0], figures[row.batch][1], cells[row.label], self._wrong(row, best[row.batch], long[row.batch]),
             )
             for row in self.plan.rows
         ]  # fmt: skip
@@ -253,10 +236,11 @@ class Course:
             tuple(self.notes),
         )  # fmt: skip
 
-    def _wrong(self, row: Row, rate: float) -> list[str]:
+    def _wrong(self, row: Row, best: float, long: float) -> list[str]:
         """Return what of a row's runs gave nothing."""
         said: list[str] = []
-        for budget in ("epochs", "steps"):
+        kinds: tuple[tuple[Budget, float], ...] = (("epochs", best), ("steps", long))
+        for budget, rate in kinds:
             outcomes = [self.found.get(Variant(row.batch, rate, budget, seed)) for seed in self.plan.seeds]
             broken = [outcome for outcome in outcomes if outcome is not None and not outcome.done]
             if broken:
@@ -265,7 +249,7 @@ class Course:
             said.append(f"{row.label}: no client holds more than {int(self.plan.sizes.max())} examples, so it is a full batch.")
         return said
 
-    def _figures(self, batch: int | str, best: float, quick: float, own: float) -> tuple[dict[str, Estimate], dict[str, str]]:
+    def _figures(self, batch: int | str, best: float, long: float, quick: float, own: float) -> tuple[dict[str, Estimate], dict[str, str]]:
         """Return the figures of a batch size by name, and how many seeds reached the target."""
         plan, seeds, found, arrived = self.plan, self.plan.seeds, dict[str, Estimate](), dict[str, str]()
         size = next(row.size for row in plan.rows if row.batch == batch)
@@ -274,10 +258,13 @@ class Course:
             arrived["tuned" if not name else "own"] = f"{sum(t is not None for t in took)}/{len(seeds)}"
             for each in ("rounds", "steps", "updates", "examples", "bytes", "virtual_s"):
                 found[f"{each}_to_target{name}"] = Estimate.of([math.nan if t is None else float(getattr(t, each)) for t in took])
-        kinds: tuple[tuple[str, float, Budget], ...] = (("epochs", best, "epochs"), ("steps", best, "steps"), ("own", own, "epochs"))
+        kinds: tuple[tuple[str, float, Budget], ...] = (("epochs", best, "epochs"), ("steps", long, "steps"), ("own", own, "epochs"))
         for name, rate, budget in kinds:
             variants = [Variant(batch, rate, budget, seed) for seed in seeds]
             found[f"score_{name}"] = Estimate.of([self.score(v) for v in variants])
+        runs = [(v, run) for seed in seeds if (run := self._run(v := Variant(batch, best, "epochs", seed)))]
+        found["mean_batch"] = Estimate.of([mean_batch(run, plan.job_of(v)) for v, run in runs])
+        size = found["mean_batch"].mean if batch == "dynamic" else size
         finals, noise = list[float](), dict[int, list[float]]()
         for seed in seeds:
             run = self._run(Variant(batch, best, "epochs", seed))
@@ -291,7 +278,6 @@ class Course:
         found["gap_epochs"] = Estimate.of(finals)
         for share in sorted(noise, key=abs):
             found[f"snr_{share}" if share > 0 else f"noise_scale_{-share}"] = Estimate.of(noise[share])
-        runs = [(v, run) for seed in seeds if (run := self._run(v := Variant(batch, best, "epochs", seed)))]
         found["virtual_samples_per_s"] = Estimate.of([virtual_speed(run, plan.job_of(v)) for v, run in runs])
         found["compute_share"] = Estimate.of([compute_share(run) for _, run in runs])
         if batch != "dynamic":
@@ -299,7 +285,8 @@ class Course:
         return found, arrived
 
     def _cells(
-        self, best: Mapping[int | str, float], figures: Mapping[int | str, tuple[dict[str, Estimate], dict[str, str]]]
+        self, best: Mapping[int | str, float], long: Mapping[int | str, float],
+        figures: Mapping[int | str, tuple[dict[str, Estimate], dict[str, str]]],
     ) -> dict[str, dict[str, Cell]]:
         """Return the graded cells by label and column."""
         plan = self.plan
@@ -320,8 +307,9 @@ class Course:
                 "stability": grades.judged(have["snr_10"], grades.stability, grades.STABILITY, says["stability"]),
                 "utilisation": grades.judged(have["utilisation"], grades.utilisation, grades.UTILISATION, says["utilisation"]),
             }
-            for budget in ("epochs", "steps"):
-                scores = {b: {s: self.score(Variant(b, best[b], budget, s)) for s in plan.seeds} for b in best if b != "dynamic"}
+            kinds: tuple[tuple[Budget, Mapping[int | str, float]], ...] = (("epochs", best), ("steps", long))
+            for budget, at in kinds:
+                scores = {b: {s: self.score(Variant(b, at[b], budget, s)) for s in plan.seeds} for b in best if b != "dynamic"}
                 whole = {b: Estimate.of(list(each.values())).mean for b, each in scores.items()}
                 good = {b: mean for b, mean in whole.items() if math.isfinite(mean)}
                 if not good:

@@ -96,6 +96,14 @@ def virtual_speed(run: Run, job: Job) -> float:
     return sum(job.seen(int(n)) for n in tasks.examples) / busy_s if busy_s > 0 else math.nan
 
 
+def mean_batch(run: Run, job: Job) -> float:
+    """Return how many examples the updates of *run* had, on average over updates: of a policy, what it chose."""
+    tasks = run.tasks
+    tasks = tasks[(tasks.kind == "train") & (tasks.computed_s >= 0)]
+    steps = int(tasks.steps.sum())
+    return sum(job.seen(int(n)) for n in tasks.examples) / steps if steps else math.nan
+
+
 def compute_share(run: Run) -> float:
     """Return the share of the time of a client's message that its device trains: the rest is links, and waiting."""
     tasks = run.tasks

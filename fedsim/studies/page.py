@@ -14,7 +14,7 @@ from fedsim.report.page import PAGE as FRAME
 from fedsim.report.page import toml
 from fedsim.report.units import clock, duration, megabytes
 from fedsim.studies import grades
-from fedsim.studies.batch_size import Line, Study
+from fedsim.studies.found import Line, Study
 from fedsim.studies.measures import SHARES, Estimate
 from fedsim.studies.table import PAGE, figure, notes, sentences
 
@@ -79,23 +79,23 @@ def _cell(line: Line, name: str, study: Study) -> str:
     }  # fmt: skip
     said = form.get(name, lambda e: figure(e, ".4f"))(cell.estimate)
     grade = cell.grade or "not measured"
-    claims = f" [{cell.textbook}]" if cell.textbook and cell.verdict != "agrees" else ""
+    claims = f" [{cell.textbook}]" if cell.textbook and cell.textbook != cell.grade else ""
     kind = cell.verdict.replace(" ", "")
     return f'<td><div class={kind} title="{escape(cell.verdict)}">{escape(said)}<small>{escape(grade + claims)}</small></div></td>'
 
 
 def _costs(study: Study) -> str:
     """Return the table of rates, and of what it took to the target."""
-    heads = ("batch", "rate at equal epochs, steps", "rate to the target", "reached", "rounds", "steps of a client", "updates of all",
+    heads = ("batch", "rate: equal epochs", "equal steps", "to the target", "reached", "rounds", "steps of a client",
              "bytes", "virtual time", "the same, untuned", "reached")  # fmt: skip
     rows: list[str] = []
     for line in study.lines:
         have, own = line.figures, line.figures["virtual_s_to_target_own"]
         size, time_s = have["bytes_to_target"], have["virtual_s_to_target"]
         cells = (
-            f"{line.rates['score']:g}", f"{line.rates['target']:g}", line.arrived["tuned"], figure(have["rounds_to_target"]),
-            figure(have["steps_to_target"], ",.0f"), figure(have["updates_to_target"], ",.0f"), _spread(size, megabytes),
-            _spread(time_s, duration), _spread(own, duration), line.arrived["own"],
+            *(f"{line.rates[name]:g}" for name in ("epochs", "steps", "target")), line.arrived["tuned"], figure(have["rounds_to_target"]),
+            figure(have["steps_to_target"], ",.0f"), _spread(size, megabytes), _spread(time_s, duration),
+            _spread(own, duration), line.arrived["own"],
         )  # fmt: skip
         rows.append(f"<tr><th>{escape(line.row.label)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)
@@ -104,7 +104,7 @@ def _costs(study: Study) -> str:
         f"<h2>What it took to {escape(str(study.target))}</h2><div class=study><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div><p class=note>Means over seeds, with half the 95 % interval (Student's t). A target"
         f" that not every seed reached within {longest:,} rounds (untuned: {rounds:,}) has no mean: “-”. Steps of a client are"
-        " those that follow on each other, the mean over a round's clients; updates are those of all clients together.</p>"
+        " those that follow on each other, the mean over a round's clients.</p>"
     )
 
 
@@ -150,7 +150,7 @@ def _figures(study: Study) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
     )
     yield (
         "Generalisation",
-        f"Test {metric} at the end, at the rate that ends best with equal epochs (a gap above 0: better on training examples). Equal steps"
+        f"Test {metric} at the end, at the rate that ends best with that budget (a gap above 0: better on training examples). Equal steps"
         f" are {study.plan.steps:,} a task, equal epochs {study.plan.epochs:g}.",
         {
             f"Test {metric}": _chart(lines, {
@@ -200,7 +200,10 @@ def _chart(
             drawn.add_scatter(
                 x=[each.row.size for each, _ in there], y=[e.mean * scale for _, e in there], name=name, mode="lines+markers",
                 line={"color": colour, "width": 2}, marker={"size": 6}, text=[each.row.label for each, _ in there],
-                error_y={"array": [0.0 if math.isnan(e.half) else e.half * scale for _, e in there], "thickness": 1, "width": 3},
+                error_y={
+                    "array": [_half(e) * scale for _, e in there], "thickness": 1, "width": 3,
+                    "arrayminus": [min(_half(e), (0.9 if log else 1e9) * abs(e.mean)) * scale for _, e in there],
+                },
                 hovertemplate="batch %{text}: %{y:.4g}",
             )  # fmt: skip
         for each in beside or ():
@@ -219,7 +222,11 @@ def _chart(
             hoverinfo="skip",
         )  # fmt: skip
         if sizes[0] < line.fit.critical < sizes[-1]:
-            drawn.add_vline(x=line.fit.critical, line={"color": GREY, "width": 1}, annotation_text=f"critical {line.fit.critical:.2g}")
+            drawn.add_vline(x=line.fit.critical, line={"color": GREY, "width": 1})
+            drawn.add_annotation(  # Of a logarithmic axis, an annotation's place is the logarithm.
+                x=math.log10(line.fit.critical), y=1, yref="paper", xanchor="left", text=f"critical {line.fit.critical:.2g}",
+                showarrow=False,
+            )
     _sized(drawn, lines)
     if log:
         known = [y for curve in curves for y in curve.y]
@@ -228,9 +235,14 @@ def _chart(
     return drawn
 
 
+def _half(estimate: Estimate) -> float:
+    return 0.0 if math.isnan(estimate.half) else estimate.half
+
+
 def _sized(drawn: Any, lines: list[Line]) -> None:
     ticks = {each.row.size: "full" if each.row.whole else each.row.label for each in lines}
-    drawn.update_xaxes(type="log", title="batch size", tickvals=list(ticks), ticktext=list(ticks.values()))
+    ends = [math.log10(min(ticks)) - 0.05, math.log10(max(ticks)) + 0.05]
+    drawn.update_xaxes(type="log", title="batch size", tickvals=list(ticks), ticktext=list(ticks.values()), range=ends)
 
 
 def _rates(lines: list[Line]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from fedsim.core.types import Frame
 from fedsim.record.manifest import whole
 from fedsim.report.units import duration, megabytes
-from fedsim.studies.batch_size import Line, Study
+from fedsim.studies.found import Line, Study
 from fedsim.studies.measures import Estimate
 
 CSV, PAGE = "study.csv", "study.html"
@@ -24,8 +24,8 @@ def frame(study: Study) -> Frame:
     rows: list[dict[str, Any]] = []
     for line in study.lines:
         row: dict[str, Any] = {
-            "batch": line.row.label, "size": line.row.size, "lr_own": line.rates["own"], "lr_score": line.rates["score"],
-            "lr_target": line.rates["target"], "metric": study.metric, "target": str(study.target),
+            "batch": line.row.label, "size": line.row.size, "lr_own": line.rates["own"], "lr_epochs": line.rates["epochs"],
+            "lr_steps": line.rates["steps"], "lr_target": line.rates["target"], "metric": study.metric, "target": str(study.target),
             "reached": line.arrived["tuned"], "reached_own": line.arrived["own"],
         }  # fmt: skip
         for name, estimate in line.figures.items():
@@ -200,7 +200,7 @@ def _words(line: Line, study: Study) -> list[str]:
 
     took = have["virtual_s_to_target"].mean
     return [
-        line.row.label, f"{line.rates['score']:g}", plain("memory_ratio", ".3g", "x") + mark("memory"),
+        line.row.label, f"{line.rates['epochs']:g}", plain("memory_ratio", ".3g", "x") + mark("memory"),
         _short(have["samples_per_s"].mean if "samples_per_s" in have else math.nan) + mark("speed"),
         plain("utilisation", ".0f", "%", 100.0) + mark("utilisation"), plain("snr_10", ".2g") + mark("stability"),
         plain("score_epochs", ".4f") + mark("generalisation, equal epochs"),

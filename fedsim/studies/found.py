@@ -1,0 +1,50 @@
+"""What a study found: a line for each batch size, and what all of them come to. Values; finds nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsim.studies.fit import Fit
+from fedsim.studies.grades import Cell
+from fedsim.studies.host import Host
+from fedsim.studies.measures import Estimate
+from fedsim.studies.plan import Plan, Row, Target
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a row of the table came to."""
+
+    row: Row
+    rates: Mapping[str, float]
+    """The scenario's own rate, ``own``; those that end best at equal epochs and equal steps; and the first at the target, ``target``."""
+    tried: Mapping[float, float]
+    """By rate, the score at the end of its first seed; NaN where it diverged."""
+    figures: Mapping[str, Estimate]
+    arrived: Mapping[str, str]
+    """How many seeds reached the target, like "2/3", at the rates ``tuned`` and ``own``."""
+    cells: Mapping[str, Cell]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a study found. *metric* is the score that generalisation is told by."""
+
+    plan: Plan
+    target: Target
+    metric: str
+    lines: Sequence[Line]
+    fit: Fit | None
+    folder: Path
+    host: Host
+    runs: int
+    read: int
+    notes: Sequence[str] = ()
+
+
+def upwards(metric: str) -> bool:
+    """Return whether more of *metric* is better."""
+    return "loss" not in metric and "error" not in metric
