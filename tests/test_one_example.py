@@ -18,7 +18,8 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.flower import records
 from fedsim.learn import batching
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.job import Job
+from fedsim.learn.work import Start, Task
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 

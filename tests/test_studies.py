@@ -19,7 +19,7 @@ from planted import HELD, PLANTED, WIDE, Mean, Point, curvatures, noise, quadrat
 import fedsim
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.gradients import noise_at
-from fedsim.learn.work import Job
+from fedsim.learn.job import Job
 from fedsim.record import manifest
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.schema import Scenario

@@ -13,7 +13,8 @@ from fedsim.client.program import Finished, Order, Program, Unable
 from fedsim.core.types import FloatArray, IntArray, Seconds
 from fedsim.cost.ram import MIB, Ram
 from fedsim.learn.footprint import Footprint
-from fedsim.learn.work import FULL, Job, Result, Task
+from fedsim.learn.job import FULL, Job
+from fedsim.learn.work import Result, Task
 
 TooLarge = Literal["smaller_batch", "accumulate", "cannot_train"]
 """What a client does whose device cannot hold a mini-batch: takes smaller ones, makes its updates from several passes, or gives up."""

@@ -14,8 +14,9 @@ from fedsim.client.kept import Kept, Parts
 from fedsim.core.keys import Key
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params, Seconds
+from fedsim.learn.job import Job
 from fedsim.learn.pace import When
-from fedsim.learn.work import Job, Result, Start, Task
+from fedsim.learn.work import Result, Start, Task
 
 
 class Unable(Exception):

@@ -15,7 +15,8 @@ from fedsim.cost.compute import Compute
 from fedsim.cost.loading import Loader
 from fedsim.learn.batch_policies import EXAMPLES, BatchPolicy, Situation
 from fedsim.learn.flops import Flops
-from fedsim.learn.work import FULL, NOISE, Job, Result, Task
+from fedsim.learn.job import FULL, Job
+from fedsim.learn.work import NOISE, Result, Task
 
 MEDIAN_OF = 100_000
 """Clients of whose devices the median is taken, at most: the first ones."""

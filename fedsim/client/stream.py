@@ -29,9 +29,10 @@ from fedsim.data.replay import Arrivals, Replay
 from fedsim.data.replay.memory import schedule
 from fedsim.data.stream import Stream, Streams
 from fedsim.data.stream.trigger import Trigger
+from fedsim.learn.job import FULL
 from fedsim.learn.pace import paced
 from fedsim.learn.rehearsal import Layout, Live, Rehearsal
-from fedsim.learn.work import FULL, Batches, Result, Task
+from fedsim.learn.work import Batches, Result, Task
 
 AGAIN = 1 << 40
 """From where on the steps of a second draw per mini-batch are numbered, apart from the first."""

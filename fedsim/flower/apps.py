@@ -21,7 +21,7 @@ from fedsim.flower.decode import coded, recoded
 from fedsim.flower.rounds import Control, Course, drive
 from fedsim.learn.controllers import Controller
 from fedsim.learn.engine.cohort import CohortEngine
-from fedsim.learn.work import Job
+from fedsim.learn.job import Job
 
 Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
 """A Flower client mod."""

@@ -20,8 +20,9 @@ from fedsim.core.errors import RunError
 from fedsim.core.types import Params
 from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
 from fedsim.learn.controllers import Changes
+from fedsim.learn.job import Job
 from fedsim.learn.pace import Clock
-from fedsim.learn.work import Job, Result, Start
+from fedsim.learn.work import Result, Start
 
 NODE_OFFSET = 1000
 """node_id = client + 1000: deterministic, and clear of 0 and 1, which Flower keeps for itself."""

@@ -20,7 +20,7 @@ from fedsim.core.state import State
 from fedsim.core.types import Seconds
 from fedsim.flower import compat, records
 from fedsim.learn.controllers import Changes, Controller
-from fedsim.learn.work import Job
+from fedsim.learn.job import Job
 
 Score = Callable[[int, ArrayRecord], MetricRecord | None]
 """Scores the model after a round; None where it did not. 0 is the start."""

@@ -14,7 +14,8 @@ from fedsim.laws.broken import Law, Make, alike, alike_states, keepable, luck, w
 from fedsim.laws.optimizer import FORMS, OF_TERMS, Terms
 from fedsim.learn.algorithms import Algorithm, Ended, Server, Update
 from fedsim.learn.algorithms.ending import ended_by, named
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.job import Job
+from fedsim.learn.work import Start, Task
 
 CLIENTS = 4
 COUNTS = (1, 5, 12)

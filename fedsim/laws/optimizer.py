@@ -14,9 +14,9 @@ from torch import Tensor
 from fedsim.core.state import State, pack, unpack
 from fedsim.laws.broken import Law, Make, alike, want
 from fedsim.learn.engine.rows import Rows
+from fedsim.learn.job import Job
 from fedsim.learn.optim import Optimizer
 from fedsim.learn.terms import Term
-from fedsim.learn.work import Job
 
 FORMS = {"weight": (3, 5), "kernel": (2, 3, 3, 3), "bias": (7,), "scale": ()}
 """Parameters of a model, so that sizes fill vector registers in part only."""

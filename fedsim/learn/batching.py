@@ -10,8 +10,9 @@ import numpy as np
 
 from fedsim.core.keys import picks, shuffles
 from fedsim.core.types import IntArray
+from fedsim.learn.job import FULL, Job
 from fedsim.learn.mixing import mixed
-from fedsim.learn.work import FULL, Job, Task
+from fedsim.learn.work import Task
 
 
 def opening(task: Task) -> IntArray:

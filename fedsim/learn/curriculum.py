@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 
 from fedsim.core.types import FloatArray
+from fedsim.learn.job import ROUNDING
 from fedsim.learn.pace import Clock, When
-from fedsim.learn.work import ROUNDING, Task
+from fedsim.learn.work import Task
 
 FEWEST = 2
 """Examples that a task has at the least, where its client does: some layers cannot train on one."""

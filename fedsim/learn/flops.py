@@ -12,11 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.types import FloatArray
+from fedsim.learn.job import Job
 from fedsim.learn.models import trainable
 from fedsim.learn.objectives import Objective
 from fedsim.learn.operations import COSTS, Watch
 from fedsim.learn.optim import flops_of
-from fedsim.learn.work import Job, Task
+from fedsim.learn.work import Task
 
 ELEMENTWISE = 4.0
 """Operations charged per element that a layer puts out (bias, activation, their gradients): torch counts none."""

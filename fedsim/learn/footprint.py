@@ -18,12 +18,12 @@ from fedsim.learn.arithmetic import Arithmetic
 from fedsim.learn.engine.noise import masks_of
 from fedsim.learn.engine.recompute import recompute
 from fedsim.learn.engine.trace import trace
+from fedsim.learn.job import Job
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Objective
 from fedsim.learn.optim import rule
 from fedsim.learn.seeded import seeded
-from fedsim.learn.work import Job
 
 SIZES = (8, 24)
 """The batch sizes at which activations are counted: they are a straight line in the size."""

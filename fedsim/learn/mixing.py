@@ -14,7 +14,8 @@ import numpy as np
 from fedsim.core.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from fedsim.learn.work import Job, Task
+    from fedsim.learn.job import Job
+    from fedsim.learn.work import Task
 
 By: TypeAlias = Literal["label", "group", "difficulty"]
 Draw: TypeAlias = Literal["exact", "multinomial"]

@@ -15,8 +15,8 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
 from fedsim.core.types import NonNegative, Positive, Range
 from fedsim.learn import terms
+from fedsim.learn.job import Job
 from fedsim.learn.terms import Term
-from fedsim.learn.work import Job
 
 Beta = Annotated[float, Range(ge=0, lt=1, why="the share of the past in a moving average")]
 Passed = Annotated[int, Range(ge=1, why="the examples of a client times all the epochs that it trains")]

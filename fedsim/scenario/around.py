@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from fedsim.core.errors import ScenarioError
 from fedsim.core.types import Params
 from fedsim.learn.calibration import Calibration
+from fedsim.learn.job import Job
 from fedsim.learn.norms import is_variance
-from fedsim.learn.work import Job
 from fedsim.scenario.schema import Scenario
 from fedsim.strategy.extras import Extras, check_goes
 from fedsim.strategy.statistics import Statistics, beside

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.batch_policies import BatchPolicy
-from fedsim.learn.work import FULL
+from fedsim.learn.job import FULL
 from fedsim.scenario.schema import Scenario
 from fedsim.sim.fleet import Fleet
 

@@ -42,6 +42,7 @@ from fedsim.learn.controllers import Controller
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.templates import many_sizes
+from fedsim.learn.job import FULL, Job
 from fedsim.learn.models import buffers, check_repeats, check_types, params_of, trainable
 from fedsim.learn.models import build as build_model
 from fedsim.learn.monitor import Monitor
@@ -52,7 +53,6 @@ from fedsim.learn.pace import Pace, Scaling
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
-from fedsim.learn.work import FULL, Job
 from fedsim.scenario import around, batches, composing, judge
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded

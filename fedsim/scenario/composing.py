@@ -12,9 +12,9 @@ from fedsim.data.federation import Federation
 from fedsim.data.source import Pool
 from fedsim.learn.bucketing import Bucketing
 from fedsim.learn.curriculum import Curriculum
+from fedsim.learn.job import Job
 from fedsim.learn.mixing import Mixing
 from fedsim.learn.objectives import Objective
-from fedsim.learn.work import Job
 from fedsim.scenario.schema import Bucket, Course, Mix, Scenario, Share
 
 LEVELS = 3

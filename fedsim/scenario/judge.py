@@ -14,8 +14,8 @@ from fedsim.core.types import IntArray
 from fedsim.cost.ram import MIB
 from fedsim.data.federation import Federation
 from fedsim.learn.controllers import Controller, rises
+from fedsim.learn.job import FULL, Job
 from fedsim.learn.objectives import Objective
-from fedsim.learn.work import FULL, Job
 from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Schedule, Stream, Table, Training
 
 ITEM_BYTES = 40

@@ -20,6 +20,7 @@ from fedsim.core.types import Array
 from fedsim.data.federation import Federation
 from fedsim.learn import flops
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.job import Job
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import buffers, called, params_of, travelling
 from fedsim.learn.norms import GhostNorm
@@ -27,7 +28,6 @@ from fedsim.learn.objectives import Classification, Objective, mass_of
 from fedsim.learn.seeded import seeded
 from fedsim.learn.standardise import Standardise
 from fedsim.learn.store import Store
-from fedsim.learn.work import Job
 from fedsim.strategy.stock import Built
 
 

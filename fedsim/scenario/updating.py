@@ -18,8 +18,9 @@ from fedsim.core.types import Params
 from fedsim.learn.algorithms import Algorithm, Update
 from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.clipping import Clipping
+from fedsim.learn.job import Job
 from fedsim.learn.optim import Optimizer
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.work import Start, Task
 
 
 def try_rule(job: Job, params: Params, at: str, whose: Optimizer) -> None:

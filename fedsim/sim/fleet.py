@@ -22,8 +22,9 @@ from fedsim.cost.network import Network
 from fedsim.data.federation import Federation
 from fedsim.data.stream import Stream
 from fedsim.learn.flops import Flops
+from fedsim.learn.job import Job
 from fedsim.learn.monitor import Monitor
-from fedsim.learn.work import Job, Task
+from fedsim.learn.work import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, rep
 from fedsim.core.types import Frame
 from fedsim.data.federation import Federation
 from fedsim.data.source import Examples
-from fedsim.learn.work import Job
+from fedsim.learn.job import Job
 from fedsim.score.run import Run
 from fedsim.studies.plan import Target
 from fedsim.studies.worker import MEASURED, POINT

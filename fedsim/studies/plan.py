@@ -12,7 +12,7 @@ import numpy as np
 
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import IntArray
-from fedsim.learn.work import Job
+from fedsim.learn.job import Job
 from fedsim.scenario.load import Loaded, load
 from fedsim.scenario.schema import Scenario, Stop, Training
 

@@ -15,7 +15,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from fedsim.client.program import Reply
 from fedsim.core.keys import Key
 from fedsim.flower import compat, records
-from fedsim.learn.work import Job
+from fedsim.learn.job import Job
 
 compat.set_identity()
 SHAPES = {"a.weight": (200, 784), "a.bias": (200,), "b.weight": (10, 200), "b.bias": (10,)}

@@ -18,11 +18,12 @@ from fedsim.data.partition import Partition
 from fedsim.data.source import Examples
 from fedsim.learn.engine import updates
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.job import Job
 from fedsim.learn.objectives import Classification
 from fedsim.learn.optim import Adam
 from fedsim.learn.stopping import Patience
 from fedsim.learn.store import Store
-from fedsim.learn.work import Job, Result, Start
+from fedsim.learn.work import Result, Start
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from tests.laws.test_engine import OUTPUTS, SHAPE, net, tasks

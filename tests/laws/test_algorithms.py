@@ -14,7 +14,7 @@ from fedsim.core.errors import FedsimError, ScenarioError
 from fedsim.flower import compat, records
 from fedsim.learn.algorithms import algorithms
 from fedsim.learn.engine.queue import here
-from fedsim.learn.work import Job
+from fedsim.learn.job import Job
 from fedsim.scenario.build import build
 from fedsim.scenario.kinds import slots
 from fedsim.scenario.load import load

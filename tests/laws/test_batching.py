@@ -10,7 +10,8 @@ import pytest
 from fedsim.core.keys import Key
 from fedsim.core.types import IntArray
 from fedsim.learn import batching
-from fedsim.learn.work import Job, Sampling, Start, Task
+from fedsim.learn.job import Job, Sampling
+from fedsim.learn.work import Start, Task
 from fedsim.scenario import judge
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load

@@ -14,9 +14,10 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import IntArray
 from fedsim.learn.bucketing import Bucketing, bucketed
+from fedsim.learn.job import Job
 from fedsim.learn.objectives import Classification
 from fedsim.learn.sequences import gru, lstm
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.work import Start, Task
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from tests.flower.test_apps import test_a_real_client_answers_as_the_simulated_one as same

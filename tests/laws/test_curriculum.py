@@ -13,9 +13,10 @@ from fedsim.core.errors import ScenarioError
 from fedsim.learn import batching
 from fedsim.learn.curriculum import Curriculum, composed
 from fedsim.learn.engine import chunks
+from fedsim.learn.job import Job
 from fedsim.learn.mixing import Mixing
 from fedsim.learn.models import load_params
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.work import Start, Task
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
 

@@ -12,9 +12,10 @@ from test_engine import federation, net, tasks
 from torch import Tensor, nn
 
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.job import Job
 from fedsim.learn.objectives import Classification
 from fedsim.learn.store import Store
-from fedsim.learn.work import Job, Task
+from fedsim.learn.work import Task
 
 
 class Rooted(nn.Module):

@@ -21,10 +21,11 @@ from fedsim.learn import batching, models
 from fedsim.learn.engine import noise, passes
 from fedsim.learn.engine import step as steps
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.job import Job
 from fedsim.learn.norms import FrozenNorm, GhostNorm
 from fedsim.learn.objectives import Classification
 from fedsim.learn.store import Store
-from fedsim.learn.work import Job, Result, Start, Task
+from fedsim.learn.work import Result, Start, Task
 
 SHAPE, OUTPUTS = (1, 8, 8), 5
 COUNTS = (24, 4, 10, 31, 1, 14, 14)

@@ -24,8 +24,9 @@ from fedsim.learn import footprint as module
 from fedsim.learn import models, optim
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.footprint import Footprint, count
+from fedsim.learn.job import Job
 from fedsim.learn.objectives import Classification
-from fedsim.learn.work import Job, Start
+from fedsim.learn.work import Start
 
 Go = Callable[..., fedsim.Run]
 

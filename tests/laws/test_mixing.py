@@ -13,8 +13,9 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import IntArray
 from fedsim.learn import batching, mixing
+from fedsim.learn.job import Job
 from fedsim.learn.mixing import Mixing
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.work import Start, Task
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from tests.theory.test_minibatches import gradients, left

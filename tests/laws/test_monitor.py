@@ -13,10 +13,11 @@ import fedsim
 from fedsim.learn import batching, models
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.watching import Watcher
+from fedsim.learn.job import Job
 from fedsim.learn.objectives import Classification
 from fedsim.learn.optim import Adam
 from fedsim.learn.store import Store
-from fedsim.learn.work import STEP_COLUMNS, Job, Result, Task, Watching
+from fedsim.learn.work import STEP_COLUMNS, Result, Task, Watching
 from tests.laws.test_accumulate import federation, network
 from tests.laws.test_engine import tasks
 

@@ -21,12 +21,13 @@ from fedsim.data.source import Examples
 from fedsim.learn import batching, models
 from fedsim.learn.clipping import Norm, Value
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.job import Job
 from fedsim.learn.objectives import Classification
 from fedsim.learn.optim import Adam, Sgd
 from fedsim.learn.optim_adaptive import Adagrad, Lamb, Lars, RmsProp
 from fedsim.learn.store import Store
 from fedsim.learn.terms_layers import squares
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.work import Start, Task
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 

@@ -17,7 +17,8 @@ from fedsim.client.sizing import resized
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.batch_policies import Bounds
 from fedsim.learn.engine.cohort import CohortEngine
-from fedsim.learn.work import Job, Start
+from fedsim.learn.job import Job
+from fedsim.learn.work import Start
 from fedsim.preview import preview
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load

@@ -25,7 +25,8 @@ from fedsim.learn.engine import shared
 from fedsim.learn.engine.executors import processes as module
 from fedsim.learn.engine.executors.processes import Workers, deal
 from fedsim.learn.engine.executors.wire import Train
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.job import Job
+from fedsim.learn.work import Start, Task
 
 Go = Callable[..., fedsim.Run]
 

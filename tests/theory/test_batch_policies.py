@@ -21,10 +21,11 @@ from fedsim.learn import batch_policies, batching
 from fedsim.learn.batch_policies import AHEAD, BatchPolicy, Situation, even, goodput, growing, norm_test
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.flops import Flops
+from fedsim.learn.job import Job
 from fedsim.learn.pace import Pace, When
 from fedsim.learn.schedules import step
 from fedsim.learn.store import Store
-from fedsim.learn.work import NOISE, Job, Result, Start, Task
+from fedsim.learn.work import NOISE, Result, Start, Task
 from tests.theory.test_fedavg import Mean
 from tests.theory.test_minibatches import Point, gradients
 

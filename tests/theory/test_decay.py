@@ -13,10 +13,11 @@ from fedsim.data.federation import Federation
 from fedsim.data.partition import Partition
 from fedsim.data.source import Examples
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.job import Job
 from fedsim.learn.optim import Adam
 from fedsim.learn.pace import Pace, Rule, Scaling, When, paced
 from fedsim.learn.store import Store
-from fedsim.learn.work import Job, Start, Task
+from fedsim.learn.work import Start, Task
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from tests.theory.test_fedavg import Mean

@@ -15,8 +15,8 @@ from fedsim.data.source import Examples, Pool
 from fedsim.learn.algorithms import Update, way
 from fedsim.learn.algorithms.scaffold import Scaffold, _Server  # pyright: ignore[reportPrivateUsage]
 from fedsim.learn.engine.rows import STEPS, Rows
+from fedsim.learn.job import Job
 from fedsim.learn.terms import Momentum
-from fedsim.learn.work import Job
 from tests.theory.test_fedavg import CLIENTS, SIZE, curvatures, optimum
 
 COPIES = (1, 2, 5, 9)

@@ -15,9 +15,10 @@ from fedsim.data.partition import Partition
 from fedsim.data.source import Examples
 from fedsim.learn import batching
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.job import FULL, Job, Sampling
 from fedsim.learn.models import params_of
 from fedsim.learn.store import Store
-from fedsim.learn.work import FULL, Job, Sampling, Start, Task
+from fedsim.learn.work import Start, Task
 from tests.theory.test_fedavg import Mean
 
 HELD, WIDE, TASKS = 128, 50, 1500

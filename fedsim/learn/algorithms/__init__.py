@@ -16,9 +16,9 @@ from fedsim.core import answers
 from fedsim.core.registry import Registry
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, Params
+from fedsim.learn.job import Job
 from fedsim.learn.optim import Sgd
 from fedsim.learn.terms import Term
-from fedsim.learn.work import Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params, Positive
 from fedsim.learn.algorithms import Ended, Update, algorithms
+from fedsim.learn.job import Job
 from fedsim.learn.terms import Proximal, Term
-from fedsim.learn.work import Job
 
 
 @dataclass(frozen=True, slots=True)

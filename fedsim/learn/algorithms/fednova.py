@@ -9,8 +9,8 @@ from typing import Literal
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, Params
 from fedsim.learn.algorithms import Ended, Update, algorithms, remark, way
+from fedsim.learn.job import Job
 from fedsim.learn.terms import Term
-from fedsim.learn.work import Job
 
 NORMALISER = "normaliser"
 

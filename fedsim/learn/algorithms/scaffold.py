@@ -12,8 +12,8 @@ from torch import Tensor
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms import Ended, Update, algorithms, remark, way
+from fedsim.learn.job import Job
 from fedsim.learn.terms import Term
-from fedsim.learn.work import Job
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ import numpy as np
 from fedsim.core.types import IntArray
 from fedsim.learn import batching
 from fedsim.learn.engine.step import Step
-from fedsim.learn.work import Job, Task
+from fedsim.learn.job import Job
+from fedsim.learn.work import Task
 
 CHUNK_BYTES = 8 * 2**20
 """Parameters that one chunk may hold: about what stays in a core's share of the cache."""

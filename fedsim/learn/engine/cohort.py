@@ -41,13 +41,14 @@ from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.engine.updates import Updates
 from fedsim.learn.engine.watching import Watcher
+from fedsim.learn.job import Job
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
 from fedsim.learn.objectives import Mixed, Objective, mass_of
 from fedsim.learn.optim import is_plain
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
-from fedsim.learn.work import NOISE, Job, Mix, Result, Row, Start, Task, Watching
+from fedsim.learn.work import NOISE, Mix, Result, Row, Start, Task, Watching
 
 PROBED_BATCHES = 2
 """Batches of real examples, drawn at random, that a compiled step is tried on besides the first."""

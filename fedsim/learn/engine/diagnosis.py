@@ -11,7 +11,7 @@ from torch import Tensor
 from fedsim.learn.engine.chunks import Chunk
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.updates import Updates
-from fedsim.learn.work import Job
+from fedsim.learn.job import Job
 
 
 @dataclass

@@ -12,9 +12,10 @@ from fedsim.core.state import State
 from fedsim.core.types import Array, Params
 from fedsim.learn.algorithms.ending import sent_of
 from fedsim.learn.engine.rows import Rows
+from fedsim.learn.job import Job
 from fedsim.learn.norms import is_variance
 from fedsim.learn.optim import rule
-from fedsim.learn.work import Job, Task
+from fedsim.learn.work import Task
 
 
 class Starts:

@@ -22,8 +22,8 @@ from fedsim.core.types import IntArray
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine.noise import Mask, masks_of
 from fedsim.learn.engine.trace import Untraceable, trace
+from fedsim.learn.job import FULL, Job
 from fedsim.learn.objectives import Objective
-from fedsim.learn.work import FULL, Job
 
 FEW = 8
 """Batch sizes up to which each is traced by itself, which is sooner done then."""
