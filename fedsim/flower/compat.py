@@ -257,16 +257,17 @@ def encoded_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 def virtual_sleep(sleep: Callable[[float], None]) -> AbstractContextManager[None]:
     """Within, Flower's node sampling waits on *sleep* instead of the host's clock."""
-    return _replaced(strategy_utils, "sleep", sleep)
+    return replaced(strategy_utils, "sleep", sleep)
 
 
 def exact_distances() -> AbstractContextManager[None]:
     """Within, Krum, MultiKrum and Bulyan choose by ``squared_distances`` instead of differences of large float32 sums."""
-    return _replaced(multikrum, "compute_distances", squared_distances)
+    return replaced(multikrum, "compute_distances", squared_distances)
 
 
 @contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Generator[None]:
+def replaced(module: Any, name: str, value: Any) -> Generator[None]:
+    """Within, *name* of *module* is *value*."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:
@@ -321,11 +322,13 @@ def name_draws(strategy: Strategy, key: Key, heard: Heard = lambda *_: None) -> 
     ``numpy.random``; both are set for the call and given back as they were.
     """
     for step in ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate"):
-        setattr(strategy, step, _named(step, getattr(strategy, step), key.fold("strategy", step), heard))
+        setattr(strategy, step, named_step(step, getattr(strategy, step), key.fold("strategy", step), heard))
     return strategy
 
 
-def _named(name: str, step: Callable[..., Any], key: Key, heard: Heard) -> Callable[..., Any]:
+def named_step(name: str, step: Callable[..., Any], key: Key, heard: Heard) -> Callable[..., Any]:
+    """Return the *step* of a strategy called *name*, made to draw from generators named by *key* and round, and *heard* to be told."""
+
     @functools.wraps(step)
     def call(server_round: int, *args: Any, **kwargs: Any) -> Any:
         named = key.fold("round", server_round)

@@ -17,7 +17,6 @@ from flwr.serverapp import Grid
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
 from fedsim.flower import compat, records
-from fedsim.flower.apps import Mod
 from fedsim.sim.crew import Crew
 from fedsim.sim.inbox import Inbox
 from fedsim.sim.invariants import Invariants
@@ -27,6 +26,7 @@ from fedsim.sim.rows import STREAM_ENDED, Observer, RoundRow
 from fedsim.sim.world import World
 
 if TYPE_CHECKING:
+    from fedsim.flower.apps import Mod
     from fedsim.learn.engine import Engine
     from fedsim.sim.fleet import Fleet
 
