@@ -179,7 +179,7 @@ class _Session:
         post = self.post = AppPost()
         clients = AppClients(self.pool, self.costs, self.key.fold("app"), fleet.clients.count, post, measuring=self.measure)
         desk = AppDesk(clients, self.journal, invariants)
-        crew = Crew(fleet.clients.count, self.having.availability, self.having.network, clients, post, desk)
+        crew = Crew(fleet.clients.count, self.having.availability, self.having.network, clients, post, desk, self.having.transport)
         self.grid = VirtualGrid.of(crew, self.journal, invariants)
         with (
             compat.log_to(self.folder / "flower.log"), hearing() as self.heard, (self.folder / SAID).open("w", encoding="utf-8") as said,

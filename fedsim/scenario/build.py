@@ -23,6 +23,7 @@ from fedsim.core.keys import Key
 from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.cost.ram import Ram
+from fedsim.cost.transport import Transport
 from fedsim.data.checked import Checked, check_pool, checked
 from fedsim.data.federation import Federation, generated_federation, pool_federation, set_aside, split
 from fedsim.data.replay import Replay
@@ -213,6 +214,8 @@ def _built(loaded: Loaded) -> Parts:
         network=made("network", scenario.clients.network, key=key.fold("link")),
         availability=made("availability", scenario.clients.availability, key=key.fold("availability")),
     )  # fmt: skip
+    if scenario.transport is not None:
+        fleet = replace(fleet, transport=Transport(key.fold("transport"), **scenario.transport.model_dump()))
     if scenario.clients.ram is not None:
         ram: Ram = made("ram", scenario.clients.ram, key=key.fold("ram"))
         fitting = Fitting(ram, footprint.count(model, objective, store.sample, arithmetic), scenario.training.too_large or "cannot_train")

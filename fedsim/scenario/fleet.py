@@ -19,11 +19,13 @@ from fedsim.core.keys import Key
 from fedsim.cost.availability import Availability, availabilities
 from fedsim.cost.compute import Compute, computes
 from fedsim.cost.network import Network, networks
+from fedsim.cost.transport import Transport
 from fedsim.scenario.explain import Wanted, explain, sections
 from fedsim.scenario.kinds import Slot
 from fedsim.scenario.load import read_table
 from fedsim.scenario.making import made_at
 from fedsim.scenario.schema import Section, Table
+from fedsim.scenario.schema import Transport as TransportSection
 
 WAYS = ("seconds_per_example", "flops_per_example", "seconds", "function")
 """The ways to say what a message costs, of which one is given."""
@@ -83,6 +85,7 @@ class Fleet(Section):
         float | None, Field(gt=0, description="The speed of the device that seconds are of; clients.compute.gflops unless given.")
     ] = None
     compute: Annotated[dict[str, Cost], Field(description="What a message costs, by its kind.")] = Field(default_factory=dict[str, Cost])
+    transport: TransportSection | None = None
     engine: FleetEngine = FleetEngine()
 
     @field_validator("compute")
@@ -127,6 +130,7 @@ class Devices:
     compute: Compute
     network: Network
     availability: Availability
+    transport: Transport | None = None
 
 
 def load_fleet(
@@ -156,4 +160,5 @@ def devices(fleet: Fleet) -> Devices:
     return Devices(
         of(computes, clients.compute, "device"), of(networks, clients.network, "link"),
         of(availabilities, clients.availability, "availability"),
+        None if fleet.transport is None else Transport(key.fold("transport"), **fleet.transport.model_dump()),
     )  # fmt: skip

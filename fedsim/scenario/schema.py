@@ -89,6 +89,22 @@ class Clients(Section):
     reaction: Table | None = None
 
 
+class Transport(Section):
+    """What Flower's own processes add to links and devices: when they look for messages, and whose cores they share.
+
+    Without it messages are brought at once. Flower's SuperNode looks every 3 s for messages and every 0.5 s for its app's reply, its
+    own server every 3 s; a deployment of ours oftener, as ``fedsim calibrate`` finds.
+    """
+
+    node_poll_s: Annotated[float, Field(ge=0, description="seconds after which a SuperNode that found no message looks again")] = 3.0
+    reply_poll_s: Annotated[float, Field(ge=0, description="seconds between its looks for the reply of its app")] = 0.5
+    server_poll_s: Annotated[float, Field(ge=0, description="seconds between the server's looks for replies")] = 3.0
+    server_s: Annotated[float, Field(ge=0, description="seconds that the server takes from one exchange to the next")] = 0.0
+    cores: Annotated[
+        float | None, Field(gt=0, description="cores of one computer that all clients share equally; a device for each unless given")
+    ] = None
+
+
 class Model(BaseModel):
     """The model; every other key is a setting of its kind."""
 
@@ -367,6 +383,7 @@ class Scenario(Section):
     evaluate: Evaluate = Evaluate()
     stop: Stop | None = None
     monitor: Monitor | None = None
+    transport: Transport | None = None
     engine: Engine = Engine()
 
     @property

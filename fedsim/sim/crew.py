@@ -14,6 +14,7 @@ from flwr.app import Message
 from fedsim.core.types import Seconds
 from fedsim.cost.availability import Availability
 from fedsim.cost.network import Network
+from fedsim.cost.transport import Transport
 from fedsim.sim.ledger import Ledger
 from fedsim.sim.mail import Delivery, Read
 
@@ -91,3 +92,4 @@ class Crew:
     clients: Clients
     post: Post
     desk: Desk
+    transport: Transport | None = None

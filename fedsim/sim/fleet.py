@@ -19,6 +19,7 @@ from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
 from fedsim.cost.loading import Loader, waited
 from fedsim.cost.network import Network
+from fedsim.cost.transport import Transport
 from fedsim.data.federation import Federation
 from fedsim.data.stream import Stream
 from fedsim.learn.flops import Flops
@@ -33,6 +34,7 @@ class Fleet:
 
     *online* says how they act on streams, where there are any. *job* is the scenario's training job, which a message may change;
     *forms* are the type and shape of each array that a trained client sends back, by name, before *coding* makes something else of it.
+    *transport* says when whose processes look for messages, where they do.
     *monitor* says what is watched of training, where anything is; *trained* names the arrays that are parameters, and no buffers.
     """
 
@@ -53,6 +55,7 @@ class Fleet:
     loader: Loader | None = None
     monitor: Monitor | None = None
     trained: tuple[str, ...] = ()
+    transport: Transport | None = None
 
     def took(self, client: int, task: Task, number: int, flops: float, steps: int) -> tuple[Seconds, Seconds]:
         """Return how long *client*'s own *number*-th task takes that needs *flops*, and how much of it its *steps* wait for data.

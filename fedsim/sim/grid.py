@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
+from fedsim.cost.transport import look_s
 from fedsim.flower import compat, records
 from fedsim.sim.crew import Crew
 from fedsim.sim.inbox import Inbox
@@ -47,7 +48,7 @@ class VirtualGrid(Grid):
         invariants = Invariants()
         programs = Programs(fleet, engine, invariants)
         desk = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry)
-        crew = Crew(fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk)
+        crew = Crew(fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk, fleet.transport)
         self._put(crew, observer, invariants)
 
     @classmethod
@@ -60,7 +61,7 @@ class VirtualGrid(Grid):
     def _put(self, crew: Crew, observer: Observer, invariants: Invariants) -> None:
         compat.set_identity()
         self._crew, self._observer, self.invariants = crew, observer, invariants
-        self._world = World(crew.clients, crew.network, self._arrived)
+        self._world = World(crew.clients, crew.network, self._arrived, transport=crew.transport)
         self._inbox = Inbox(self._world.env, self.invariants)
         self._clients = np.arange(crew.count)
         self._nodes: tuple[Seconds, list[int]] | None = None
@@ -182,6 +183,7 @@ class VirtualGrid(Grid):
             return [], None
         first, ids = sent[0], [delivery.id for delivery in sent]
         self._inbox.wait(ids, timeout)
+        self._looked(started, timeout)
         ready = self._inbox.take(ids)
         if len(ready) == len(ids) and all(delivery.failure == STREAM_ENDED for delivery in ready):
             # Those asked may be a sample: only now is it worth looking at everybody.
@@ -191,7 +193,16 @@ class VirtualGrid(Grid):
         missed = [delivery for delivery in sent if delivery.stage != "arrived"]
         for delivery in missed:
             self._crew.clients.abandon(delivery)
-        return ready, RoundRow(first.round, first.kind, started, self.now, len(ids), len(ready), 0, len(missed))
+        row = RoundRow(first.round, first.kind, started, self.now, len(ids), len(ready), 0, len(missed))
+        if self._crew.transport is not None and self._crew.transport.server_s:
+            self._inbox.sleep(self._crew.transport.server_s)
+        return ready, row
+
+    def _looked(self, since: Seconds, timeout: Seconds | None) -> None:
+        """Let the clock run until the server looks for replies, as it does every so often *since* it sent; not beyond the deadline."""
+        if self._crew.transport is not None and self._crew.transport.server_poll_s:
+            look = look_s(since, self._crew.transport.server_poll_s, self.now)
+            self._inbox.sleep(max(0.0, (look if timeout is None else min(look, since + timeout)) - self.now))
 
     def _push(self, messages: Iterable[Message]) -> list[Delivery]:
         read: Read = {}

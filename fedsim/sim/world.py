@@ -13,21 +13,34 @@ from collections.abc import Callable, Generator
 import simpy
 
 from fedsim.client.program import Unable
+from fedsim.core.types import Seconds
 from fedsim.cost.network import Network
+from fedsim.cost.transport import Transport, look_s
 from fedsim.sim.crew import Clients
+from fedsim.sim.host import Alone, Host, Shared
 from fedsim.sim.links import Lay, Unshared
 from fedsim.sim.mail import Delivery
 from fedsim.sim.rows import STREAM_ENDED
 
 
 class World:
-    """Runs deliveries on the virtual clock. ``arrive`` is called, in virtual order, for each one that has ended; *lay* makes the links."""
+    """Runs deliveries on the virtual clock. ``arrive`` is called, in virtual order, for each one that has ended; *lay* makes the links.
 
-    def __init__(self, clients: Clients, network: Network, arrive: Callable[[Delivery], None], lay: Lay = Unshared) -> None:
+    With a *transport* a client comes for its messages, when it looks; else they are brought.
+    """
+
+    def __init__(
+        self, clients: Clients, network: Network, arrive: Callable[[Delivery], None], lay: Lay = Unshared,
+        transport: Transport | None = None,
+    ) -> None:  # fmt: skip
         self.env = simpy.Environment()
         self._links = lay(self.env, network)
+        cores = None if transport is None else transport.cores
+        self._host: Host = Alone(self.env) if cores is None else Shared(self.env, cores)
+        self._transport = transport
         self._clients, self._arrive = clients, arrive
         self._busy: dict[int, deque[simpy.Event]] = {}
+        self._free_s: dict[int, Seconds] = {}  # By client: when it last sent a reply, and so looked for the next message.
 
     def send(self, delivery: Delivery) -> None:
         """Put *delivery* on its way."""
@@ -35,20 +48,23 @@ class World:
         self.env.process(self._carry(delivery))
 
     def _carry(self, delivery: Delivery) -> Generator[simpy.Event, None, None]:
-        env, client = self.env, delivery.client
-        yield self._links.down(client, delivery.parcel.down.total)
-        delivery.receive(env.now)
-        if client in self._busy:  # One message at a time per client, as on a real SuperNode.
-            turn = env.event()
-            self._busy[client].append(turn)
-            yield turn
+        env, client, transport, fetched_s = self.env, delivery.client, self._transport, 0.0
+        if transport is None:
+            yield self._links.down(client, delivery.parcel.down.total)
+            delivery.receive(env.now)
+            yield from self._turn(client)
         else:
-            self._busy[client] = deque()
+            yield from self._turn(client)
+            since = self._free_s.get(client)
+            yield self._until(look_s(transport.began_s(client) if since is None else since, transport.node_poll_s, env.now))
+            fetched_s = env.now
+            yield self._links.down(client, delivery.parcel.down.total)
+            delivery.receive(env.now)
         ready_s = self._clients.ready_s(delivery, env.now)  # A client's trigger may hold a message, or never will.
         if math.isinf(ready_s):
             delivery.fail(STREAM_ENDED)
         elif ready_s > env.now:
-            yield env.timeout(ready_s - env.now)
+            yield self._until(ready_s)
         delivery.start(env.now)
         if not delivery.failure:
             try:
@@ -56,12 +72,28 @@ class World:
             except Unable as error:
                 delivery.fail(str(error))
             else:
-                yield env.timeout(took)
+                yield self._host.work(took)
                 delivery.answer(env.now)
+                if transport is not None:  # Its SuperNode looks whether it has answered, from when it had the message on.
+                    yield self._until(look_s(fetched_s, transport.reply_poll_s, env.now))
                 yield self._links.up(client, delivery.up.total)
         delivery.arrive(env.now)
+        if transport is not None:
+            self._free_s[client] = env.now
         if waiting := self._busy[client]:
             waiting.popleft().succeed()
         else:
             del self._busy[client]
         self._arrive(delivery)
+
+    def _turn(self, client: int) -> Generator[simpy.Event, None, None]:
+        """Wait for *client*: it works on one message at a time, as on a real SuperNode."""
+        if client in self._busy:
+            turn = self.env.event()
+            self._busy[client].append(turn)
+            yield turn
+        else:
+            self._busy[client] = deque()
+
+    def _until(self, moment_s: Seconds) -> simpy.Event:
+        return self.env.timeout(max(0.0, moment_s - self.env.now))
