@@ -40,6 +40,7 @@ def make_certificates(folder: Path, nodes: int, hosts: Sequence[str] = ("localho
     """Make in *folder* what TLS and authenticated nodes need: for a server that is reached as *hosts*, and *nodes* nodes.
 
     The authority's own key is forgotten: nobody can sign another server. Private keys can be read by their owner only.
+    Raises FileExistsError where some are there already: they are in use, who knows by whom.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -55,7 +56,13 @@ def make_certificates(folder: Path, nodes: int, hosts: Sequence[str] = ("localho
         except ValueError:
             return x509.DNSName(host)
 
+    found = Certificates(
+        folder / "ca.pem", folder / "server.pem", folder / "server.key", tuple(folder / f"node-{i}.key" for i in range(nodes))
+    )
     folder.mkdir(parents=True, exist_ok=True)
+    for path in (found.authority, found.server, found.server_key, *found.node_keys):
+        if path.exists():
+            raise FileExistsError(17, "File exists", str(path))
     began = datetime.datetime.now(datetime.UTC) - EARLIER
     authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
 
@@ -85,9 +92,6 @@ def make_certificates(folder: Path, nodes: int, hosts: Sequence[str] = ("localho
         .add_extension(x509.SubjectAlternativeName([known(host) for host in hosts]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )  # fmt: skip
-    found = Certificates(
-        folder / "ca.pem", folder / "server.pem", folder / "server.key", tuple(folder / f"node-{i}.key" for i in range(nodes))
-    )
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
     found.authority.write_bytes(authority.public_bytes(Encoding.PEM))

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import RunError
+from fedsim.core.machine import ALONE
 from fedsim.deploy import commands
 from fedsim.deploy.asked import Asked, check
 from fedsim.deploy.folder import write_app
 from fedsim.deploy.ground import Ground, ground
 from fedsim.record import manifest
 from fedsim.record.leaving import Patience
+from fedsim.scenario.build import build
 from fedsim.score.run import Run
 from fedsim.session import Interrupted, Progress, Watch
 
@@ -39,6 +41,8 @@ def deployed(asked: Asked, watch: Watch | None = None) -> Run:
     everything that was started has ended by then, and the folder says how far the run came.
     """
     check(asked)
+    with ALONE:
+        build(asked.loaded)  # What is wrong with the scenario is told here, in its own words, and not by a process far away.
     with _private() as place:
         follower = _Follower(asked, _place_of(asked), watch)
         patience = Patience()
