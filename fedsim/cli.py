@@ -85,18 +85,7 @@ def run(
             from fedsim.session import execute
 
             done = execute(loaded, out, watch)
-        from fedsim.report.page import write_report
-
-        try:
-            write_report(done)
-        except OSError as error:
-            raise RunError(
-                f"{error.filename or done.path}: the report cannot be written ({error.strerror}); the run is done, and safe in {done.path}."
-            ) from None
-        if as_json:
-            print(_json(show.summary_line(done)))
-        else:
-            show.summary(done)
+        _reported(done, as_json)
 
 
 @app.command()
@@ -215,6 +204,56 @@ def batch_size(
 
 
 @app.command()
+def deploy(
+    scenario: ScenarioFile,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
+    ] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run's folder; new or empty. Default runs/NAME-SEED.")
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt everything, and let in only the nodes of this deployment.")] = False,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="The SuperLink's. Default a free one.")] = None,
+    time_scale: Annotated[
+        float, typer.Option("--time-scale", metavar="X", help="Seconds of the clients' streams in a real one. Default 1.")
+    ] = 1.0,
+    printed: Annotated[
+        bool, typer.Option("--print", help="Start nothing: print what to type on real machines, TLS and authentication included.")
+    ] = False,
+    as_compose: Annotated[bool, typer.Option("--compose", help="With --print: a docker compose file instead.")] = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
+) -> None:
+    """Run a scenario on real Flower clients: a SuperLink and SuperNodes on this machine, or what to type on others.
+
+    What it starts it also ends, whatever happens. The run folder is that of 'fedsim run', with wall times.
+    """
+    with _errors():
+        from fedsim.deploy.asked import Asked, check, check_scale
+
+        words = [*(settings or []), *([] if nodes is None else [f"clients.count={nodes}"])]
+        asked = Asked(_load(scenario, words, seed), scenario, settings or [], seed, out, port, tls, time_scale)
+        if as_compose and not printed:
+            raise ScenarioError("--compose: goes with --print.")
+        if printed:
+            from fedsim.deploy import printed as words_for
+
+            check_scale(time_scale)
+            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words(), asked.nodes))
+            return
+        check(asked)
+        from fedsim import show
+        from fedsim.deploy.local import deployed
+
+        first = f"starting a SuperLink and {asked.nodes} SuperNodes"
+        with show.progress(asked.loaded.scenario, silent=quiet or as_json, clock="wall", first=first) as watch:
+            done = deployed(asked, watch)
+        _reported(done, as_json)
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write the HTML report of a run (again), and print its path."""
     with _errors():
@@ -292,6 +331,23 @@ def main() -> None:
         _end(f"{said} '{command} --help' shows what it takes.", 2)
     except Abort:
         _end("interrupted.", 130)
+
+
+def _reported(done: Any, as_json: bool) -> None:
+    """Write the report of a run that is done, and print its summary."""
+    from fedsim import show
+    from fedsim.report.page import write_report
+
+    try:
+        write_report(done)
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or done.path}: the report cannot be written ({error.strerror}); the run is done, and safe in {done.path}."
+        ) from None
+    if as_json:
+        print(_json(show.summary_line(done)))
+    else:
+        show.summary(done)
 
 
 def _opened(folder: Path) -> Any:

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress(scenario: Scenario, *, silent: bool) -> Generator[Callable[[Where], None] | None]:
-    """Show a run's progress on standard error while it goes; yields what to tell it with, or None when silent."""
+def progress(
+    scenario: Scenario, *, silent: bool, clock: str = "virtual", first: str = "building the world"
+) -> Generator[Callable[[Where], None] | None]:
+    """Show a run's progress on standard error while it goes; yields what to tell it with, or None when silent.
+
+    *clock* says whose seconds are told, *first* what is done before the first round.
+    """
     console = Console(stderr=True)
     if silent or not console.is_terminal:
         yield None
@@ -39,7 +44,7 @@ def progress(scenario: Scenario, *, silent: bool) -> Generator[Callable[[Where],
         TextColumn("{task.fields[now]}"), TextColumn("{task.fields[scores]}"), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores="building the world")
+        line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores=first)
         told: list[str] = []
 
         def tell(where: Where) -> None:
@@ -48,7 +53,7 @@ def progress(scenario: Scenario, *, silent: bool) -> Generator[Callable[[Where],
             for sentence in where.said[len(told) :]:
                 bar.console.print(f"[dim]{escape(sentence)}[/]")
                 told.append(sentence)
-            bar.update(line, completed=where.round, now=f"virtual {duration(where.now_s)}", scores=scores)
+            bar.update(line, completed=where.round, now=f"{clock} {duration(where.now_s)}", scores=scores)
 
         yield tell
 
