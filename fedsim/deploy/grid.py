@@ -230,7 +230,7 @@ class WallGrid(Grid):
                 continue
             letter = self._open.pop(each)
             letter.arrive(self.now, time.time(), reply)
-            self.invariants.sent(up=letter.up.total)
+            self.invariants.sent(up=letter.up.total, down=letter.up.back)
             if letter.abandoned:
                 letter.settle("failed" if letter.failure else "late")
                 self._fates.append(letter)

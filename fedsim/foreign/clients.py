@@ -156,7 +156,7 @@ class AppClients:
             raise Unable(told.reason or "the ClientApp answered with an error")
         examples = examples_of(told.form)
         seconds, flops = self._costs.took(client, kind, nth, examples)
-        delivery.measure(nth, examples or 0, flops, records.size_of(made(told.form)))
+        delivery.measure(nth, examples or 0, flops, records.size_of(made(told.form), records.UP))
         return seconds
 
     def ended(self, client: int, now: Seconds) -> bool:
@@ -240,7 +240,7 @@ class AppPost:
             self.latest_round = max(self.latest_round, round_number)
             version = self._version(form)
             self._parcel = Parcel(
-                message.content, kind, round_number, version, records.size_of(message.content), Size(0, 0), None, ""
+                message.content, kind, round_number, version, records.size_of(message.content, records.DOWN), Size(0, 0), None, ""
             )
             if kind.partition(".")[0] != "query" and any(record[1] == "a" for record in form):
                 self.last = form

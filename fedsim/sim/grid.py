@@ -233,7 +233,7 @@ class VirtualGrid(Grid):
     def _arrived(self, delivery: Delivery) -> None:
         self.invariants.at(self.now, f"the arrival of {delivery.id}")
         if delivery.answered:
-            self.invariants.sent(up=delivery.up.total)
+            self.invariants.sent(up=delivery.up.total, down=delivery.up.back)
         del self._inbox.flying[delivery.id]
         if delivery.abandoned:
             self._crew.desk.late(delivery)

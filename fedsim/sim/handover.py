@@ -209,7 +209,7 @@ class Handover:
 
     def _check_size(self, delivery: Delivery, reply: Message) -> None:
         """Check that *reply* is as large as was foretold. Raises RunError that says what a mod made larger or smaller."""
-        size, foretold = records.size_of(reply.content), delivery.up
+        size, foretold = records.size_of(reply.content, records.UP), delivery.up
         if size == foretold:
             return
         forms = self._fleet.forms

@@ -33,7 +33,7 @@ class Ledger:
     def settle(self, delivery: Delivery, outcome: Outcome, loss: float | None = None, result: str = "") -> None:
         """Seal the fate of *delivery*."""
         if delivery.stage == "returning":
-            self._invariants.sent(up=delivery.up.total)  # On the wire, though it never arrives.
+            self._invariants.sent(up=delivery.up.total, down=delivery.up.back)  # On the wire, though it never arrives.
         del self._open[delivery.id]
         row = delivery.settle(outcome, loss, result)
         self.arrived += outcome == "arrived"

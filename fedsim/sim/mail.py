@@ -179,7 +179,7 @@ class Delivery:
             sent_s=self.sent_s, received_s=self.received_s, started_s=self.started_s, computed_s=self.computed_s,
             arrived_s=self.arrived_s, examples=self.examples,
             steps=self.steps, flops=self.flops,
-            down_bytes=down.payload, down_framing_bytes=down.framing,
+            down_bytes=down.payload, down_framing_bytes=down.framing + up.back,
             up_bytes=up.payload, up_framing_bytes=up.framing, loss=loss, result=result, failure=self.failure,
             waited_s=self.waited_s, batch_size=self.batch_size,
         )  # fmt: skip
@@ -236,4 +236,4 @@ class Mail:
             extra = self._fleet.extra_metrics if training else ()
             forms, coding = self._fleet.forms if training else {}, self._fleet.coding
             up = records.reply_size(coding.up.forms(forms) if coding else forms, (*names, *extra))
-        return Parcel(content, kind, records.round_of(content), version, records.size_of(content), up, order, failure)
+        return Parcel(content, kind, records.round_of(content), version, records.size_of(content, records.DOWN), up, order, failure)
