@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import fedsim
-from fedsim.client.fitting import Fitted, Fitting, TooLarge, at_once
+from fedsim.client.equipped import Equipped
+from fedsim.client.fitting import Fitting, TooLarge, at_once
 from fedsim.client.kept import Kept
 from fedsim.client.offline import Offline
 from fedsim.client.program import Order, Unable
@@ -70,7 +71,8 @@ def planned(too_large: TooLarge, mib: float, job: Job, held: int) -> Any:
     partition = Partition.of(np.zeros(held, np.int64), 1)
     examples = Examples(np.zeros((held, 2), np.float32), np.zeros(held, np.int64))
     fed = Federation(1, 2, (2,), examples, {}, Key(0), pooled=examples, partition=partition)
-    program = Fitted(0, Offline(0, fed, Key(1)), Fitting(ConstantRam(mib), Footprint(40.0, 40.0, 0.0, 1000.0), too_large))
+    fitting = Fitting(ConstantRam(mib), Footprint(40.0, 40.0, 0.0, 1000.0), too_large)
+    program = Equipped(0, Offline(0, fed, Key(1)), fitting=fitting)
     return program.plan(Order(job, Start({})), Kept())[0]
 
 
