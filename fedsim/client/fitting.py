@@ -37,26 +37,36 @@ class Fitting:
         """Return how many examples *client* can train on at once."""
         return self.footprint.most(job, float(self.mib(np.array([client]))[0]) * MIB)
 
-    def fitted(self, job: Job, size: int, most: int) -> Job:
-        """Return *job* where batches of *size* are to become passes of *most* at the most."""
+    def fitted(self, job: Job, size: int, most: int, *, laid_out: bool) -> Job:
+        """Return *job*, of which *size* examples pass through the model at once, where *most* are to, at the most.
+
+        An update that was ordered from several passes is made from no fewer: only these become smaller. *laid_out* says that its task
+        lays its batches out itself.
+        """
         if self.too_large == "accumulate":
             return dataclasses.replace(job, at_once=most)
-        return dataclasses.replace(job, batch_size=most, accumulate=1)
+        if job.batch_size == FULL:
+            return dataclasses.replace(job, batch_size=most, accumulate=1)
+        if job.at_once:
+            passes = -(-job.batch_size // job.at_once)
+            return dataclasses.replace(job, batch_size=min(job.batch_size, passes * most), at_once=most)
+        if job.cut or not laid_out:
+            return dataclasses.replace(job, batch_size=most)
+        # On a stream what is replayed comes on top of a batch, so that one that fits is felt for, from above.
+        room = max(1, job.batch_size * most // size)
+        return dataclasses.replace(job, batch_size=room - (room == job.batch_size))
 
     def planned(self, client: int, order: Order, plan: Callable[[Order], tuple[Task, Kept]]) -> tuple[Task, Kept]:
         """Return *plan* of *order*, to train, in batches that fit the device of *client*. Raises Unable where none does, or none is to."""
-        job, most = order.job, self.most(client, order.job)
+        most = self.most(client, order.job)
         task, after = plan(order)
         size = at_once(task)
         while size > most:
-            if not most or self.too_large == "cannot_train" or job.batch_size == 1:
-                raise Unable(self._why(client, job, 1 if not most else size))
-            # On a stream what is replayed comes on top of a batch, so that one that fits is felt for, from above.
-            room = most if not task.laid_out or self.too_large == "accumulate" else max(1, (job.batch_size or size) * most // size)
-            if room == job.batch_size and self.too_large == "smaller_batch":
-                room -= 1
-            job = self.fitted(job, size, room)
-            task, after = plan(dataclasses.replace(order, job=job))
+            least = order.job.batch_size == 1 and self.too_large == "smaller_batch" and not order.job.cut
+            if not most or least or self.too_large == "cannot_train":
+                raise Unable(self._why(client, order.job, 1 if not most else size))
+            order = dataclasses.replace(order, job=self.fitted(order.job, size, most, laid_out=task.laid_out))
+            task, after = plan(order)
             size = at_once(task)
         return task, after
 
