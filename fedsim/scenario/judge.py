@@ -178,6 +178,13 @@ def cuts(clients: Clients, training: Training) -> str:
     return "training.too_large = 'accumulate'" if clients.ram and training.too_large == "accumulate" else ""
 
 
+def changes(clients: Clients, training: Training) -> str:
+    """Return the reader's word for what makes batches of a size that is not training.batch_size; empty where nothing does."""
+    if training.batch_policy is not None:
+        return "training.batch_policy"
+    return "training.too_large = 'smaller_batch'" if clients.ram and training.too_large == "smaller_batch" else ""
+
+
 def check_ram(clients: Clients, training: Training) -> None:
     """Refuse to say what becomes of a batch that is too large where nothing says what a device can hold."""
     if training.too_large and clients.ram is None:

@@ -171,6 +171,24 @@ def test_impossible_wishes_are_refused(go: Go) -> None:
         go({"clients.ram": {"kind": "constant", "mib": -1.0}})
 
 
+def Normal(shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
+    """Return a model that cannot train on one example."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, outputs))
+
+
+STREAM: dict[str, Any] = {"stream.arrivals": {"kind": "constant", "per_s": 2.0}, "training.drop_last": True}
+
+
+@pytest.mark.parametrize("more", [{}, {"training.drop_last": True}, STREAM])
+def test_smaller_batches_of_what_needs_two_examples_are_refused(more: dict[str, Any], go: Go) -> None:
+    """A batch that is cut to a device may come down to one example, which BatchNorm cannot train on: said at the door, not by a client."""
+    normal = {**ROOM, **more, "model": {"kind": "tests.laws.test_fitting:Normal"}}
+    said = r"training.too_large = 'smaller_batch': may come to a batch of one example, and Sequential cannot train on one example"
+    with pytest.raises(ScenarioError, match=said):
+        go({**normal, "training.too_large": "smaller_batch"})
+    go({**normal, "training.too_large": "cannot_train", "training.drop_last": True, "server.rounds": 1})
+
+
 def test_teeth_a_device_that_holds_one_more_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """A count that forgets the gradients lets a batch through that does not fit."""
     most = Footprint.most
