@@ -13,9 +13,8 @@ from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.learn.engine.norms import squares
 from fedsim.learn.engine.rows import Rows
+from fedsim.learn.engine.updates import Which
 from fedsim.learn.work import STEP_COLUMNS, Task
-
-Which = slice | IntArray
 
 
 @dataclass(slots=True)
