@@ -197,7 +197,7 @@ def _built(loaded: Loaded) -> Parts:
     at = f"training.objective.kind = {scenario.training.objective['kind']!r}"
     counted, scores = probe(
         model, objective, engine, store, federation, job, at, judge.cuts(scenario.clients, scenario.training),
-        changes="" if policy is None else "training.batch_policy",
+        changes=judge.changes(scenario.clients, scenario.training),
     )  # fmt: skip
     if job.bucketing is not None:
         x, y = store.sample(2)
