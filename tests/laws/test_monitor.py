@@ -1,7 +1,7 @@
 """Laws of monitoring: whoever looks on moves nothing, sees the same wherever tasks are computed, and sees what torch would."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,17 @@ def test_lengths_are_those_of_torch(kind: str) -> None:
             expected.append([number, loss.item(), float(gradient), float(update), job.lr, size])
 
         assert np.allclose(np.array(expected).T, result.watched["steps"], rtol=1e-9, atol=0), STEP_COLUMNS
+
+
+def test_a_watched_task_is_the_task() -> None:
+    """Every field of a task but what is watched is the same one in the watched task; a field of later versions too."""
+    task = Task(*(object() for _ in fields(Task)))  # type: ignore[arg-type]  # Whatever it is, it goes along.
+    watching = Watching(3, np.arange(2))
+    watched = task.watched(watching)
+
+    assert [watching if each.name == "watching" else getattr(task, each.name) for each in fields(Task)] == [
+        getattr(watched, each.name) for each in fields(Task)
+    ]
 
 
 def test_chunks_see_the_same() -> None:
