@@ -81,8 +81,7 @@ class CohortEngine:
         self._model, self.objective, self._store = model, objective, store
         self._names, self._trained = list(carried), len(trainable(model))
         self._kept = Kept(model, objective)
-        self._remembers: bool | None = None  # Nobody has tried yet.
-        self._scorer = Scorer(model, objective, self._names, self.as_built)
+        self._scorer = Scorer(model, objective, self._names, self._kept.as_built)  # No method of ours, which would close a circle.
         self.result_bytes = sum(p.numel() * p.element_size() for p in carried.values())
         first = next(iter(carried.values()))
         self._device, self._dtype = first.device, first.dtype
@@ -100,9 +99,8 @@ class CohortEngine:
         return Site.of(self, self._model, self.objective, self._store, self.chunk, self.many_sizes, self.arithmetic)
 
     def as_built(self) -> None:
-        """Put back whatever the model keeps between calls, where that may make a difference: as a device builds it for each task."""
-        if self._remembers is not False:
-            self._kept.back()
+        """Put back whatever the model keeps between calls, where that may make a difference."""
+        self._kept.as_built()
 
     def evaluate(self, params: Params, x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores of *params* over the examples (x, y), from sums over batches of fixed size."""
@@ -249,7 +247,7 @@ class CohortEngine:
         """Return the loss of *params* on some examples of the *pool*, in the middle of a task; infinity for none."""
         if not len(places):
             return math.inf
-        before = Kept(self._model, self.objective) if self._remembers else self._kept
+        before = Kept(self._model, self.objective) if self._kept.moves else self._kept
         x, y = pool
         loss = self._scorer.scores(params, x[places], y[places])["loss"]
         before.back()
@@ -377,13 +375,13 @@ class CohortEngine:
             if cut:
                 x, more = x[:, :cut].contiguous(), [each[:, :cut].contiguous() for each in more]
             objective = self.objective if mix == "concat" else Mixed(self.objective, kind[1], mix)
-            if self._remembers is None:
-                self._remembers = remembers(self._model, self.objective, x, y, self._kept)
-            before = Kept(self._model, self.objective) if self._remembers else self._kept  # A task may be under way.
+            if self._kept.moves is None:
+                self._kept.moves = remembers(self._model, self.objective, x, y, self._kept)
+            before = Kept(self._model, self.objective) if self._kept.moves else self._kept  # A task may be under way.
             self._steps[*kind, plain, mix] = compile_step(
                 self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
                 more=more, templates=self._templates if mix == "concat" and not cut else None,  # These are of whole sequences.
-                remembers=self._remembers, arithmetic=self.arithmetic,
+                remembers=self._kept.moves, arithmetic=self.arithmetic,
             )
             before.back()  # Tracing and probing have called it.
         return self._steps[*kind, plain, mix]
