@@ -38,6 +38,7 @@ from fedsim.record.model import MODEL_FILE, save_model
 from fedsim.record.place import check_place, take_place
 from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
+from fedsim.scenario.floor import floor_unseen
 from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.scenario.schema import Scenario, Stop
 from fedsim.score.compare import difference
@@ -361,7 +362,7 @@ class _Session:
             )
             return [f"{went} {strangers[0]}: nodes are {nodes} (grid.get_node_ids())."]
         if self.grid.arrived:
-            return []
+            return [] if self.stopped else floor_unseen(self.loaded.scenario, len(self.journal.signals))
         deadline_s = self.loaded.scenario.server.round_timeout_s
         if self.grid.exhausted and self.grid.asked:
             return ["Every stream had ended before one reply came, so nothing was learned: no example came with its label (stream.labels)."]

@@ -18,6 +18,8 @@ from fedsim.learn.objectives import Classification
 from fedsim.learn.optim import Adam
 from fedsim.learn.store import Store
 from fedsim.learn.work import STEP_COLUMNS, Result, Task, Watching
+from fedsim.scenario.build import build
+from fedsim.scenario.load import load
 from tests.laws.test_accumulate import federation, network
 from tests.laws.test_engine import tasks
 
@@ -188,3 +190,16 @@ def test_noise_floor(go: Go) -> None:
     assert 4 <= still.final["rounds"] < 60 and "scored_round" not in still.final
     assert still.manifest["stopped"] == "no signal between clients for 4 rounds"
     assert "stopped" not in moving.manifest and (moving.noise().signal > 0).all()
+
+
+def test_a_noise_floor_that_nobody_sees_is_told(tiny: Any, go: Go) -> None:
+    """A server that takes replies one at a time never stops by it: a note says so before the run, and another after it."""
+    kind = "tests.test_circles:Polls"
+    table = {"server.strategy": {"kind": kind}, "monitor": {}, "stop": {"noise_floor": 3}}
+    before, after = build(load(tiny(table))).notes, go(table).manifest["notes"]
+    may = [note for note in after if note.startswith("stop.noise_floor = 3: goes by")]
+
+    assert may and set(may) <= set(before) and f"server.strategy.kind = {kind!r} has a start() of its own" in may[0]
+    assert "stop.noise_floor = 3: had no effect: two clients' replies of one model were handed over together 0 times" in " ".join(after)
+    rounds = go({**table, "server.strategy": {"kind": "FedAvg"}, "server.rounds": 3})
+    assert not [note for note in rounds.manifest["notes"] if "noise_floor" in note]
