@@ -124,6 +124,9 @@ class WallGrid(Grid):
         if not broken:
             self.invariants.finished()
 
+    def close(self) -> None:
+        """Let go of nothing: nodes are not ours, and nobody is waited for any more."""
+
     # -- Flower's Grid ------------------------------------------------------------------------------------------
 
     def set_run(self, run: Any) -> None:

@@ -29,7 +29,6 @@ from fedsim.foreign.app import SERVER, App
 from fedsim.foreign.grid import AppGrid
 from fedsim.foreign.loading import loaded, seed_globals, where
 
-
 HOSTS = frozenset({"fedsim", "numpy", "scipy", "torch", "sklearn", "pandas", "simpy", "rich", "tqdm"})
 """Libraries that read clocks for their own purposes, Python's own apart."""
 
