@@ -293,6 +293,22 @@ def advise(
 
 
 @app.command()
+def init(
+    flower: Annotated[Path, typer.Option("--flower", metavar="DIR", help="The app's folder; new or empty.")],
+    scenario: Annotated[Path | None, typer.Option(metavar="SCENARIO", help="A scenario file (.toml). Default: the quickstart.")] = None,
+    nodes: Annotated[
+        int, typer.Option(min=0, metavar="N", help="SuperNodes that take part. Default: as many as the scenario has clients.")
+    ] = 0,
+) -> None:
+    """Make the folder of a Flower app from a scenario: for real clients, with 'flwr run DIR'."""
+    with _errors():
+        from fedsim.deploy.folder import init_app
+
+        files = init_app(flower, scenario, nodes)
+        print(f"{flower}: {', '.join(files)}. {flower / 'README.md'} says how it is run.")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors that complete and check TOML."""
     with _errors():

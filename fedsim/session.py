@@ -44,6 +44,7 @@ from fedsim.score.compare import difference
 from fedsim.score.noise import lost
 from fedsim.score.run import Run
 from fedsim.sim.grid import VirtualGrid
+from fedsim.sim.ground import Ground
 from fedsim.strategy.privacy import privacy_of
 
 
@@ -63,6 +64,8 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
+Lay = Callable[[Parts, Queue, Journal], Ground]
+"""Makes the ground that a run takes place on: its parts, what computes here, and who hears of every message."""
 
 
 MANIFEST_WALL_S = 2.0
@@ -100,12 +103,17 @@ def run(
     return execute(load(scenario, overrides, seed), out, watch)
 
 
-def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None) -> Run:
-    """Run a loaded scenario; see ``run``."""
+def virtual(parts: Parts, queue: Queue, journal: Journal) -> Ground:
+    """Return the virtual ground: clients that are simulated."""
+    return VirtualGrid(parts.fleet, queue, journal, mods=parts.strategy.mods, writable=parts.strategy.writable)
+
+
+def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None, lay: Lay = virtual) -> Run:
+    """Run a loaded scenario, on the ground that *lay* makes; see ``run``."""
     check_place(loaded.scenario.name, loaded.scenario.seed, out)
     with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)
-        session = _Session(parts, loaded, Queue(parts.engine, executor), watch)
+        session = _Session(parts, loaded, Queue(parts.engine, executor), watch, lay)
         session.go(out)
     return Run(session.folder)
 
@@ -120,6 +128,11 @@ def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None, *,
     about = old.manifest
     if about["status"] != "done":
         raise RunError(f"{path}: is {old.status}; only a run that is done can be verified.")
+    if about.get("ground"):
+        raise RunError(
+            f"{path}: ran on real clients (ground = {about['ground']!r}), whose times no second run has. Run its scenario here, and compare"
+            f" the parameters (model.content in the manifests)."
+        )
     if about.get("digest_format", digest.FORMAT) != digest.FORMAT:  # Of before there was another, nobody said.
         raise RunError(f"{path}: cannot be verified, because its digest is {about['digest_format']!r}, and ours {digest.FORMAT!r}.")
     scenario, strange = recorded(about["scenario"])
@@ -142,6 +155,7 @@ class _Session:
     loaded: Loaded
     queue: Queue
     watch: Watch | None
+    lay: Lay
     folder: Path = Path()
     began: float = field(default_factory=time.time)
     round: int = 0
@@ -168,12 +182,9 @@ class _Session:
             self.folder = take_place(self.loaded.scenario.name, self.loaded.scenario.seed, out, self._first)
             try:
                 self.journal = Journal(self.folder)
-                self.grid = VirtualGrid(
-                    self.parts.fleet, self.queue, self.journal,
-                    mods=self.parts.strategy.mods, writable=self.parts.strategy.writable,
-                )  # fmt: skip
+                self.ground = self.lay(self.parts, self.queue, self.journal)
                 self._drive()
-                self.grid.finish()
+                self.ground.finish()
                 status = "done"
             except KeyboardInterrupt:
                 status, error = "interrupted", f"interrupted after round {self.round}"
@@ -219,18 +230,18 @@ class _Session:
         strategy = compat.name_draws(strategy, parts.key, self._heard)
         with (
             compat.log_to(self.folder / "flower.log"), log_to(self.folder / "torch.log", "torch", WARNING), hearing() as self.heard,
-            compat.virtual_sleep(self.grid.wait_for_others),
+            compat.virtual_sleep(self.ground.wait_for_others),
             compat.cheap_collections(), compat.exact_distances(),
         ):  # fmt: skip
             control = None if parts.controller is None else Control(parts.controller, parts.job, self._steered)
             server = scenario.server
             course = Course(server.rounds, server.round_timeout_s, records.job_config(parts.job), ConfigRecord(), control)
-            grid = coded(self.grid, parts.fleet.coding)
+            grid = coded(self.ground.open(), parts.fleet.coding)
             drive(strategy, grid, compat.array_record(parts.first), course, self._evaluate, lambda: self.enough)
 
     def _heard(self, step: str, server_round: int, result: Any) -> None:
         if step == "aggregate_train":
-            self.grid.aggregated(made=result[0] is not None)
+            self.ground.aggregated(made=result[0] is not None)
         metrics = {"aggregate_train": lambda: result[1], "aggregate_evaluate": lambda: result}.get(step, lambda: None)()
         scope = "training" if step == "aggregate_train" else "federated"
         for name, value in self.watched.numbers(metrics, server_round, step):
@@ -248,7 +259,7 @@ class _Session:
         self.latest = self.parts.scored(records.params_of(arrays))
         if scenario.stop and scenario.stop.noise_floor and lost(self.journal.signals, scenario.stop.noise_floor):
             self.stopped = scenario.stop.words
-        last = server_round == scenario.server.rounds or self.grid.exhausted or bool(self.stopped)
+        last = server_round == scenario.server.rounds or self.ground.exhausted or bool(self.stopped)
         if server_round % scenario.evaluate.every and not last:
             self._tell()
             return None
@@ -273,7 +284,7 @@ class _Session:
                 self._record(server_round, f"classes {','.join(map(str, group))}", name, value)
         if scenario.stop and scenario.stop.metric and self._reached(scenario.stop, self.scores[scenario.stop.metric]):
             self.stopped = scenario.stop.words
-        self.enough = self.enough or self.grid.exhausted or bool(self.stopped)
+        self.enough = self.enough or self.ground.exhausted or bool(self.stopped)
         return MetricRecord(dict(self.scores))
 
     def _reached(self, stop: Stop, value: float) -> bool:
@@ -284,9 +295,9 @@ class _Session:
         return Plateau(stop.plateau, stop.least or 0.0).stops(self.values)
 
     def _record(self, server_round: int, scope: str, name: str, value: float) -> None:
-        sent = self.grid.invariants
+        sent = self.ground.invariants
         self.journal.metric(
-            MetricRow(server_round, self.grid.now, scope, name, value, sent.down_bytes, sent.up_bytes)
+            MetricRow(server_round, self.ground.now, scope, name, value, sent.down_bytes, sent.up_bytes)
         )
 
     def _tell(self) -> None:
@@ -296,8 +307,8 @@ class _Session:
             self.told = time.monotonic()
         self._checkpoint()
         if self.watch:
-            sent, rounds, said = self.grid.invariants, self.loaded.scenario.server.rounds, self.watched.said
-            self.watch(Progress(self.round, rounds, self.grid.now, sent.down_bytes, sent.up_bytes, dict(self.scores), said, self.latest))
+            sent, rounds, said = self.ground.invariants, self.loaded.scenario.server.rounds, self.watched.said
+            self.watch(Progress(self.round, rounds, self.ground.now, sent.down_bytes, sent.up_bytes, dict(self.scores), said, self.latest))
 
     def _checkpoint(self) -> None:
         """Save the model now and then, a small share of the time, so that a kill costs no more than what came since."""
@@ -309,9 +320,9 @@ class _Session:
 
     def _leave(self, status: str, error: str) -> None:
         """Leave the folder as readable as can be: each step by itself, what a reader needs first, tidying last."""
-        steps, journal, grid = Steps(), getattr(self, "journal", None), getattr(self, "grid", None)
-        if grid is not None and status != "done":
-            steps.take("what was under way could not be settled", lambda: grid.finish(broken=True))
+        steps, journal, ground = Steps(), getattr(self, "journal", None), getattr(self, "ground", None)
+        if ground is not None and status != "done":
+            steps.take("what was under way could not be settled", lambda: ground.finish(broken=True))
         if journal is not None:
             journal.seal(self.latest, self.parts.extras.state if self.parts.extras else {})
             if not steps.take(f"{self.folder / JOURNAL}: its last rows could not be written", journal.flush) and status == "done":
@@ -343,7 +354,7 @@ class _Session:
         """Return what went so wrong that a reader must hear of it, though nothing broke."""
         if status != "done":
             return []
-        if strangers := self.grid.strangers:
+        if strangers := self.ground.strangers:
             many, nodes = len(strangers) > 1, f"{records.node_of(0)} to {records.node_of(self.parts.fleet.federation.count - 1)}"
             went = (
                 f"{len(strangers)} messages went to nodes that are not there, first to"
@@ -351,12 +362,12 @@ class _Session:
                 else "A message went to a node that is not there,"
             )
             return [f"{went} {strangers[0]}: nodes are {nodes} (grid.get_node_ids())."]
-        if self.grid.arrived:
+        if self.ground.arrived:
             return []
         deadline_s = self.loaded.scenario.server.round_timeout_s
-        if self.grid.exhausted and self.grid.asked:
+        if self.ground.exhausted and self.ground.asked:
             return ["Every stream had ended before one reply came, so nothing was learned: no example came with its label (stream.labels)."]
-        if not self.grid.asked:
+        if not self.ground.asked:
             return ["Not one client was ever asked, so nothing was learned: server.strategy's configure_train returned no messages."]
         return [
             f"Not one reply arrived in time, so nothing was learned: server.round_timeout_s = {deadline_s:g} is too short"
@@ -365,17 +376,18 @@ class _Session:
 
     def _manifest(self, status: str, error: str = "") -> dict[str, Any]:
         parts = self.parts
-        grid, journal = getattr(self, "grid", None), getattr(self, "journal", None)  # Neither is there for the first one.
-        sent, done = grid.invariants if grid else None, journal if status == "done" else None
+        ground, journal = getattr(self, "ground", None), getattr(self, "journal", None)  # Neither is there for the first one.
+        sent, done = ground.invariants if ground else None, journal if status == "done" else None
         return composed(self.folder, self.setup, Reached(
             status=status, error=error, digest=done.digest.value if done else None,
             metrics_digest=done.metrics_digest.value if done else None, stopped=self.stopped,
             final={**self.scores, "rounds": self.round, **self._scored_before()},
-            virtual_s=grid.now if grid else 0.0, down_bytes=sent.down_bytes if sent else 0, up_bytes=sent.up_bytes if sent else 0,
+            virtual_s=ground.now if ground else 0.0, down_bytes=sent.down_bytes if sent else 0, up_bytes=sent.up_bytes if sent else 0,
             wasted_bytes=journal.wasted_bytes if journal else 0,
             notes=[
                 *parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()),
-                *self._warnings(status), *self.heard.lines("while it ran", parts.warned),
+                *self._warnings(status), *(ground.notes if ground else ()), *self.heard.lines("while it ran", parts.warned),
             ],
             privacy=self.privacy.section() if self.privacy else None,
+            ground=ground.described() if ground else {},
         ), self.began)  # fmt: skip

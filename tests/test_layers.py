@@ -14,14 +14,14 @@ RANK = {
 }  # fmt: skip
 """Smaller is further left; a file may import from its own room, and from rooms of a larger rank."""
 BESIDE = {
-    ("cli", "show"), ("cli", "listing"), ("cli", "advising"), ("cli", "studies"), ("cli", "deploy"), ("preview", "rehearsal"), ("score", "record"),
-    ("strategy", "flower"), ("learn", "data"),
+    ("cli", "show"), ("cli", "listing"), ("cli", "advising"), ("cli", "studies"), ("cli", "deploy"), ("preview", "rehearsal"),
+    ("score", "record"), ("strategy", "flower"), ("learn", "data"),
 }  # fmt: skip
 """Rooms of one rank of which the first may import the second."""
 ONLY_IN = {
     "torch": {"learn", "laws", "scenario/build.py", "scenario/probe.py", "scenario/updating.py"},
     "simpy": {"sim"},
-    "flwr": {"flower", "strategy", "sim", "session.py", "rehearsal.py"},
+    "flwr": {"flower", "strategy", "sim", "deploy", "session.py", "rehearsal.py"},
 }
 BARE = {"core": {"numpy"}}
 """Third-party imports of a room that keeps to few."""

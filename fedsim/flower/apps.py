@@ -1,4 +1,4 @@
-"""Flower's ClientApp and ServerApp for a scenario: the same client program, on a real node and with real messages."""
+"""Flower's ClientApp for a scenario: the same client program, on a real node and with real messages. Knows no run, and no server."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import Strategy
 
-from fedsim.client.program import Program, Unable
+from fedsim.client.kept import Kept
+from fedsim.client.program import Finished, Program, Unable
 from fedsim.codec import Coding
 from fedsim.core.state import State
 from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
-from fedsim.flower.decode import coded, recoded
-from fedsim.flower.rounds import Control, Course, drive
-from fedsim.learn.controllers import Controller
+from fedsim.flower.decode import recoded
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.job import Job
+from fedsim.learn.work import Result, Task
 
 Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
 """A Flower client mod."""
@@ -29,12 +28,49 @@ Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Messag
 App = Callable[[Message, Context], Message]
 
 
+class Keeping(Protocol):
+    """Where a node keeps what its client carries from message to message."""
+
+    def kept(self, context: Context) -> Kept:
+        """Return what the client behind *context* keeps; nothing yet where nobody kept anything."""
+        ...
+
+    def keep(self, context: Context, kept: Kept) -> None:
+        """Keep it, so that it outlives the process."""
+        ...
+
+
+class InState:
+    """Keeps it in Flower's own state of the client, which lasts as long as its SuperNode."""
+
+    def kept(self, context: Context) -> Kept:
+        """Return what is kept there."""
+        return records.kept_of(context.state)
+
+    def keep(self, context: Context, kept: Kept) -> None:
+        """Write it there."""
+        records.keep(context.state, kept)
+
+
+IN_STATE = InState()
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """What was done for a message: the *task*, what came of it, and when that began, on a clock that never jumps."""
+
+    task: Task
+    result: Result
+    finished: Finished
+    started_s: Seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """What one node has: its client program, the scenario's job, an engine, and the mods its training replies go through.
 
     On a stream *now* says how long the stream has been going, in seconds, and *wait* lets seconds pass until a trigger
-    holds.
+    holds. *keeping* is where it keeps what it carries on; *worked* is told of each task that is done.
     """
 
     client: Program
@@ -44,20 +80,8 @@ class Site:
     now: Callable[[Context], Seconds] = lambda _context: 0.0
     wait: Callable[[Seconds], None] = time.sleep
     coding: Coding | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a server needs: the strategy, where it starts, what it orders, how long, and how it scores."""
-
-    strategy: Strategy
-    first: Params
-    job: Job
-    rounds: int
-    timeout_s: float
-    evaluate: Callable[[int, Params], dict[str, float] | None]
-    coding: Coding | None = None
-    controller: Controller | None = None
+    keeping: Keeping = IN_STATE
+    worked: Callable[[Worked], None] = lambda _worked: None
 
 
 def with_mods(mods: Sequence[Mod], app: App) -> App:
@@ -73,36 +97,21 @@ def client_app(site: Callable[[Context], Site]) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        here = site(context)
-        return _coded(with_mods(here.mods, lambda m, c: _answer(m, c, here))(message, context), context, here)
+        return answer(message, context, site(context))
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return _answer(message, context, site(context))
+        return answer(message, context, site(context))
 
     _ = train, evaluate  # Registered by their decorators.
     return app
 
 
-def server_app(plan: Callable[[Context], Plan]) -> ServerApp:
-    """Return the ServerApp of a scenario: the scenario's strategy, on whatever grid it is given."""
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        ready = plan(context)
-
-        def score(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-            scores = ready.evaluate(server_round, records.params_of(arrays))
-            return None if scores is None else MetricRecord(dict(scores))
-
-        control = None if ready.controller is None else Control(ready.controller, ready.job)
-        course = Course(ready.rounds, ready.timeout_s, records.job_config(ready.job), ConfigRecord(), control)
-        with compat.exact_distances():
-            drive(ready.strategy, coded(grid, ready.coding), compat.array_record(ready.first), course, score, lambda: False)
-
-    _ = main
-    return app
+def answer(message: Message, context: Context, here: Site) -> Message:
+    """Return the reply of the node *here* to a message that trains or evaluates: through its mods, and as it travels."""
+    if message.metadata.message_type != "train":
+        return _answer(message, context, here)
+    return _coded(with_mods(here.mods, lambda m, c: _answer(m, c, here))(message, context), context, here)
 
 
 def _coded(reply: Message, context: Context, site: Site) -> Message:
@@ -110,7 +119,7 @@ def _coded(reply: Message, context: Context, site: Site) -> Message:
     coding = site.coding
     if coding is None or reply.has_error():
         return reply
-    kept = records.kept_of(context.state)
+    kept = site.keeping.kept(context)
     state: State = dict(kept.parts.get("codec", {}))
 
     def code(params: Params) -> Params:
@@ -120,25 +129,27 @@ def _coded(reply: Message, context: Context, site: Site) -> Message:
 
     coded = compat.with_metadata(recoded(reply.content, code), reply.metadata)
     if state:
-        records.keep(context.state, kept.having({"codec": state}))
+        site.keeping.keep(context, kept.having({"codec": state}))
     return coded
 
 
 def _answer(message: Message, context: Context, site: Site) -> Message:
     order = records.order_of(message, records.StartCache(site.coding), site.job)
-    kept, now = records.kept_of(context.state), site.now(context)
+    kept, now = site.keeping.kept(context), site.now(context)
     ready_s = site.client.ready_s(order, kept, now)
     if math.isinf(ready_s):
         return Message(Error(records.CLIENT_RAISED, "the client's stream has ended"), reply_to=message)
     if ready_s > now:
         site.wait(ready_s - now)
+    started_s = time.monotonic()
     try:
         task, kept = site.client.plan(order, kept, ready_s)
     except Unable as error:
         return Message(Error(records.CLIENT_RAISED, str(error)), reply_to=message)
     result = site.engine.run([task])[0]
     finished = site.client.finish(task, result, kept)
-    records.keep(context.state, kept.having(finished.parts))
+    site.keeping.keep(context, kept.having(finished.parts))
+    site.worked(Worked(task, result, finished, started_s))
     return Message(records.reply_content(finished.reply, writable=True), reply_to=message)
 
 

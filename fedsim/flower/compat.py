@@ -51,6 +51,11 @@ def set_message_id(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
+def set_source(message: Message, node: int) -> None:
+    """Let *message* come from *node*; there is no public setter."""
+    message.metadata.__dict__["_src_node_id"] = node
+
+
 def with_metadata(content: RecordDict, metadata: Any) -> Message:
     """Return a message with *content* and *metadata* as given; the constructor takes them, its signature hides it."""
     make: Any = Message

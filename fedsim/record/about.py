@@ -101,6 +101,7 @@ class About(_Part):
     versions: dict[str, str]
     machine: dict[str, str]
     hindsight: bool = False
+    ground: str = ""
     process: _Process | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Reached:
     notes: Sequence[str]
     privacy: Mapping[str, Any] | None
     stopped: str = ""
+    ground: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What is to be said of where it ran, section by section; nothing where that was virtual."""
 
 
 def composed(run: Path, setup: Setup, reached: Reached, began_wall_s: float) -> dict[str, Any]:
@@ -84,6 +86,7 @@ def composed(run: Path, setup: Setup, reached: Reached, began_wall_s: float) -> 
         "promise": PROMISES[setup.executor["device"] == "cpu"],
         "notes": list(reached.notes),
         **({"privacy": reached.privacy} if reached.privacy is not None else {}),
+        **reached.ground,
         "hindsight": setup.hindsight,
         **({"classes": list(setup.classes)} if setup.classes else {}),
         **({"natural_clients": list(setup.clients)} if setup.clients else {}),

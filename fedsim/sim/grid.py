@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -53,6 +54,16 @@ class VirtualGrid(Grid):
         """Nodes that were sent messages, and that there are not."""
         self.exhausted = False
         """Whether every client has come to the end of its stream."""
+        self.notes: list[str] = []
+        """What a reader must know of how it went here: nothing that the rows do not say."""
+
+    def open(self) -> Grid:
+        """Return the grid that the strategy is given: itself."""
+        return self
+
+    def described(self) -> Mapping[str, Any]:
+        """Return what a manifest says of the ground: nothing, where it is virtual."""
+        return {}
 
     @property
     def asked(self) -> int:

@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.serverapp import Grid
+from nodes_here import NodesHere
 
+import fedsim
 from clients.client_app import app as client_app
 from clients.server_app import app as server_app
+from fedsim.core.errors import RunError
 from fedsim.flower import compat, records
 from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
+from fedsim.session import verify
 from fedsim.sim.grid import VirtualGrid
 
 
@@ -72,25 +75,21 @@ def test_a_real_client_answers_as_the_simulated_one(settings: dict[str, Any], sc
             arrays = simulated[3].content["arrays"]
 
 
-def test_the_server_app_drives_the_virtual_grid_to_the_same_model(scenario_file: Any, tmp_path: Path) -> None:
-    """Our ServerApp, given the virtual grid as any grid, asks and aggregates as ``fedsim.run`` does."""
-    import fedsim
-
-    path = scenario_file({})
+def test_the_server_app_on_real_nodes_leaves_the_run_of_the_simulator(scenario_file: Any, tmp_path: Path) -> None:
+    """Our ServerApp, given nodes of random ids that answer in any order, leaves the simulated run's parameters, and its work."""
+    path = scenario_file({"evaluate.federated_fraction": 0.5})
     run = fedsim.run(path, out=tmp_path / "run")
-    parts = build(load(path))
-    told: list[Any] = []
+    words = {"scenario": str(path), "out": str(tmp_path / "real")}
+    server_app(NodesHere(client_app, words, [{"partition-id": c} for c in (3, 0, 5, 1, 4, 2)]), Context(5, 1, {}, RecordDict(), words))
+    real = fedsim.load(tmp_path / "real")
+    same = ["client", "kind", "round", "version", "outcome", "examples", "steps", "flops", "down_bytes", "up_bytes", "loss", "result"]
+    tasks, simulated = (r.tasks.sort_values(["round", "kind", "client"])[same].reset_index(drop=True) for r in (real, run))
 
-    class Listening(VirtualGrid):
-        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-            asked = list(messages)
-            told.extend(asked)
-            return super().send_and_receive(asked, timeout=timeout)
-
-    grid: Grid = Listening(parts.fleet, here(parts.engine), Deaf())
-    server_app(grid, Context(1, 1, {}, RecordDict(), {"scenario": str(path)}))
-    last = [records.params_of(m.content["arrays"]) for m in told if m.metadata.message_type == "train"][-1]
-    before = run.tasks
-
-    assert len(before) == len(told)
-    assert all(np.isfinite(array).all() for array in last.values())
+    assert ("done", "flower") == (real.status, real.manifest["ground"]) and not real.manifest["notes"]
+    assert real.manifest["model"]["content"] == run.manifest["model"]["content"]
+    assert simulated.equals(tasks)
+    assert real.series("accuracy").value.tolist() == run.series("accuracy").value.tolist()
+    times = real.tasks[["sent_s", "received_s", "started_s", "computed_s", "arrived_s"]]
+    assert (times.diff(axis=1).iloc[:, 1:] >= 0).all(axis=None) and times.notna().all(axis=None)
+    with pytest.raises(RunError, match="ran on real clients"):
+        verify(tmp_path / "real", tmp_path / "again")

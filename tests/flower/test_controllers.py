@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
-from test_apps import Deaf
+from nodes_here import NodesHere
 
 import fedsim
-from clients.client_app import parts_of
+from clients.client_app import app as client_app
 from clients.server_app import app as server_app
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.state import State
-from fedsim.learn.engine.queue import here
 from fedsim.preview import preview
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
-from fedsim.sim.grid import VirtualGrid
 
 Go = Callable[..., fedsim.Run]
 CONTROLLER = "server.controller"
@@ -80,24 +78,18 @@ def test_time_follows_and_a_check_says_so(go: Go, tiny: Any) -> None:
     assert not any("server.controller" in note for note in preview(load(tiny({CONTROLLER: PLATEAU}))).notes)
 
 
-def test_the_server_app_has_it_too(scenario_file: Any, go: Go) -> None:
-    """Our ServerApp orders what the simulator's server orders."""
+def test_the_server_app_has_it_too(scenario_file: Any, go: Go, tmp_path: Any) -> None:
+    """Our ServerApp orders of real nodes what the simulator's server orders, and records it alike."""
     settings = {**LONG, CONTROLLER: PLATEAU, "training.schedule": {"kind": "exponential", "rate": 0.9, "clock": "version"}}
     path = scenario_file(settings)
-    parts_of.cache_clear()
-    parts, told = build(load(path)), list[Any]()
-
-    class Listening(VirtualGrid):
-        def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> Any:
-            asked = list(messages)
-            told.extend((m.content["config"]["lr"], m.content["config"]["server-version"]) for m in asked)
-            return super().send_and_receive(asked, timeout=timeout)
-
-    grid = Listening(parts.fleet, here(parts.engine), Deaf())
-    server_app(grid, Context(1, 1, {}, RecordDict(), {"scenario": str(path)}))
+    words = {"scenario": str(path), "out": str(tmp_path / "real")}
+    grid = NodesHere(client_app, words, [{"partition-id": client} for client in range(6)])
+    server_app(grid, Context(5, 1, {}, RecordDict(), words))
+    told = [(m.content["config"]["lr"], m.content["config"]["server-version"]) for m in grid.sent if m.metadata.message_type == "train"]
     wanted = go(settings).series("lr_factor", "controller").value
 
     assert [(0.3 * factor, version) for version, factor in enumerate(wanted)] == list(dict.fromkeys(told))
+    assert wanted.tolist() == fedsim.load(tmp_path / "real").series("lr_factor", "controller").value.tolist()
 
 
 def test_what_cannot_be_is_said(tiny: Any) -> None:

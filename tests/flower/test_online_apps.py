@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as RecordDictProto
 
-import clients.client_app as entry
+from clients.client_app import app as entry
 from fedsim.core.types import Params
 from fedsim.flower import compat, records
 from fedsim.flower.apps import Site, client_app
@@ -138,9 +137,7 @@ def test_the_entry_waits_and_says_when_the_stream_has_ended(scenario_file: Any, 
         slept.append(seconds)
         clock[0] += seconds
 
-    monkeypatch.setattr(entry, "time", SimpleNamespace(time=lambda: clock[0]))
-    app = client_app(lambda context: replace(entry.site(context), wait=sleep))
-    entry.parts_of.cache_clear()
+    monkeypatch.setattr("fedsim.deploy.client.time", SimpleNamespace(time=lambda: clock[0], monotonic=lambda: clock[0], sleep=sleep))
     parts = build(load(path))
     streams = parts.federation.streams
     assert streams is not None
@@ -150,10 +147,9 @@ def test_the_entry_waits_and_says_when_the_stream_has_ended(scenario_file: Any, 
     for _ in range(4):
         content = RecordDict({"arrays": compat.array_record(parts.first), "config": records.job_config(parts.job)})
         context = Context(1, records.node_of(1), {"partition-id": 1}, carried(state), {"scenario": str(path)})
-        reply = app(Message(content, records.node_of(1), "train"), context)
+        reply = entry(Message(content, records.node_of(1), "train"), context)
         state = context.state
         weights.append(reply.error.reason if reply.has_error() else reply.content["metrics"]["num-examples"])
-    entry.parts_of.cache_clear()
 
     assert [9 + 2 * 4, "the client's stream has ended"] == [weights[0], weights[-1]]
     assert np.isclose(arrived[8], slept[0], atol=1e-3)
