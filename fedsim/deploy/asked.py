@@ -11,7 +11,7 @@ from typing import Any
 
 from fedsim.core.errors import ScenarioError
 from fedsim.deploy import commands
-from fedsim.deploy.ground import check_port
+from fedsim.deploy.deployment import check_port
 from fedsim.record.place import check_place
 from fedsim.scenario.load import Loaded, plain
 

@@ -18,8 +18,8 @@ from fedsim.core.errors import RunError
 from fedsim.core.machine import ALONE
 from fedsim.deploy import commands
 from fedsim.deploy.asked import Asked, check
+from fedsim.deploy.deployment import Deployment, deployment
 from fedsim.deploy.folder import write_app
-from fedsim.deploy.ground import Ground, ground
 from fedsim.record import manifest
 from fedsim.record.leaving import Patience
 from fedsim.scenario.build import build
@@ -30,6 +30,8 @@ LOOK_S = 0.3
 """How often the run folder is looked at."""
 LEAVE_S = 20.0
 """How long a run's server may take to leave its folder readable, once it is asked to."""
+SAID = "fedsim: "
+"""How a line of the run's server begins, where it is ours."""
 LOGS = "deploy"
 """Where, in a run folder, the logs of SuperLink and SuperNodes lie."""
 
@@ -77,7 +79,7 @@ class _Follower:
         configs = [
             {"partition-id": node, "num-partitions": asked.nodes, "state-dir": str(place / f"state-{node}")} for node in range(asked.nodes)
         ]
-        with ground(place, configs, port=asked.port, tls=asked.tls) as here:
+        with deployment(place, configs, port=asked.port, tls=asked.tls) as here:
             try:
                 self._follow(here, app, config)
             except BaseException as broken:
@@ -99,7 +101,7 @@ class _Follower:
         except RunError:
             return ""
 
-    def _follow(self, here: Ground, app: Path, config: Path) -> None:
+    def _follow(self, here: Deployment, app: Path, config: Path) -> None:
         """Run the app, and tell the watcher how far it is, until it has ended."""
         run = here.run(app, config)
         while run not in here.processes.ended:
@@ -115,7 +117,8 @@ class _Follower:
             raise RunError(str(manifest.read(self.folder).get("error", "the run failed.")))
         if status:
             raise RunError("the process of the run's server was killed.")
-        raise RunError(f"the run's server never began{here.words(run)}")
+        said = [line.removeprefix(SAID) for line in here.processes.said(run).splitlines() if line.startswith(SAID)]
+        raise RunError(said[-1] if said else f"the run's server never began{here.words(run)}")
 
     def _tell(self) -> str:
         """Tell the watcher what the manifest says, where that is news; return the status."""
@@ -134,7 +137,7 @@ class _Follower:
             self.told = news
         return status
 
-    def _ask_to_leave(self, here: Ground) -> None:
+    def _ask_to_leave(self, here: Deployment) -> None:
         """Ask the run's server to leave its folder readable, and wait until it has, a while."""
         asked = False
         until = time.monotonic() + LEAVE_S
@@ -145,7 +148,7 @@ class _Follower:
                 asked = True
             time.sleep(LOOK_S / 3)
 
-    def _settle(self, here: Ground, broken: BaseException | None) -> None:
+    def _settle(self, here: Deployment, broken: BaseException | None) -> None:
         """Write into the manifest what only the launcher knows: how it ended, which nodes went, what the SuperLink counted."""
         try:
             about = manifest.read(self.folder)

@@ -16,7 +16,7 @@ from lingering import left_of
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.deploy import commands
 from fedsim.deploy.certificates import make_certificates
-from fedsim.deploy.ground import HOST, Ground, free_ports, ground
+from fedsim.deploy.deployment import HOST, Deployment, deployment, free_ports
 
 ECHO = Path(__file__).parent / "echo"
 
@@ -31,7 +31,7 @@ def marker(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         assert [os.getpid()] == left_of(mark) or [] == left_of(mark)
 
 
-def echoed(here: Ground, place: Path, nodes: int) -> list[int]:
+def echoed(here: Deployment, place: Path, nodes: int) -> list[int]:
     """Run the app that asks who is there; return which partitions answered."""
     app, out, config = place / "app", place / "answer.json", place / "run.toml"
     shutil.copytree(ECHO, app, ignore=shutil.ignore_patterns("__pycache__"))
@@ -46,7 +46,7 @@ def echoed(here: Ground, place: Path, nodes: int) -> list[int]:
 
 def test_only_known_nodes_are_let_in(marker: str, tmp_path: Path) -> None:
     """With TLS a node with a key that nobody registered is refused, and so is one with none; the known one answers."""
-    with ground(tmp_path / "place", [{"partition-id": 7}], tls=True) as here:
+    with deployment(tmp_path / "place", [{"partition-id": 7}], tls=True) as here:
         strange = make_certificates(tmp_path / "strange", 1).node_keys[0]
         for name, key in (("stranger", strange), ("unsigned", None)):
             here.start(name, commands.supernode(here.server, HOST, free_ports(1)[0], {"partition-id": 8}, here.secured, key))
@@ -61,13 +61,13 @@ def test_a_superlink_that_never_comes_up(marker: str, tmp_path: Path, monkeypatc
     """Its log's last words are the error, in one line."""
     monkeypatch.setattr(commands, "superlink", lambda host, port, secured: ["flower-superlink", "--insecure", "--port", "no-number"])
     with pytest.raises(RunError, match=r"the SuperLink never came up: it ended with code 2; it said: .*--port.*no-number"):
-        with ground(tmp_path, [{"partition-id": 0}]):
+        with deployment(tmp_path, [{"partition-id": 0}]):
             pass
 
 
 def test_a_superlink_that_dies(marker: str, tmp_path: Path) -> None:
     """Whoever looks is told, and a node that was never let in is told of too."""
-    with ground(tmp_path, []) as here:
+    with deployment(tmp_path, []) as here:
         here.processes.kill("superlink")
         with pytest.raises(RunError, match="the SuperLink was ended by signal 9 in the middle of the run"):
             for _ in range(100):
@@ -77,7 +77,7 @@ def test_a_superlink_that_dies(marker: str, tmp_path: Path) -> None:
 def test_a_node_that_never_joins(marker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SuperNode that ends before it was let in breaks the deployment, in its own words."""
     monkeypatch.setattr(commands, "supernode", lambda *_words: ["flower-supernode", "--insecure", "--port", "no-number"])
-    with ground(tmp_path, [{"partition-id": 0}]) as here:
+    with deployment(tmp_path, [{"partition-id": 0}]) as here:
         with pytest.raises(RunError, match=r"SuperNode 0 never joined: it ended with code 2; it said: .*no-number"):
             for _ in range(100):
                 here.look(0.2)
@@ -89,7 +89,7 @@ def test_a_port_in_use() -> None:
         held.bind((HOST, 0))
         held.listen()
         with pytest.raises(ScenarioError, match=rf"--port {held.getsockname()[1]}: is in use. Name another one, or none"):
-            with ground(Path("/nowhere"), [], port=held.getsockname()[1]):
+            with deployment(Path("/nowhere"), [], port=held.getsockname()[1]):
                 pass
 
 

@@ -30,7 +30,7 @@ KNOWN = "SuperNode ID"
 
 
 @dataclass(eq=False)
-class Ground:
+class Deployment:
     """What is up, in the private folder *place*: the *processes*, where the SuperLink listens, and the nodes' configs."""
 
     place: Path
@@ -166,9 +166,9 @@ class Ground:
 
 
 @contextmanager
-def ground(
+def deployment(
     place: Path, configs: Sequence[Mapping[str, str | int]], *, port: int | None = None, tls: bool = False, cwd: Path | None = None
-) -> Generator[Ground]:
+) -> Generator[Deployment]:
     """Bring up a SuperLink and a SuperNode for each node_config in *configs*, with all they need in the folder *place*.
 
     *port* is the SuperLink's, a free one unless given; with *tls* everything is encrypted and only these nodes are let in. Whatever
@@ -181,7 +181,7 @@ def ground(
     secured = make_certificates(place / "certificates", len(configs)) if tls else None
     with ExitStack() as stack:
         processes = stack.enter_context(Processes(logs))
-        here = Ground(place, processes, configs, cwd or Path.cwd(), secured, port)
+        here = Deployment(place, processes, configs, cwd or Path.cwd(), secured, port)
         here.bring_up()
         yield here
 
