@@ -1,9 +1,9 @@
 """The client side."""
 
 import numpy as np
+from flwr.app import Context
 from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
-from flwr.app import Context
 
 
 class FlowerClient(NumPyClient):
