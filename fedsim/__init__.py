@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from fedsim.advising import advise
     from fedsim.core.keys import Key
     from fedsim.deploy import deploy
+    from fedsim.foreign.session import run_app
     from fedsim.score.run import Run, load
     from fedsim.session import run
     from fedsim.studies import study
 
-__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "deploy", "laws", "load", "run", "study"]
+__all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "deploy", "laws", "load", "run", "run_app", "study"]
 
 _LATE = {
-    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "deploy": "fedsim.deploy",
-    "laws": "fedsim.laws", "load": "fedsim.score.run",
-    "run": "fedsim.session", "study": "fedsim.studies",
+    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "deploy": "fedsim.deploy", "laws": "fedsim.laws",
+    "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "study": "fedsim.studies",
 }  # fmt: skip
 
 

@@ -67,24 +67,36 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print vers
 
 @app.command()
 def run(
-    scenario: ScenarioFile,
+    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO|APP", help="A scenario file (.toml), or a Flower app's folder (--fleet).")],
     settings: Set = None,
     seed: Seed = None,
+    fleet: Annotated[
+        Path | None, typer.Option(metavar="FLEET", help="A fleet file (.toml): the virtual clients that a Flower app runs on.")
+    ] = None,
+    run_config: Annotated[
+        list[str] | None, typer.Option("--run-config", metavar="'KEY=VALUE ...'", help="A Flower app's run config, as in 'flwr run'.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run each kind of an app's messages once, and take that for what it costs.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder; new or empty. Default runs/NAME-SEED.")
     ] = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
-    """Run a scenario: progress while it goes, a summary at the end, a run folder with a report."""
+    """Run a scenario, or any Flower app on a fleet: progress while it goes, a summary at the end, a run folder with a report."""
     with _errors():
         from fedsim import show
 
-        loaded = _load(scenario, settings, seed)
-        with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
-            from fedsim.session import execute
+        if fleet is not None or run_config or measure or scenario.is_dir():
+            done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
+        else:
+            loaded = _load(scenario, settings, seed)
+            with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
+                from fedsim.session import execute
 
-            done = execute(loaded, out, watch)
+                done = execute(loaded, out, watch)
         _reported(done, as_json)
 
 
@@ -152,9 +164,16 @@ def verify(
         from fedsim.session import verify as again
 
         old = _opened(run)
-        scenario, _ = recorded(old.manifest["scenario"])
-        with tempfile.TemporaryDirectory() as scratch, show.progress(scenario, silent=quiet) as watch:
-            difference = again(run, Path(scratch) / "run", watch, trust=trust)
+        with tempfile.TemporaryDirectory() as scratch:
+            if "app" in old.manifest:
+                from fedsim.foreign.verifying import verify as again_app
+
+                with show.following(old.name, silent=quiet) as follow:
+                    difference = again_app(run, Path(scratch) / "run", follow, trust=trust)
+            else:
+                scenario, _ = recorded(old.manifest["scenario"])
+                with show.progress(scenario, silent=quiet) as watch:
+                    difference = again(run, Path(scratch) / "run", watch, trust=trust)
         if difference is not None:
             raise RunError(f"{run}: differs. First: {difference}.")
         print(f"{run}: verified, digest {old.digest[:16]}... again.")
@@ -368,6 +387,20 @@ def _load(scenario: Path, settings: list[str] | None, seed: int | None) -> Any:
     from fedsim.scenario.load import load, parse_overrides
 
     return load(scenario, parse_overrides(settings or []), seed)
+
+
+def _run_app(
+    app: Path, fleet: Path | None, settings: list[str] | None, seed: int | None, out: Path | None, words: list[str], *,
+    measure: bool, silent: bool,
+) -> Any:  # fmt: skip
+    """Run the Flower app in the folder *app* on a fleet."""
+    from fedsim import show
+    from fedsim.foreign.session import asked, execute
+    from fedsim.scenario.load import parse_overrides
+
+    found, loaded = asked(app, fleet, parse_overrides(settings or []), seed, words)
+    with show.following(f"{found.name}-{loaded.fleet.name}", silent=silent) as watch:
+        return execute(found, loaded, out, watch, measure=measure)
 
 
 @contextmanager

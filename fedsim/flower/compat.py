@@ -230,6 +230,18 @@ def reply_record(params: Params, metrics: Mapping[str, float | int], *, writable
     return make(params, metrics, writable)
 
 
+def quick_content(data: Mapping[str, tuple[str, Mapping[str, Any]]]) -> RecordDict | None:
+    """Return a content of records by name, each "a", "m" or "c" with its items, unchecked; None where this flwr wants them checked.
+
+    The items must be what such records hold: they were taken out of checked ones.
+    """
+    if not quick_records_work():
+        return None
+    content, arrays, numbers = _blanks()
+    blanks = {"a": arrays, "m": numbers, "c": ConfigRecord()}
+    return _filled(content, {name: _filled(blanks[kind], dict(items)) for name, (kind, items) in data.items()})
+
+
 def _quick_reply(params: Params, metrics: Mapping[str, float | int], writable: bool) -> RecordDict:
     content, arrays, numbers = _blanks()
     data: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Every touch of Flower's private names that running a stranger's app takes; ``compat`` has the others, and canaries are in ``tests/flower``.
+"""Every touch of Flower's private names that running a stranger's app takes; ``compat`` has the others. Canaries: ``tests/flower``.
 
 Flower's loader of apps, the hooks of strategies and of the legacy server, and clocks that a server reads.
 """
@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ def heard_strategies(
 
     @functools.wraps(plain)
     def start(self: Strategy, *args: Any, **kwargs: Any) -> Result:
-        before = dict(self.__dict__)
+        mine: dict[str, Any] = vars(self)
+        before = dict(mine)
         for step in STEPS:
             setattr(self, step, named_step(step, around(self, step, getattr(self, step)), key.fold("strategy", step), heard))
         names = ("grid", "initial_arrays", "num_rounds", "timeout", "train_config", "evaluate_config", "evaluate_fn")
@@ -98,8 +99,8 @@ def heard_strategies(
             result = plain(self, **given)
         finally:
             for step in STEPS:
-                self.__dict__.pop(step, None)
-                self.__dict__.update({step: before[step]} if step in before else {})
+                mine.pop(step, None)
+                mine.update({step: before[step]} if step in before else {})
         if len(result.arrays):
             ended(result.arrays)
         return result
@@ -237,13 +238,22 @@ READS = 1_000_000
 @contextmanager
 def virtual_clock(
     now: Callable[[], float], sleep: Callable[[float], None], real: Callable[[str], bool], stuck: Callable[[], Exception]
-) -> Generator[None]:
+) -> Generator[Callable[[], AbstractContextManager[None]]]:
     """Within, and in this thread, ``time.sleep`` is *sleep*, and ``time.time`` and its kin tell *now*.
 
-    Callers whose module *real* names keep the host's clock. Whoever reads a clock that stands still without end gets what *stuck*
-    makes. ``datetime.now()`` stays as it is.
+    Yields what gives a context in which they are the host's again. Callers whose module *real* names keep the host's clock. Whoever
+    reads a clock that stands still without end gets what *stuck* makes. ``datetime.now()`` stays as it is.
     """
     owner, seen = threading.get_ident(), [-1.0, 0]
+
+    @contextmanager
+    def host() -> Generator[None]:
+        nonlocal owner
+        before, owner = owner, -1
+        try:
+            yield
+        finally:
+            owner = before
 
     def ours() -> bool:
         return threading.get_ident() == owner and not real(str(sys._getframe(2).f_globals.get("__name__", "")))  # pyright: ignore[reportPrivateUsage]
@@ -271,6 +281,6 @@ def virtual_clock(
         for name, value in clocks.items():
             stack.enter_context(replaced(time, name, reading(getattr(time, name), value)))
         try:
-            yield
+            yield host
         finally:
             owner = -1  # What was imported by name within goes on as the host's.

@@ -90,7 +90,7 @@ def _folder(where: str | Path) -> Path:
         return folder.resolve()
     if folder.exists():
         raise ScenarioError(f"{folder}: not a Flower app: it is a file. An app is a folder with a {CONFIG}.")
-    if isinstance(where, str | Path) and str(where).lstrip("@").count("/") == 1:
+    if str(where).lstrip("@").count("/") == 1:
         home = compat_app.installed()
         there = sorted(home.glob(f"{str(where).lstrip('@').replace('/', '.')}.*"), key=lambda path: path.stat().st_mtime)
         if there:
@@ -114,4 +114,5 @@ def _run_config(defaults: dict[str, Any], words: Sequence[str] | Mapping[str, An
         flat = compat_app.run_config(defaults, ())
         said = str(error).rstrip(".")
         name = said.split("'")[1] if said.count("'") >= 2 else ""
-        raise ScenarioError(f"--run-config {' '.join(words)!r}: {said}. {choices(name, flat) if name not in flat else ''}".rstrip()) from None
+        hint = f" {choices(name, flat)}" if name not in flat else ""
+        raise ScenarioError(f"--run-config {' '.join(words)!r}: {said}.{hint}") from None

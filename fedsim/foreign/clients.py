@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import Error, Message
+from flwr.app import Error, Message, RecordDict
 
 from fedsim.client.program import Unable
 from fedsim.core import own
@@ -107,6 +107,7 @@ class _Turn:
     content: Content
     ticket: int = -1
     told: Told = field(default_factory=lambda: Told(0))
+    reply: RecordDict | None = None
 
 
 class AppClients:
@@ -156,7 +157,8 @@ class AppClients:
             raise Unable(told.reason or "the ClientApp answered with an error")
         examples = examples_of(told.form)
         seconds, flops = self._costs.took(client, kind, nth, examples)
-        delivery.measure(nth, examples or 0, flops, records.size_of(made(told.form), records.UP))
+        turn.reply = made(told.form)
+        delivery.measure(nth, examples or 0, flops, records.size_of(turn.reply, records.UP))
         return seconds
 
     def ended(self, client: int, now: Seconds) -> bool:
@@ -167,9 +169,10 @@ class AppClients:
         """Wait for *delivery* no more; its client acts on it all the same."""
         delivery.abandon()
 
-    def taken(self, delivery: Delivery) -> Told:
-        """Return what came of *delivery*, and forget it."""
-        return self._turns.pop(delivery.id).told if delivery.id in self._turns else Told(0)
+    def taken(self, delivery: Delivery) -> tuple[Told, RecordDict | None]:
+        """Return what came of *delivery*, and the content of the reply where there is one, and forget it."""
+        turn = self._turns.pop(delivery.id, None)
+        return (Told(0), None) if turn is None else (turn.told, turn.reply)
 
     def leave(self) -> None:
         """Let go of what is not begun: the run is over."""
@@ -271,13 +274,13 @@ class AppDesk:
         """Return the replies to *ready*, sorted by client: float sums depend on order."""
         replies: list[Message] = []
         for delivery in sorted(ready, key=lambda one: (one.client, one.id)):
-            told = self._clients.taken(delivery)
-            if delivery.failure:
+            told, content = self._clients.taken(delivery)
+            if delivery.failure or content is None:
                 code = told.code if told.code >= 0 else compat_app.UNAVAILABLE
                 reply = Message(Error(code, delivery.failure), reply_to=delivery.message)
                 self.ledger.settle(delivery, "failed")
             else:
-                reply = compat.reply_to(delivery.message, made(told.form))
+                reply = compat.reply_to(delivery.message, content)
                 self.ledger.settle(delivery, "arrived", _loss(told.form), digest(told.form))
                 if delivery.kind.partition(".")[0] == "train":
                     self.ledger.versions.handed(delivery.number, now)

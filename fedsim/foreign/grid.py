@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -18,14 +18,14 @@ POLLS = 100_000
 
 
 class AppGrid(Grid):
-    """A Grid over *inner*: ``pull_messages`` returns at once, with what is there, as on a SuperLink.
+    """A Grid over *inner*, *pushed* being told of each push: ``pull_messages`` returns at once, with what is there, as on a SuperLink.
 
     A server that asks again at the very instant, without having slept, is moved to the next arrival: there would be no other way on.
     Threads of the app's own take turns.
     """
 
-    def __init__(self, inner: VirtualGrid) -> None:
-        self.inner = inner
+    def __init__(self, inner: VirtualGrid, pushed: Callable[[], None]) -> None:
+        self.inner, self._pushed = inner, pushed
         self._lock = threading.RLock()
         self._empty_s: Seconds = -1.0  # When a pull last found nothing.
         self._polls = 0
@@ -56,6 +56,7 @@ class AppGrid(Grid):
         with self._lock:
             ids = list(self.inner.push_messages(messages))
             self._flying |= set(ids)
+            self._pushed()
             return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

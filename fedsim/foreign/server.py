@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -59,13 +58,15 @@ def serve(app: App, grid: AppGrid, key: Key, ears: Ears) -> Served:
     inner = grid.inner
 
     def heard(step: str, server_round: int, result: Any) -> None:
-        _heard(ears, grid, step, server_round, result)
+        with host():
+            _heard(ears, grid, step, server_round, result)
 
     def ended(arrays: Any) -> None:
         served.ended = params_of(arrays)
 
     def scored(server_round: int, found: MetricRecord) -> None:
-        _tell(ears, server_round, "central", found)
+        with host():
+            _tell(ears, server_round, "central", found)
 
     def around(strategy: Strategy, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         if (kind := type(strategy).__name__) not in served.strategies:
@@ -77,7 +78,7 @@ def serve(app: App, grid: AppGrid, key: Key, ears: Ears) -> Served:
         stack.enter_context(compat.virtual_sleep(inner.wait_for_others))
         stack.enter_context(compat_app.heard_strategies(key, heard, around, scored, ended))
         stack.enter_context(compat_app.legacy_server(key, heard, ended, inner.wait_for_others))
-        stack.enter_context(compat_app.virtual_clock(lambda: inner.now, inner.sleep, keeps_the_hosts_clock, _stuck))
+        host = stack.enter_context(compat_app.virtual_clock(lambda: inner.now, inner.sleep, keeps_the_hosts_clock, _stuck))
         seed_globals(key.fold("server", "load").seed64())
         server = loaded(SERVER, app.server, app.folder, ServerApp)
         seed_globals(key.fold("server").seed64())
@@ -139,7 +140,7 @@ def _tell(ears: Ears, server_round: int, scope: str, found: Any) -> None:
     if not isinstance(found, Mapping):
         return
     for name, value in found.items():  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(value, Real) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             ears.metric(server_round, scope, str(name), float(value))
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core import own
-from fedsim.core.errors import FedsimError, RunError, reason
+from fedsim.core.errors import FedsimError, RunError, ScenarioError, reason
 from fedsim.core.keys import Key
 from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing
 from fedsim.flower import compat
-from fedsim.foreign.app import App, find
+from fedsim.foreign.app import CONFIG, App, find, is_app
 from fedsim.foreign.clients import AppClients, AppDesk, AppPost, Costs
 from fedsim.foreign.grid import AppGrid
 from fedsim.foreign.pool import Pool
@@ -84,6 +84,18 @@ def run_app(
     anything runs, RunError when the run breaks; its folder then says how far it came, as it does after Ctrl-C.
     """
     return execute(find(app, run_config), load_fleet(fleet, overrides, seed), out, watch, measure=measure)
+
+
+def asked(
+    app: Path, fleet: Path | None, overrides: Mapping[str, Any], seed: int | None, run_config: Sequence[str]
+) -> tuple[App, LoadedFleet]:
+    """Return the app and the fleet that a command line asks for. Raises ScenarioError."""
+    if fleet is None:
+        if app.is_dir() and not is_app(app):
+            raise ScenarioError(f"{app}: is a folder, and no Flower app (it has no {CONFIG}). A scenario is a .toml file.")
+        what = "is a Flower app" if app.is_dir() else "is run as a Flower app, by --run-config or --measure"
+        raise ScenarioError(f"{app}: {what}; say on which clients: --fleet FLEET.toml, like scenarios/fleets/phones.toml.")
+    return find(app, run_config), load_fleet(fleet, overrides, seed)
 
 
 def execute(app: App, loaded: LoadedFleet, out: str | Path | None = None, watch: Watch | None = None, *, measure: bool = False) -> Run:
@@ -185,7 +197,7 @@ class _Session:
             compat.log_to(self.folder / "flower.log"), hearing() as self.heard, (self.folder / SAID).open("w", encoding="utf-8") as said,
             redirect_stdout(said), compat.cheap_collections(),
         ):  # fmt: skip
-            self.served = serve(self.app, AppGrid(self.grid), self.key.fold("app"), self)
+            self.served = serve(self.app, AppGrid(self.grid, self.pool.deal), self.key.fold("app"), self)
 
     def _first(self, folder: Path) -> None:
         self.folder = folder
@@ -281,7 +293,7 @@ class _Session:
             wasted_bytes=journal.wasted_bytes if journal else 0, notes=[*self._notes(status), *self.heard.lines("while it ran")],
             privacy=None,
         ), self.began)  # fmt: skip
-        return {**about, "promise": PROMISE, "ground": "app", "app": app, "fleet": table}
+        return {**about, "promise": PROMISE, "app": app, "fleet": table}
 
     def _notes(self, status: str) -> list[str]:
         notes = [

@@ -15,11 +15,15 @@ from typing import Any, TypeAlias
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from fedsim.flower import compat
+
 Plain: TypeAlias = tuple[tuple[str, str, tuple[Any, ...]], ...]
 """A RecordDict: (name, "a", ((key, dtype, shape, stype, bytes), ...)), or "m" or "c" with ((key, value), ...), per record."""
 
 KNOWN = 8
 """Contents that a process remembers: those of a round are mostly one."""
+NUMBER = struct.Struct("<q")
+"""How a process writes, into memory that it shares, which message it is at: that outlives it."""
 _HEADER = struct.Struct("<Q")
 
 
@@ -39,16 +43,18 @@ def plain(content: RecordDict) -> Plain:
 
 def records(form: Plain) -> RecordDict:
     """Return the RecordDict that *form* was made of, sharing nothing that can be changed."""
-    content = RecordDict()
+    made: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, kind, items in form:
         if kind == "a":
-            record = ArrayRecord()
-            for key, dtype, shape, stype, data in items:
-                record[key] = Array(dtype=dtype, shape=shape, stype=stype, data=data)
-            content[name] = record
+            made[name] = kind, {key: Array(dtype=dtype, shape=shape, stype=stype, data=data) for key, dtype, shape, stype, data in items}
         else:
-            made = {key: list(value) if isinstance(value, list) else value for key, value in items}
-            content[name] = MetricRecord(made) if kind == "m" else ConfigRecord(made)
+            made[name] = kind, {key: list(value) if isinstance(value, list) else value for key, value in items}
+    quick = compat.quick_content(made)
+    if quick is not None:
+        return quick
+    content = RecordDict()
+    for name, (kind, items) in made.items():
+        content[name] = {"a": ArrayRecord, "m": MetricRecord, "c": ConfigRecord}[kind](items)
     return content
 
 

@@ -1,4 +1,4 @@
-"""A process of a foreign ClientApp: ``python -m fedsim.foreign.worker N``, N the descriptor of its socket.
+"""A process of a foreign ClientApp: ``python -m fedsim.foreign.worker N M``, the descriptors of its socket and of a shared number.
 
 It ends when the other end of that is gone, whatever it is doing. Knows an app and its messages; knows no clock and no client but
 the one whose message it has.
@@ -6,6 +6,7 @@ the one whose message it has.
 
 from __future__ import annotations
 
+import mmap
 import os
 import pickle
 import queue
@@ -17,15 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedsim.foreign.wire import Ask, Load, Ready, Recent, Told, plain, receive, records, send
+from fedsim.foreign.wire import NUMBER, Ask, Load, Ready, Recent, Told, plain, receive, records, send
 
 COMPONENT = "tool.flwr.app.components.clientapp"
+TOGETHER_S = 0.005
+"""How long answers may wait for others to go with."""
 
 
 def main() -> None:
     """Serve the run until it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the run's business.
-    end = socket.socket(fileno=int(sys.argv[1]))
+    end, at = socket.socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), NUMBER.size)
     waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
     # A thread of its own reads: so the run can always send, and the end of the line ends us in the middle of anything.
     threading.Thread(target=_read, args=(end, waiting), daemon=True).start()
@@ -70,14 +73,24 @@ def main() -> None:
         except Exception as error:  # As Flower has it; the state is then as it was.
             return Told(ask.number, code=compat_app.RAISED, reason=f"{type(error)}:<'{error}'>")
 
+    found: list[Told] = []
+    sent_s = time.perf_counter()
     while True:
-        ask: Ask = waiting.get()
-        known = recent.seen(ask.content, ask.form)
-        form = ask.form if known is None else known
-        told = Told(ask.number)
-        for _ in range(ask.times):
-            told = answered(ask, form or b"")
-        send(end, told)
+        asks: list[Ask] = waiting.get()
+        for ask in asks:
+            known = recent.seen(ask.content, ask.form)
+            form = ask.form if known is None else known
+            NUMBER.pack_into(at, 0, ask.number)
+            told = Told(ask.number)
+            for _ in range(ask.times):
+                told = answered(ask, form or b"")
+            found.append(told)
+            if time.perf_counter() - sent_s > TOGETHER_S:
+                send(end, found)
+                found, sent_s = [], time.perf_counter()
+        if found and waiting.empty():
+            send(end, found)
+            found, sent_s = [], time.perf_counter()
 
 
 def wire_state(state: bytes) -> Any:

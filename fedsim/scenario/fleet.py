@@ -108,7 +108,8 @@ class Fleet(Section):
         A query has no examples, and costs what any task costs on its device unless the fleet says more.
         """
         category = kind.partition(".")[0]
-        return self.compute.get(kind) or self.compute.get(category) or (Cost(seconds=0.0) if category not in ("train", "evaluate") else None)
+        free = None if category in ("train", "evaluate") else Cost(seconds=0.0)
+        return self.compute.get(kind) or self.compute.get(category) or free
 
     def plain(self) -> dict[str, Any]:
         """Return the fleet as plain tables, without the keys that stand empty."""

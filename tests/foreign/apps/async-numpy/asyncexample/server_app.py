@@ -36,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
                 w = (1 - rate) * w + rate * reply.content["arrays"]["w"].numpy()
                 version += 1
         busy = len(sent)
-        free = [node for node in grid.get_node_ids()]
+        free = list(grid.get_node_ids())
         for node in random.sample(free, config["concurrency"] - busy):
             ask(node)
         sleep(config["poll-s"])
