@@ -46,6 +46,7 @@ class Entry:
     """What a node tells of one message when the run is over: which task it made of it, and when, since 1970 by its clock.
 
     *message* is the SuperLink's id. Moments come from one look at the clock each message, and durations from one that never jumps.
+    *cpu_s* are the processor seconds that it took, its process's start included, and *work_s* those of them that the task itself took.
     """
 
     message: str
@@ -57,6 +58,8 @@ class Entry:
     steps: int
     flops: float
     batch_size: int
+    cpu_s: float
+    work_s: float
 
 
 def record_of(value: Begin | Present) -> ConfigRecord:

@@ -25,7 +25,7 @@ from fedsim.deploy.wire import Wire
 from fedsim.flower import compat, records
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import UNAVAILABLE
-from fedsim.sim.rows import STREAM_ENDED, Observer, RoundRow
+from fedsim.sim.rows import STREAM_ENDED, Overseer, RoundRow, WorkRow
 from fedsim.sim.versions import Versions
 
 
@@ -44,7 +44,7 @@ class WallGrid(Grid):
     Replies that come late are never applied, and what a node says of its own times is asked when the run is over.
     """
 
-    def __init__(self, inner: Grid, terms: Terms, observer: Observer, clock: RunClock, post: Post) -> None:
+    def __init__(self, inner: Grid, terms: Terms, observer: Overseer, clock: RunClock, post: Post) -> None:
         self._wire, self._terms, self._observer, self._clock, self._post = Wire(inner), terms, observer, clock, post
         self._roll = Roll(self._wire, clock, terms.clients, terms.scenario_digest)
         self.invariants, self._versions = Invariants(), Versions(observer)
@@ -91,7 +91,7 @@ class WallGrid(Grid):
         return {
             "ground": "flower",
             "promise": "Times are a real clock's: no second run has this digest. Its parameters (model.content) can be the same.",
-            "time_scale": self._clock.scale,
+            "time_scale": self._clock.scale, "query_bytes": {"down": self._roll.down_bytes, "up": self._roll.up_bytes},
             "nodes": [{"client": client, "node": mate.node, "host": mate.present.host, "examples": mate.present.examples,
                        "versions": mate.present.versions} for client, mate in mates],
         }  # fmt: skip
@@ -273,6 +273,9 @@ class WallGrid(Grid):
                 )
         ahead = {client: self._roll.ahead_s(client) for client in sorted({letter.client for letter in self._fates} & {*self._roll.mates})}
         for letter in self._fates:
-            row = row_of(letter, told.get(letter.wire_id), self._clock, ahead.get(letter.client, 0.0), self.now)
+            entry = told.get(letter.wire_id)
+            row = row_of(letter, entry, self._clock, ahead.get(letter.client, 0.0), self.now)
             self.invariants.settled(row, self._post.newest)
             self._observer.task(row)
+            if entry is not None:
+                self._observer.worked(WorkRow(letter.id, letter.client, entry.cpu_s, entry.work_s))

@@ -57,12 +57,16 @@ IN_STATE = InState()
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """What was done for a message: the *task*, what came of it, and when that began, on a clock that never jumps."""
+    """What was done for a message: the *task*, what came of it, and when that began, on a clock that never jumps.
+
+    *cpu_s* are the processor seconds that the process had taken by then.
+    """
 
     task: Task
     result: Result
     finished: Finished
     started_s: Seconds
+    cpu_s: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,7 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
         return Message(Error(records.CLIENT_RAISED, "the client's stream has ended"), reply_to=message)
     if ready_s > now:
         site.wait(ready_s - now)
-    started_s = time.monotonic()
+    started_s, cpu_s = time.monotonic(), time.process_time()
     try:
         task, kept = site.client.plan(order, kept, ready_s)
     except Unable as error:
@@ -149,7 +153,7 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
     result = site.engine.run([task])[0]
     finished = site.client.finish(task, result, kept)
     site.keeping.keep(context, kept.having(finished.parts))
-    site.worked(Worked(task, result, finished, started_s))
+    site.worked(Worked(task, result, finished, started_s, cpu_s))
     return Message(records.reply_content(finished.reply, writable=True), reply_to=message)
 
 
