@@ -71,7 +71,7 @@ def run(
     settings: Set = None,
     seed: Seed = None,
     fleet: Annotated[
-        Path | None, typer.Option(metavar="FLEET", help="A fleet file (.toml): the virtual clients that a Flower app runs on.")
+        Path | None, typer.Option(metavar="FLEET", help="A fleet file (.toml): the clients of a Flower app; of a scenario, their devices and links.")
     ] = None,
     run_config: Annotated[
         list[str] | None, typer.Option("--run-config", metavar="'KEY=VALUE ...'", help="A Flower app's run config, as in 'flwr run'.")
@@ -89,10 +89,10 @@ def run(
     with _errors():
         from fedsim import show
 
-        if fleet is not None or run_config or measure or scenario.is_dir():
+        if run_config or measure or scenario.is_dir():
             done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
-            loaded = _load(scenario, settings, seed)
+            loaded = _load(scenario, settings, seed, fleet)
             with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
                 from fedsim.session import execute
 
@@ -312,6 +312,59 @@ def advise(
 
 
 @app.command()
+def calibrate(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The fleet file to write. Default fleet.toml in the run's folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fit devices, links and Flower's transport to a deployed run, and write a fleet file: for 'fedsim run SCENARIO --fleet FILE'."""
+    with _errors():
+        from fedsim import show
+        from fedsim.deploy.calibrate import calibrated
+        from fedsim.report.page import toml
+
+        found, file = calibrated(_opened(run).path), out or run / "fleet.toml"
+        file.write_text(toml(found.plain()) + "\n", encoding="utf-8")
+        if as_json:
+            print(_json({**dataclasses.asdict(found), "fleet": str(file)}))
+        else:
+            show.calibration(found, file)
+
+
+@app.command()
+def validate(
+    scenario: ScenarioFile,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
+    ] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; new or empty. Default runs/NAME.validate.")] = None,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what is going on.")] = False,
+) -> None:
+    """Simulate a scenario and deploy it, and say whether they agree: parameters, bytes, and the time of a round. Exit 1 where they do not.
+
+    The time is foretold from another, smaller deployment that it is fitted to.
+    """
+    with _errors():
+        from fedsim import show
+        from fedsim.deploy.asked import Asked
+        from fedsim.deploy.validate import validated
+
+        words = [*(settings or []), *([] if nodes is None else [f"clients.count={nodes}"])]
+        loaded = _load(scenario, words, seed)
+        asked = Asked(loaded, scenario, words, seed)
+        found = validated(asked, out or Path("runs") / f"{loaded.scenario.name}.validate", show.steps(silent=quiet or as_json))
+        if as_json:
+            print(_json(found.plain()))
+        else:
+            show.validation(found)
+        if not found.agrees:
+            raise SystemExit(1)
+
+
+@app.command()
 def init(
     flower: Annotated[Path, typer.Option("--flower", metavar="DIR", help="The app's folder; new or empty.")],
     scenario: Annotated[Path | None, typer.Option(metavar="SCENARIO", help="A scenario file (.toml). Default: the quickstart.")] = None,
@@ -383,10 +436,15 @@ def _opened(folder: Path) -> Any:
     return load(folder)
 
 
-def _load(scenario: Path, settings: list[str] | None, seed: int | None) -> Any:
+def _load(scenario: Path, settings: list[str] | None, seed: int | None, fleet: Path | None = None) -> Any:
     from fedsim.scenario.load import load, parse_overrides
 
-    return load(scenario, parse_overrides(settings or []), seed)
+    asked = parse_overrides(settings or [])
+    if fleet is not None:
+        from fedsim.scenario.fleet import load_fleet, on_fleet
+
+        asked = {**on_fleet(load_fleet(fleet).fleet), **asked}
+    return load(scenario, asked, seed)
 
 
 def _run_app(

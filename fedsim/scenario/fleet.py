@@ -163,3 +163,13 @@ def devices(fleet: Fleet) -> Devices:
         of(availabilities, clients.availability, "availability"),
         None if fleet.transport is None else Transport(key.fold("transport"), **fleet.transport.model_dump()),
     )  # fmt: skip
+
+
+def on_fleet(fleet: Fleet) -> dict[str, Any]:
+    """Return, by dotted key, what a scenario takes over from *fleet*: devices, links, availability and transport, where it says them.
+
+    How many clients there are is the scenario's.
+    """
+    given = fleet.clients.model_fields_set & {"compute", "network", "availability"}
+    found: dict[str, Any] = {f"clients.{name}": getattr(fleet.clients, name) for name in sorted(given)}
+    return found if fleet.transport is None else {**found, "transport": fleet.transport.model_dump(exclude_none=True)}

@@ -1,0 +1,136 @@
+"""Does the simulator foretell a deployment? One scenario simulated and deployed, beside each other: numbers, bytes, time."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsim.core.errors import RunError, ScenarioError
+from fedsim.deploy.asked import Asked, check, words_of
+from fedsim.deploy.calibrate import ROUNDS, Calibration, calibrated, period_s, predicted
+from fedsim.deploy.local import deployed
+from fedsim.record.manifest import whole
+from fedsim.report.page import toml
+from fedsim.scenario.load import load
+from fedsim.score.run import Run
+from fedsim.session import execute
+
+FILE = "validation.json"
+"""What was found, in the folder of the validation and of the deployed run."""
+BYTES, TIME = 0.02, 0.10
+"""How far what is foretold may be from what a deployment does."""
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing that was compared: what was *foretold*, what was *observed*, by how much they differ, and whether that is close enough."""
+
+    what: str
+    foretold: float | str
+    observed: float | str
+    error: float | None
+    bound: float | None
+
+    @property
+    def agrees(self) -> bool:
+        """Return whether they agree, as far as is asked."""
+        if self.error is None or self.bound is None:
+            return self.foretold == self.observed
+        return abs(self.error) <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What came of it: the *rows*, the runs' folders, and the *notes*."""
+
+    name: str
+    folder: Path
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        """Return whether all agree."""
+        return all(row.agrees for row in self.rows)
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        rows = [{**dataclasses.asdict(row), "agrees": row.agrees} for row in self.rows]
+        return {"name": self.name, "folder": str(self.folder), "agrees": self.agrees, "rows": rows, "notes": list(self.notes)}
+
+
+def smaller(asked: Asked) -> dict[str, Any]:
+    """Return what makes the deployment that is fitted to another than the one that is foretold: fewer rounds, half the local work."""
+    training, rounds = asked.loaded.scenario.training, asked.loaded.scenario.server.rounds
+    work: dict[str, Any] = {"training.epochs": (training.epochs or 1) / 2} if training.steps is None else {
+        "training.steps": max(1, training.steps // 2)
+    }
+    return {"server.rounds": max(ROUNDS + 1, rounds // 2), **work}
+
+
+def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> Validation:
+    """Return how *asked*, simulated and deployed, agrees with itself; all runs stand in *folder*, new or empty.
+
+    A smaller deployment is fitted to, and the one that was asked for foretold by what was found there. Raises ScenarioError before
+    anything is started, RunError where a run breaks.
+    """
+    scenario = asked.loaded.scenario
+    if scenario.server.rounds < ROUNDS:
+        raise ScenarioError(f"server.rounds = {scenario.server.rounds}: what a round takes can be told from {ROUNDS} on.")
+    check(asked)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ScenarioError(f"{folder}: is there already and not empty. Name another folder with --out.")
+    told("simulating")
+    simulated = execute(asked.loaded, folder / "simulated")
+    told("deploying a smaller one, to fit to")
+    changes = smaller(asked)
+    small = replace(
+        asked, loaded=replace(load(scenario.plain(), changes), folder=asked.loaded.folder),
+        settings=[*asked.settings, *words_of(changes)] if asked.source is not None else asked.settings, out=folder / "fitted-to",
+    )  # fmt: skip
+    fitted = calibrated(deployed(small).path)
+    (folder / "fleet.toml").write_text(toml(fitted.plain()) + "\n", encoding="utf-8")
+    told("deploying it")
+    real = deployed(replace(asked, out=folder / "deployed"))
+    told("foretelling it")
+    foretold = predicted(asked.loaded, fitted.plain(), folder / "foretold")
+    found = Validation(scenario.name, folder, tuple(_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes))
+    for place in (folder, real.path):
+        whole(place / FILE, json.dumps(found.plain(), indent=2) + "\n")
+    return found
+
+
+def _fit(fitted: Calibration) -> str:
+    return (
+        f"Fitted to {fitted.tasks} tasks of a deployment with fewer rounds and half the local work, whose rounds took {fitted.period_s:.3g} s"
+        f" and take {fitted.predicted_s:.3g} s on the fleet that was fitted: {fitted.gflops:.3g} GFLOP/s, {fitted.overhead_s:.3g} processor"
+        f" seconds besides for each message, {fitted.latency_s:.3g} s on the way, each way."
+    )
+
+
+def _rows(simulated: Run, real: Run, foretold: Run) -> list[Row]:
+    ours, theirs = simulated.params(), real.params()
+    apart = max((float(np.abs(ours[name].astype(np.float64) - theirs[name]).max(initial=0.0)) for name in ours), default=0.0)
+    same = all(np.array_equal(array, theirs[name]) for name, array in ours.items())
+    rows = [Row("final parameters", "these bits", "these bits" if same else f"up to {apart:.2g} apart", None, None)]
+    for name in sorted(set(simulated.final) & set(real.final) - {"rounds", "scored_round"}):
+        rows.append(Row(f"final {name}", float(simulated.final[name]), float(real.final[name]), None, None))
+    counted, asked = real.manifest.get("deployment", {}), real.manifest.get("query_bytes", {"down": 0, "up": 0})
+    about = simulated.manifest
+    for what, ours_bytes, extra, theirs_name in (
+        ("bytes down", about["bytes_down"], asked["down"], "superlink_bytes_out"),
+        ("bytes up", about["bytes_up"], asked["up"], "superlink_bytes_in"),
+    ):
+        if theirs_name not in counted:
+            raise RunError(f"{real.path}: the SuperLink did not tell what it counted, so that bytes cannot be compared.")
+        seen = counted[theirs_name] - extra
+        rows.append(Row(f"{what} (SuperLink's count)", ours_bytes, seen, ours_bytes / seen - 1, BYTES))
+    seen_s, told_s = period_s(real), period_s(foretold)
+    return [*rows, Row("seconds a round, foretold", told_s, seen_s, told_s / seen_s - 1, TIME)]
