@@ -67,36 +67,37 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print vers
 
 @app.command()
 def run(
-    scenario: ScenarioFile,
+    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO|APP", help="A scenario file (.toml), or a Flower app's folder (--fleet).")],
     settings: Set = None,
     seed: Seed = None,
+    fleet: Annotated[
+        Path | None, typer.Option(metavar="FLEET", help="A fleet file (.toml): the virtual clients that a Flower app runs on.")
+    ] = None,
+    run_config: Annotated[
+        list[str] | None, typer.Option("--run-config", metavar="'KEY=VALUE ...'", help="A Flower app's run config, as in 'flwr run'.")
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Run each kind of an app's messages once, and take that for what it costs.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder; new or empty. Default runs/NAME-SEED.")
     ] = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
-    """Run a scenario: progress while it goes, a summary at the end, a run folder with a report."""
+    """Run a scenario, or any Flower app on a fleet: progress while it goes, a summary at the end, a run folder with a report."""
     with _errors():
         from fedsim import show
 
-        loaded = _load(scenario, settings, seed)
-        with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
-            from fedsim.session import execute
-
-            done = execute(loaded, out, watch)
-        from fedsim.report.page import write_report
-
-        try:
-            write_report(done)
-        except OSError as error:
-            raise RunError(
-                f"{error.filename or done.path}: the report cannot be written ({error.strerror}); the run is done, and safe in {done.path}."
-            ) from None
-        if as_json:
-            print(_json(show.summary_line(done)))
+        if fleet is not None or run_config or measure or scenario.is_dir():
+            done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
-            show.summary(done)
+            loaded = _load(scenario, settings, seed)
+            with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
+                from fedsim.session import execute
+
+                done = execute(loaded, out, watch)
+        _reported(done, as_json)
 
 
 @app.command()
@@ -163,9 +164,16 @@ def verify(
         from fedsim.session import verify as again
 
         old = _opened(run)
-        scenario, _ = recorded(old.manifest["scenario"])
-        with tempfile.TemporaryDirectory() as scratch, show.progress(scenario, silent=quiet) as watch:
-            difference = again(run, Path(scratch) / "run", watch, trust=trust)
+        with tempfile.TemporaryDirectory() as scratch:
+            if "app" in old.manifest:
+                from fedsim.foreign.verifying import verify as again_app
+
+                with show.following(old.name, silent=quiet) as follow:
+                    difference = again_app(run, Path(scratch) / "run", follow, trust=trust)
+            else:
+                scenario, _ = recorded(old.manifest["scenario"])
+                with show.progress(scenario, silent=quiet) as watch:
+                    difference = again(run, Path(scratch) / "run", watch, trust=trust)
         if difference is not None:
             raise RunError(f"{run}: differs. First: {difference}.")
         print(f"{run}: verified, digest {old.digest[:16]}... again.")
@@ -212,6 +220,56 @@ def batch_size(
             print(_json(table.summary(found)))
         else:
             table.show(found)
+
+
+@app.command()
+def deploy(
+    scenario: ScenarioFile,
+    nodes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
+    ] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run's folder; new or empty. Default runs/NAME-SEED.")
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt everything, and let in only the nodes of this deployment.")] = False,
+    port: Annotated[int | None, typer.Option(metavar="PORT", help="The SuperLink's. Default a free one.")] = None,
+    time_scale: Annotated[
+        float, typer.Option("--time-scale", metavar="X", help="Seconds of the clients' streams in a real one. Default 1.")
+    ] = 1.0,
+    printed: Annotated[
+        bool, typer.Option("--print", help="Start nothing: print what to type on real machines, TLS and authentication included.")
+    ] = False,
+    as_compose: Annotated[bool, typer.Option("--compose", help="With --print: a docker compose file instead.")] = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
+) -> None:
+    """Run a scenario on real Flower clients: a SuperLink and SuperNodes on this machine, or what to type on others.
+
+    What it starts it also ends, whatever happens. The run folder is that of 'fedsim run', with wall times.
+    """
+    with _errors():
+        from fedsim.deploy.asked import Asked, check, check_scale
+
+        words = [*(settings or []), *([] if nodes is None else [f"clients.count={nodes}"])]
+        asked = Asked(_load(scenario, words, seed), scenario, settings or [], seed, out, port, tls, time_scale)
+        if as_compose and not printed:
+            raise ScenarioError("--compose: goes with --print.")
+        if printed:
+            from fedsim.deploy import printed as words_for
+
+            check_scale(time_scale)
+            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words(), asked.nodes))
+            return
+        check(asked)
+        from fedsim import show
+        from fedsim.deploy.local import deployed
+
+        first = f"starting a SuperLink and {asked.nodes} SuperNodes"
+        with show.progress(asked.loaded.scenario, silent=quiet or as_json, clock="wall", first=first) as watch:
+            done = deployed(asked, watch)
+        _reported(done, as_json)
 
 
 @app.command()
@@ -294,6 +352,23 @@ def main() -> None:
         _end("interrupted.", 130)
 
 
+def _reported(done: Any, as_json: bool) -> None:
+    """Write the report of a run that is done, and print its summary."""
+    from fedsim import show
+    from fedsim.report.page import write_report
+
+    try:
+        write_report(done)
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or done.path}: the report cannot be written ({error.strerror}); the run is done, and safe in {done.path}."
+        ) from None
+    if as_json:
+        print(_json(show.summary_line(done)))
+    else:
+        show.summary(done)
+
+
 def _opened(folder: Path) -> Any:
     """Return the run in *folder*; naming a folder that holds none is the arguments' fault, not the run's."""
     from fedsim.record import manifest
@@ -312,6 +387,20 @@ def _load(scenario: Path, settings: list[str] | None, seed: int | None) -> Any:
     from fedsim.scenario.load import load, parse_overrides
 
     return load(scenario, parse_overrides(settings or []), seed)
+
+
+def _run_app(
+    app: Path, fleet: Path | None, settings: list[str] | None, seed: int | None, out: Path | None, words: list[str], *,
+    measure: bool, silent: bool,
+) -> Any:  # fmt: skip
+    """Run the Flower app in the folder *app* on a fleet."""
+    from fedsim import show
+    from fedsim.foreign.session import asked, execute
+    from fedsim.scenario.load import parse_overrides
+
+    found, loaded = asked(app, fleet, parse_overrides(settings or []), seed, words)
+    with show.following(f"{found.name}-{loaded.fleet.name}", silent=silent) as watch:
+        return execute(found, loaded, out, watch, measure=measure)
 
 
 @contextmanager

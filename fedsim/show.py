@@ -22,14 +22,20 @@ from fedsim.score.run import Run
 
 if TYPE_CHECKING:
     from fedsim.data.arriving import Arriving
+    from fedsim.foreign.session import Where as At
     from fedsim.preview import Preview
     from fedsim.rehearsal import Foretold
     from fedsim.session import Progress as Where
 
 
 @contextmanager
-def progress(scenario: Scenario, *, silent: bool) -> Generator[Callable[[Where], None] | None]:
-    """Show a run's progress on standard error while it goes; yields what to tell it with, or None when silent."""
+def progress(
+    scenario: Scenario, *, silent: bool, clock: str = "virtual", first: str = "building the world"
+) -> Generator[Callable[[Where], None] | None]:
+    """Show a run's progress on standard error while it goes; yields what to tell it with, or None when silent.
+
+    *clock* says whose seconds are told, *first* what is done before the first round.
+    """
     console = Console(stderr=True)
     if silent or not console.is_terminal:
         yield None
@@ -39,7 +45,7 @@ def progress(scenario: Scenario, *, silent: bool) -> Generator[Callable[[Where],
         TextColumn("{task.fields[now]}"), TextColumn("{task.fields[scores]}"), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores="building the world")
+        line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores=first)
         told: list[str] = []
 
         def tell(where: Where) -> None:
@@ -48,7 +54,25 @@ def progress(scenario: Scenario, *, silent: bool) -> Generator[Callable[[Where],
             for sentence in where.said[len(told) :]:
                 bar.console.print(f"[dim]{escape(sentence)}[/]")
                 told.append(sentence)
-            bar.update(line, completed=where.round, now=f"virtual {duration(where.now_s)}", scores=scores)
+            bar.update(line, completed=where.round, now=f"{clock} {duration(where.now_s)}", scores=scores)
+
+        yield tell
+
+
+@contextmanager
+def following(name: str, *, silent: bool) -> Generator[Callable[[At], None] | None]:
+    """Show how far the run of an app is, on standard error: nobody knows how many rounds there will be. Yields what to tell it with."""
+    console = Console(stderr=True)
+    if silent or not console.is_terminal:
+        yield None
+        return
+    with Progress(TextColumn("{task.description}"), TextColumn("{task.fields[doing]}"), TimeElapsedColumn(), console=console,
+                  transient=True) as bar:  # fmt: skip
+        line = bar.add_task(name, total=None, doing="loading the app")
+
+        def tell(where: At) -> None:
+            score = next((f", {key} {value:.3f}" for key, value in where.scores.items()), "")
+            bar.update(line, doing=f"round {where.round}, {where.messages:,} messages, virtual {duration(where.now_s)}{score}")
 
         yield tell
 
@@ -118,6 +142,9 @@ def advice(run: Run, hints: Sequence[Hint]) -> None:
 
 def summary(run: Run) -> None:
     """Print what a run was and what came of it."""
+    if "app" in run.manifest:
+        _summary_of_app(run)
+        return
     about, console = run.manifest, Console()
     scenario, strange = recorded(about["scenario"])
     table = Table(title=f"{run.name}: {run.status}", title_justify="left", show_header=False, box=None, padding=(0, 2))
@@ -161,6 +188,40 @@ def summary(run: Run) -> None:
         table.add_row("ended by", about["error"])
     table.add_row("run folder", str(run.path))
     report = run.path / "report.html"
+    table.add_row("report", str(report) if report.exists() else f"none yet: fedsim report {run.path}")
+    console.print(table)
+
+
+def _summary_of_app(run: Run) -> None:
+    """Print what the run of a Flower app was and what came of it."""
+    about, console, tasks = run.manifest, Console(), run.tasks
+    app, scenario = about["app"], about["scenario"]
+    table = Table(title=f"{run.name}: {run.status}", title_justify="left", show_header=False, box=None, padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    others = ", ".join(f"{count:,} {name}" for name, count in uncounted(tasks).items())
+    wasted = {"of it wasted": megabytes(about["bytes_wasted"])} if about["bytes_wasted"] else {}
+    report = run.path / "report.html"
+    rows = {
+        **{name: f"{value:.4f}" for name, value in about["final"].items() if name != "rounds"},
+        "rounds": str(about["final"].get("rounds", 0)),
+        "virtual time": duration(about["virtual_s"]),
+        "sent down, up": f"{megabytes(about['bytes_down'])}, {megabytes(about['bytes_up'])}", **wasted,
+        "client tasks": f"{len(tasks):,}{f' ({others})' if others else ''}",
+        "app": f"{app['name']} {app['version']} ({app['folder']})",
+        "fleet": f"{about['fleet']['name']}, {scenario['clients']['count']:,} clients",
+        "strategy, model": f"{scenario['server']['strategy']['kind']}, {about['model']['parameters']:,} parameters",
+        "seed": str(about["seed"]),
+        "digest": f"{about['digest'][:32]}..." if about["digest"] else "none: the run did not finish",
+        "wall time": f"{about['wall_s']:.1f} s",
+    }  # fmt: skip
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    for note in about.get("notes", []):
+        table.add_row("note", escape(note))
+    if "error" in about:
+        table.add_row("ended by", escape(about["error"]))
+    table.add_row("run folder", str(run.path))
     table.add_row("report", str(report) if report.exists() else f"none yet: fedsim report {run.path}")
     console.print(table)
 

@@ -1,1 +1,59 @@
-"""A scenario on real Flower clients: the app that a SuperLink runs, and what starts one here. Knows no virtual time."""
+"""A scenario on real Flower clients: the app that a SuperLink runs, and what starts one here. Knows no virtual time.
+
+``fedsim.deploy(scenario, nodes)`` is a call, and ``fedsim.deploy`` the room it lives in.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedsim.scenario.schema import Scenario
+    from fedsim.score.run import Run
+    from fedsim.session import Watch
+
+
+def deploy(
+    scenario: str | Path | Mapping[str, Any] | Scenario,
+    nodes: int | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    tls: bool = False,
+    port: int | None = None,
+    time_scale: float = 1.0,
+    watch: Watch | None = None,
+) -> Run:
+    """Run *scenario* on a SuperLink and SuperNodes of this machine and return the run, read from its folder.
+
+    *nodes* takes the place of ``clients.count``, 16 at most; *overrides*, *seed*, *out* and *watch* are as in ``fedsim.run``. With *tls*
+    all is encrypted, and only the nodes of this deployment are let in. *port* is the SuperLink's, a free one unless given. Streams run
+    on wall time, *time_scale* of their seconds in a real one.
+
+    The run folder is that of a simulation, with wall times and the bits of its parameters. Whatever happens, everything that was
+    started has ended when this returns or raises. Raises ScenarioError before anything is started, RunError when the run breaks.
+    """
+    from fedsim.deploy.asked import Asked, words_of
+    from fedsim.deploy.local import deployed
+    from fedsim.scenario.load import load
+
+    counted = {**(overrides or {}), **({} if nodes is None else {"clients.count": nodes})}
+    loaded = load(scenario, counted, seed)
+    file = Path(scenario) if isinstance(scenario, str | Path) else None
+    settings = words_of(overrides or {}) if file is not None else ()
+    return deployed(Asked(loaded, file, settings, seed if file is not None else None, out, port, tls, time_scale), watch)
+
+
+class _Room(ModuleType):
+    """A module that can be called: the room and its front door have one name."""
+
+    def __call__(self, *words: Any, **named: Any) -> Run:
+        return deploy(*words, **named)
+
+
+sys.modules[__name__].__class__ = _Room

@@ -155,7 +155,7 @@ def _kit(context: Context, app: Path, place: _Place) -> tuple[Kit, Begin]:
     return made, begin
 
 
-def _worked(message: Message, context: Context, app: Path, received: tuple[float, float]) -> Message:
+def _worked(message: Message, context: Context, app: Path, received: tuple[float, float, float]) -> Message:
     from fedsim.deploy import kit, news
     from fedsim.flower.apps import Site, answer
 
@@ -167,9 +167,9 @@ def _worked(message: Message, context: Context, app: Path, received: tuple[float
         lambda seconds: time.sleep(seconds / begin.time_scale), mine.coding, keeping, done.append,
     )  # fmt: skip
     reply = answer(message, context, here)
-    computed_s = time.monotonic()
+    ended = time.monotonic(), time.process_time()
     for work in done:
-        diary.wrote(context.state, _entry(message.metadata.message_id, mine, work, received, computed_s))
+        diary.wrote(context.state, _entry(message.metadata.message_id, mine, work, received, ended))
         if work.finished.news is not None:
             news.wrote(place.news(mine.client), message.metadata.message_id, work.finished.news)
     kit.learn(place.kit(context), mine, engine)
@@ -181,15 +181,16 @@ def _now(begin: Begin, keeping: FileKeeping, context: Context) -> Seconds:
     return max(0.0, (time.time() - begin.began_wall_s) * begin.time_scale, keeping.kept(context).until_s)
 
 
-def _entry(message: str, kit: Kit, work: Worked, received: tuple[float, float], computed_s: float) -> Entry:
-    """Return what is told of *work*, done for the *message* that was received at a monotonic and a wall-clock moment."""
-    task, (received_s, received_wall_s) = work.task, received
+def _entry(message: str, kit: Kit, work: Worked, received: tuple[float, float, float], ended: tuple[float, float]) -> Entry:
+    """Return what is told of *work*, done for the *message* that was *received*, and had *ended* by a monotonic and a processor's clock."""
+    task, (received_s, received_wall_s, before_s), (computed_s, cpu_s) = work.task, received, ended
     training = task.job.kind == "train"
     steps = int(work.result.metrics.get("steps", task.steps)) if training else 0
     return Entry(
         message, task.number, received_wall_s, received_wall_s + work.started_s - received_s, received_wall_s + computed_s - received_s,
         task.examples, steps, kit.flops.of(task, steps if training else None), task.job.batch_size if training and kit.sized else 0,
         work.now if work.finished.news is not None else -1.0,
+        cpu_s - before_s, cpu_s - work.cpu_s,
     )  # fmt: skip
 
 
@@ -197,12 +198,16 @@ def _told(message: Message, record: ConfigRecord, more: Mapping[str, ConfigRecor
     return Message(RecordDict({RECORD: record, **more}), reply_to=message)
 
 
-def _received() -> tuple[float, float]:
-    """Return when the message at hand came: the first of a process came before it, which was started for it. Monotonic, and since 1970."""
+def _received() -> tuple[float, float, float]:
+    """Return when the message at hand came: the first of a process came before it, which was started for it.
+
+    By a clock that never jumps, since 1970, and by what the process had taken of its processor.
+    """
     global _fresh
-    age_s = _age_s() if _fresh and Path(sys.argv[0]).name == _PROCESS else 0.0
+    started = _fresh and Path(sys.argv[0]).name == _PROCESS
+    age_s, cpu_s = (_age_s(), 0.0) if started else (0.0, time.process_time())
     _fresh = False
-    return time.monotonic() - age_s, time.time() - age_s
+    return time.monotonic() - age_s, time.time() - age_s, cpu_s
 
 
 def _age_s() -> float:

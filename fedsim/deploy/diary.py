@@ -51,6 +51,7 @@ class Entry:
 
     *message* is the SuperLink's id. Moments come from one look at the clock each message, and durations from one that never jumps.
     *acted_s* is the second of the run that a client on a stream took it to be; -1.0 of others, and of evaluations.
+    *cpu_s* are the processor seconds that it took, its process's start included, and *work_s* those of them that the task itself took.
     """
 
     message: str
@@ -63,6 +64,8 @@ class Entry:
     flops: float
     batch_size: int
     acted_s: float
+    cpu_s: float
+    work_s: float
 
 
 def record_of(value: Begin | Present) -> ConfigRecord:

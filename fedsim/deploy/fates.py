@@ -67,7 +67,7 @@ class Letter:
         if reply.has_error():
             self.failure = reply.error.reason or f"error {reply.error.code}"
             return
-        self.up = records.size_of(reply.content)
+        self.up = records.size_of(reply.content, records.UP)
         self.metrics = {
             name: float(value)
             for record in reply.content.metric_records.values() for name, value in record.items() if isinstance(value, int | float)
@@ -119,7 +119,7 @@ class Post:
             content = message.content
             if id(content) not in read:
                 version = self._starts.version(next(iter(content.array_records.values()), None))
-                read[id(content)] = content, records.round_of(content), version, records.size_of(content)
+                read[id(content)] = content, records.round_of(content), version, records.size_of(content, records.DOWN)
             _, number, version, size = read[id(content)]
             self.sent += 1
             client = records.client_of(message.metadata.dst_node_id)
@@ -146,7 +146,7 @@ def row_of(letter: Letter, entry: Entry | None, clock: RunClock, ahead_s: float,
         message=letter.id, client=letter.client, number=entry.number if entry else -1, kind=letter.kind, round=letter.round,
         version=letter.version, outcome=letter.outcome, sent_s=letter.sent_s, received_s=received, started_s=started, computed_s=computed,
         arrived_s=letter.arrived_s, examples=entry.examples if entry else letter.examples, steps=entry.steps if entry else 0,
-        flops=entry.flops if entry else 0.0, down_bytes=letter.down.payload, down_framing_bytes=letter.down.framing,
+        flops=entry.flops if entry else 0.0, down_bytes=letter.down.payload, down_framing_bytes=letter.down.framing + letter.up.back,
         up_bytes=letter.up.payload, up_framing_bytes=letter.up.framing, loss=loss if arrived else None,
         result=letter.digest if arrived else "", failure=letter.failure, batch_size=entry.batch_size if entry else 0,
     )  # fmt: skip

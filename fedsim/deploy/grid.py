@@ -27,7 +27,7 @@ from fedsim.deploy.wire import Wire
 from fedsim.flower import compat, records
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import UNAVAILABLE
-from fedsim.sim.rows import STREAM_ENDED, Observer, RoundRow
+from fedsim.sim.rows import STREAM_ENDED, Overseer, RoundRow, WorkRow
 from fedsim.sim.versions import Versions
 
 
@@ -50,7 +50,7 @@ class WallGrid(Grid):
     Replies that come late are never applied, and what a node says of its own times is asked when the run is over.
     """
 
-    def __init__(self, inner: Grid, terms: Terms, observer: Observer, clock: RunClock, post: Post) -> None:
+    def __init__(self, inner: Grid, terms: Terms, observer: Overseer, clock: RunClock, post: Post) -> None:
         self._wire, self._terms, self._observer, self._clock, self._post = Wire(inner), terms, observer, clock, post
         self._roll = Roll(self._wire, clock, terms.clients, terms.scenario_digest)
         self.invariants, self._versions = Invariants(), Versions(observer)
@@ -97,7 +97,7 @@ class WallGrid(Grid):
         return {
             "ground": "flower",
             "promise": "Times are a real clock's: no second run has this digest. Its parameters (model.content) can be the same.",
-            "time_scale": self._clock.scale,
+            "time_scale": self._clock.scale, "query_bytes": {"down": self._roll.down_bytes, "up": self._roll.up_bytes},
             "nodes": [{"client": client, "node": mate.node, "host": mate.present.host, "examples": mate.present.examples,
                        "versions": mate.present.versions} for client, mate in mates],
         }  # fmt: skip
@@ -129,6 +129,9 @@ class WallGrid(Grid):
         self._versions.finish()
         if not broken:
             self.invariants.finished()
+
+    def close(self) -> None:
+        """Let go of nothing: nodes are not ours, and nobody is waited for any more."""
 
     # -- Flower's Grid ------------------------------------------------------------------------------------------
 
@@ -236,7 +239,7 @@ class WallGrid(Grid):
                 continue
             letter = self._open.pop(each)
             letter.arrive(self.now, time.time(), reply)
-            self.invariants.sent(up=letter.up.total)
+            self.invariants.sent(up=letter.up.total, down=letter.up.back)
             if letter.abandoned:
                 letter.settle("failed" if letter.failure else "late")
                 self._fates.append(letter)
@@ -277,10 +280,13 @@ class WallGrid(Grid):
         ahead = {client: self._roll.ahead_s(client) for client in sorted({letter.client for letter in self._fates} & {*self._roll.mates})}
         until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
         for letter in self._fates:
-            row = row_of(letter, told.get(letter.wire_id), self._clock, ahead.get(letter.client, 0.0), self.now)
+            entry = told.get(letter.wire_id)
+            row = row_of(letter, entry, self._clock, ahead.get(letter.client, 0.0), self.now)
             self.invariants.settled(row, self._post.newest)
             if letter.wire_id in predicted and self._terms.streams is not None and not self._roll.mates[letter.client].present.own_data:
                 before = until.get(letter.client, -math.inf)
                 until[letter.client] = max(before, row.started_s)
                 self._observer.tested(tested(row, predicted[letter.wire_id], self._terms.streams.of(letter.client), before))
             self._observer.task(row)
+            if entry is not None:
+                self._observer.worked(WorkRow(letter.id, letter.client, entry.cpu_s, entry.work_s))

@@ -15,6 +15,7 @@ from fedsim.deploy import diary, news
 from fedsim.deploy.clock import RunClock, Window, ahead_of
 from fedsim.deploy.diary import BEGIN, END, QUERY, RECORD, Begin, Entry, Present
 from fedsim.deploy.wire import Wire
+from fedsim.flower import records
 
 LOOK_S = 1.0
 """How old what is known of the nodes that are there may be, in real seconds."""
@@ -50,6 +51,9 @@ class Roll:
     windows: dict[int, list[Window]] = field(default_factory=dict[int, list[Window]])
     """By client: what is known of its clock."""
     notes: list[str] = field(default_factory=list[str])
+    down_bytes: int = 0
+    up_bytes: int = 0
+    """What the queries themselves put on the wire."""
     _there: list[int] = field(default_factory=list[int])
     _looked_s: float = float("-inf")
     _refused: set[int] = field(default_factory=set[int])
@@ -96,10 +100,11 @@ class Roll:
         Who tells nothing is named in the notes.
         """
         there = self.there()
-        ids = self.wire.push([_query(self.mates[client].node, ConfigRecord({"ask": END})) for client in there])
+        ids = self._push([_query(self.mates[client].node, ConfigRecord({"ask": END})) for client in there])
         asked, found, heard_of = dict(zip(ids, there, strict=True)), dict[str, Entry](), dict[str, News]()
 
         def heard(each: str, reply: Message) -> None:
+            self._came(reply)
             if not reply.has_error():
                 found.update({entry.message: entry for entry in diary.entries_of(_record(reply))})
                 heard_of.update(news.told(cast(Mapping[str, Any], reply.content.config_records.get(news.NEWS, {}))))
@@ -144,10 +149,20 @@ class Roll:
         begin = Begin(self.clock.began_wall_s + ahead_s, self.clock.scale, self.count, self.digest)
         said = ConfigRecord({"ask": BEGIN, **diary.record_of(begin)})
         sent_s = time.time()
-        return {each: (node, sent_s) for each, node in zip(self.wire.push([_query(n, said) for n in listed]), listed, strict=True)}
+        return {each: (node, sent_s) for each, node in zip(self._push([_query(n, said) for n in listed]), listed, strict=True)}
+
+    def _push(self, queries: list[Message]) -> list[str]:
+        self.down_bytes += sum(records.size_of(query.content, records.DOWN).total for query in queries)
+        return self.wire.push(queries)
+
+    def _came(self, reply: Message) -> None:
+        if not reply.has_error():
+            size = records.size_of(reply.content, records.UP)
+            self.up_bytes, self.down_bytes = self.up_bytes + size.total, self.down_bytes + size.back
 
     def _answered(self, node: int, reply: Message, sent_wall_s: float, *, under_way: bool = False) -> None:
         """Take what *node* says of itself; where the run is *under_way*, in the place of the node that its client was. Raises RunError."""
+        self._came(reply)
         if reply.has_error():
             raise RunError(f"node {node} cannot take part: {reply.error.reason}")
         present = diary.present_of(_record(reply))
@@ -167,7 +182,7 @@ class Roll:
         self.mates[client], self.clients[node] = Mate(node, present, window), client
         ahead_s, _ = ahead_of([window])
         if ahead_s:  # Its stream runs by the server's clock: it is told when the run began, by its own.
-            self.wire.wait(self._ask([node], ahead_s), time.monotonic() + LATER_S, lambda _each, _reply: None)
+            self.wire.wait(self._ask([node], ahead_s), time.monotonic() + LATER_S, lambda _each, reply: self._came(reply))
 
     def _missing(self, wait_s: float, silent: int, said: str) -> str:
         missing = [client for client in range(self.count) if client not in self.mates]

@@ -60,6 +60,7 @@ class Worked:
     """What was done for a message: the *task*, what came of it, and when that began, on a clock that never jumps.
 
     *now* is when that was to the client: the moment that its plan was made for.
+    *cpu_s* are the processor seconds that the process had taken by then.
     """
 
     task: Task
@@ -67,6 +68,7 @@ class Worked:
     finished: Finished
     started_s: Seconds
     now: Seconds
+    cpu_s: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
         return Message(Error(records.CLIENT_RAISED, "the client's stream has ended"), reply_to=message)
     if ready_s > now:
         site.wait(ready_s - now)
-    started_s = time.monotonic()
+    started_s, cpu_s = time.monotonic(), time.process_time()
     try:
         task, kept = site.client.plan(order, kept, ready_s)
     except Unable as error:
@@ -153,7 +155,7 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
     result = site.engine.run([task])[0]
     finished = site.client.finish(task, result, kept)
     site.keeping.keep(context, kept.having(finished.parts))
-    site.worked(Worked(task, result, finished, started_s, ready_s))
+    site.worked(Worked(task, result, finished, started_s, ready_s, cpu_s))
     return Message(records.reply_content(finished.reply, writable=True), reply_to=message)
 
 

@@ -230,6 +230,18 @@ def reply_record(params: Params, metrics: Mapping[str, float | int], *, writable
     return make(params, metrics, writable)
 
 
+def quick_content(data: Mapping[str, tuple[str, Mapping[str, Any]]]) -> RecordDict | None:
+    """Return a content of records by name, each "a", "m" or "c" with its items, unchecked; None where this flwr wants them checked.
+
+    The items must be what such records hold: they were taken out of checked ones.
+    """
+    if not quick_records_work():
+        return None
+    content, arrays, numbers = _blanks()
+    blanks = {"a": arrays, "m": numbers, "c": ConfigRecord()}
+    return _filled(content, {name: _filled(blanks[kind], dict(items)) for name, (kind, items) in data.items()})
+
+
 def _quick_reply(params: Params, metrics: Mapping[str, float | int], writable: bool) -> RecordDict:
     content, arrays, numbers = _blanks()
     data: dict[str, Any] = {}
@@ -262,16 +274,17 @@ def encoded_bytes(dtype: str, shape: tuple[int, ...]) -> int:
 
 def virtual_sleep(sleep: Callable[[float], None]) -> AbstractContextManager[None]:
     """Within, Flower's node sampling waits on *sleep* instead of the host's clock."""
-    return _replaced(strategy_utils, "sleep", sleep)
+    return replaced(strategy_utils, "sleep", sleep)
 
 
 def exact_distances() -> AbstractContextManager[None]:
     """Within, Krum, MultiKrum and Bulyan choose by ``squared_distances`` instead of differences of large float32 sums."""
-    return _replaced(multikrum, "compute_distances", squared_distances)
+    return replaced(multikrum, "compute_distances", squared_distances)
 
 
 @contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Generator[None]:
+def replaced(module: Any, name: str, value: Any) -> Generator[None]:
+    """Within, *name* of *module* is *value*."""
     before = getattr(module, name)
     setattr(module, name, value)
     try:
@@ -326,11 +339,13 @@ def name_draws(strategy: Strategy, key: Key, heard: Heard = lambda *_: None) -> 
     ``numpy.random``; both are set for the call and given back as they were.
     """
     for step in ("configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate"):
-        setattr(strategy, step, _named(step, getattr(strategy, step), key.fold("strategy", step), heard))
+        setattr(strategy, step, named_step(step, getattr(strategy, step), key.fold("strategy", step), heard))
     return strategy
 
 
-def _named(name: str, step: Callable[..., Any], key: Key, heard: Heard) -> Callable[..., Any]:
+def named_step(name: str, step: Callable[..., Any], key: Key, heard: Heard) -> Callable[..., Any]:
+    """Return the *step* of a strategy called *name*, made to draw from generators named by *key* and round, and *heard* to be told."""
+
     @functools.wraps(step)
     def call(server_round: int, *args: Any, **kwargs: Any) -> Any:
         named = key.fold("round", server_round)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,11 +27,48 @@ from fedsim.learn.work import Result, Start
 NODE_OFFSET = 1000
 """node_id = client + 1000: deterministic, and clear of 0 and 1, which Flower keeps for itself."""
 
-FRAMING_BYTES = 446
-"""What Flower adds to a message: metadata, record headers, object ids. Measured on flwr 1.41, three records."""
+CHUNK_BYTES = 5 * 1024 * 1024
+"""Flower sends an array in pieces of so many bytes at most."""
 
-FRAMING_ARRAY_BYTES = 316
-"""What Flower adds per array: its own header and that of its chunk. Measured on flwr 1.41."""
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """What Flower adds to what a message carries, in bytes: to the message, to each record, each array, and each piece of one.
+
+    Counted as a SuperLink counts its traffic with SuperNodes: headers and ids of all objects, and the requests and answers around them.
+    """
+
+    message: int
+    record: int = 222
+    array: int = 288
+    chunk: int = 160
+    back: Framing | None = None
+
+    def around(self, payload: int, records: int, arrays: Iterable[int]) -> Size:
+        """Return the size of a message of so many *records*, with *arrays* of so many bytes each among the *payload*."""
+        sizes = list(arrays)
+        return Size(payload, self.of(records, sizes), self.back.of(records, sizes) if self.back else 0)
+
+    def of(self, records: int, arrays: Iterable[int]) -> int:
+        """Return the bytes added to so many *records*, with *arrays* of so many bytes each in them."""
+        sizes = list(arrays)
+        return self.message + self.record * records + self.array * len(sizes) + self.chunk * chunks(sizes)
+
+
+ACKNOWLEDGED = Framing(272, record=66, array=66, chunk=66)
+"""What a server answers to a reply: the ids of those of its objects that it wants."""
+DOWN, UP = Framing(408), Framing(571, back=ACKNOWLEDGED)
+"""To a client and from it. Measured on flwr 1.41."""
+
+
+def chunks(arrays: Iterable[int]) -> int:
+    """Return in how many pieces arrays of so many bytes travel.
+
+    >>> chunks([100, 6_000_000])
+    3
+    """
+    return sum(max(1, -(-size // CHUNK_BYTES)) for size in arrays)
+
 
 _JOB = {
     "epochs": "epochs", "steps": "steps", "batch_size": "batch-size", "lr": "lr", "momentum": "momentum", "weight_decay": "weight-decay",
@@ -49,10 +86,11 @@ KINDS = ("train", "evaluate")
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Bytes of one message: what it carries, and what Flower wraps around it."""
+    """Bytes of one message: what it carries, what Flower wraps around it, and what goes *back* to who sent it, as an answer to it."""
 
     payload: int
     framing: int
+    back: int = 0
 
     @property
     def total(self) -> int:
@@ -211,26 +249,26 @@ def digest_of_reply(reply: Message) -> str:
     return Result(metrics, {name: array for record in arrays for name, array in params_of(record).items()}).digest
 
 
-def size_of(content: RecordDict) -> Size:
+def size_of(content: RecordDict, framing: Framing) -> Size:
     """Return the bytes of *content* on the wire: the payload is what Flower's own ``count_bytes`` says.
 
     Arrays are measured by shape, not serialised for it.
     """
-    payload, arrays = 0, 0
+    payload, arrays = 0, list[int]()
     for record in content.values():
         if isinstance(record, ArrayRecord):
-            arrays += len(record)
-            payload += sum(len(key) + _array_bytes(array) for key, array in record.items())
+            arrays += [_array_bytes(array) for array in record.values()]
+            payload += sum(map(len, record))
         else:
             payload += record.count_bytes()
-    return Size(payload, FRAMING_BYTES + FRAMING_ARRAY_BYTES * arrays)
+    return framing.around(payload + sum(arrays), len(content), arrays)
 
 
 def reply_size(params: Mapping[str, tuple[str, tuple[int, ...]]], metrics: tuple[str, ...]) -> Size:
     """Return the bytes of a reply from names, types and shapes alone, before any number in it exists."""
-    payload = sum(8 + len(name) for name in metrics)
-    payload += sum(len(name) + encoded_bytes(*form) for name, form in params.items())
-    return Size(payload, FRAMING_BYTES + FRAMING_ARRAY_BYTES * len(params))
+    arrays = [encoded_bytes(*form) for form in params.values()]
+    payload = sum(8 + len(name) for name in metrics) + sum(map(len, params)) + sum(arrays)
+    return UP.around(payload, 1 + bool(params), arrays)
 
 
 def forms(params: Params) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -91,6 +91,15 @@ class Frames:
         """Return signal and noise between clients, as they were recorded."""
         return self._noise.copy()
 
+    @property
+    def worked(self) -> pd.DataFrame:
+        """Return what real nodes' processors took, by message."""
+        return self._worked.copy()
+
+    @cached_property
+    def _worked(self) -> pd.DataFrame:
+        return self._table("worked")
+
     @cached_property
     def _examined(self) -> pd.DataFrame:
         return self._table("examined")

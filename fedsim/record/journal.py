@@ -17,7 +17,7 @@ import numpy as np
 from fedsim.core.errors import RunError, reason
 from fedsim.core.types import Array, Params, Seconds
 from fedsim.record import digest
-from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
+from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow, WorkRow
 
 FILE = "journal.sqlite"
 BATCH_ROWS = 2000
@@ -47,9 +47,9 @@ class MetricRow:
 
 _TABLES: dict[type, str] = {
     TaskRow: "tasks", RoundRow: "rounds", MetricRow: "metrics", PredictionRow: "tested", VersionRow: "versions", StepRow: "steps",
-    ExaminedRow: "examined", NoiseRow: "noise",
+    ExaminedRow: "examined", NoiseRow: "noise", WorkRow: "worked",
 }  # fmt: skip
-LATER = ("versions", "steps", "examined", "noise")
+LATER = ("versions", "steps", "examined", "noise", "worked")
 """Tables that journals of earlier versions do not have; there, they are empty."""
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
@@ -124,6 +124,11 @@ class Journal:
         """Record signal and noise between clients; no digest covers it."""
         self.signals.append(row.signal)
         self._rows[NoiseRow].append(self._values[NoiseRow](row))
+        self._maybe_flush()
+
+    def worked(self, row: WorkRow) -> None:
+        """Record what a real node's processor took; no digest covers it."""
+        self._rows[WorkRow].append(self._values[WorkRow](row))
         self._maybe_flush()
 
     def metric(self, row: MetricRow) -> None:

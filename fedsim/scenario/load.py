@@ -37,9 +37,21 @@ def load(
 
     Raises ScenarioError, one line in the reader's words, for whatever is wrong with the file or an override.
     """
-    if isinstance(source, Scenario):
-        table, folder = source.plain(), Path.cwd()
-    elif isinstance(source, Mapping):
+    table, folder = read_table(source.plain() if isinstance(source, Scenario) else source, overrides, seed, Scenario)
+    try:
+        return Loaded(Scenario.model_validate(table), folder)
+    except ValidationError as error:
+        raise ScenarioError(explain(error, "", sections(Scenario))) from None
+
+
+def read_table(
+    source: str | Path | Mapping[str, Any], overrides: Mapping[str, Any] | None, seed: int | None, schema: type[BaseModel]
+) -> tuple[dict[str, Any], Path]:
+    """Return the table in *source*, a file of *schema* or a table, with *overrides* applied, and the folder its paths are seen from.
+
+    Raises ScenarioError where it cannot be read, or holds what no such file can say; *schema* is not checked yet.
+    """
+    if isinstance(source, Mapping):
         try:
             table, folder = copy.deepcopy(dict(source)), Path.cwd()
         except RecursionError:
@@ -51,12 +63,9 @@ def load(
         _word(key): plain(value, _word(key)) for key, value in {**(overrides or {}), **({} if seed is None else {"seed": seed})}.items()
     }
     for key in sorted(asked, key=_turn):  # Not in the order of saying: kinds first, and tables before what is in them.
-        _set(table, key, asked[key], asked)
+        _set(table, key, asked[key], asked, schema)
     _check_sizes(table)
-    try:
-        return Loaded(Scenario.model_validate(table), folder)
-    except ValidationError as error:
-        raise ScenarioError(explain(error, "", sections(Scenario))) from None
+    return table, folder
 
 
 def _word(key: object) -> str:
@@ -183,9 +192,9 @@ def _turn(key: str) -> tuple[int, bool]:
     return key.count("."), key.rpartition(".")[2] != "kind"
 
 
-def _default(path: Sequence[str]) -> dict[str, Any]:
+def _default(path: Sequence[str], schema: type[BaseModel]) -> dict[str, Any]:
     """Return the table that stands at *path* where a file says nothing, so that one setting of it can be set; else an empty one."""
-    section: Any = Scenario
+    section: Any = schema
     for part in path:
         field = getattr(section, "model_fields", {}).get(part)
         if field is None:
@@ -200,12 +209,14 @@ def _default(path: Sequence[str]) -> dict[str, Any]:
     return {}
 
 
-def _set(table: dict[str, Any], key: str, value: Any, asked: Collection[str] = ()) -> None:
+def _set(
+    table: dict[str, Any], key: str, value: Any, asked: Collection[str] = (), schema: type[BaseModel] = Scenario
+) -> None:
     """Set *key* in *table*; of alternatives the others go, unless they are *asked* for too."""
     *path, last = key.split(".")
     at: dict[str, Any] = table
     for depth, part in enumerate(path):
-        below = at.setdefault(part, _default(path[: depth + 1]))
+        below = at.setdefault(part, _default(path[: depth + 1], schema))
         if not isinstance(below, dict):
             where = ".".join(path[: depth + 1])
             raise ScenarioError(f"{key}: cannot be set, because {where} = {json.dumps(below)} is not a table.")

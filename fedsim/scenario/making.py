@@ -8,14 +8,18 @@ from typing import Any
 from fedsim.core.errors import ScenarioError, door
 from fedsim.data.source import Pool
 from fedsim.scenario.guards import guarded, unwritable
-from fedsim.scenario.kinds import chosen, slots
+from fedsim.scenario.kinds import Slot, chosen, slots
 from fedsim.scenario.schema import Table
 
 
 def made(noun: str, table: Table, *, place: str = "", **given: Any) -> Any:
     """Return what the kind that *table*, which stands at *place*, names makes, *given* what the simulator fills in."""
     slot = slots()[noun]
-    slot = replace(slot, key=place) if place else slot
+    return made_at(replace(slot, key=place) if place else slot, table, **given)
+
+
+def made_at(slot: Slot, table: Table, **given: Any) -> Any:
+    """Return what the kind that *table* names makes where *slot* is; as ``made``, without looking at every noun there is."""
     function, settings = chosen(slot, table)
     with door(f"{slot.key}.kind = {table['kind']!r}"):
         thing = slot.registry.call(function, settings, **{name: unwritable(each) for name, each in given.items()})

@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
+from fedsim.learn.pace import Clock
+
 Table = dict[str, Any]
 """A table ``{ kind = "...", settings }``; its settings are checked against the registered function (kinds.py)."""
 
 
 Moment = Annotated[float, Field(ge=0)]
 """Virtual seconds since the start of the run."""
-Clock = Literal["local_step", "round", "version", "virtual_s"]
-"""What a schedule of the learning rate goes by; ``learn/pace.py`` says what each is."""
 
 
 _LOADING = "How fast each client's device loads mini-batches, and how many ahead of its steps; at once unless given."
@@ -87,6 +87,22 @@ class Clients(Section):
     replay: Table | None = None
     detector: Table | None = None
     reaction: Table | None = None
+
+
+class Transport(Section):
+    """What Flower's own processes add to links and devices: when they look for messages, and whose cores they share.
+
+    Without it messages are brought at once. Flower's SuperNode looks every 3 s for messages and every 0.5 s for its app's reply, its
+    own server every 3 s; a deployment of ours oftener, as ``fedsim calibrate`` finds.
+    """
+
+    node_poll_s: Annotated[float, Field(ge=0, description="seconds after which a SuperNode that found no message looks again")] = 3.0
+    reply_poll_s: Annotated[float, Field(ge=0, description="seconds between its looks for the reply of its app")] = 0.5
+    server_poll_s: Annotated[float, Field(ge=0, description="seconds between the server's looks for replies")] = 3.0
+    server_s: Annotated[float, Field(ge=0, description="seconds that the server takes from one exchange to the next")] = 0.0
+    cores: Annotated[
+        float | None, Field(gt=0, description="cores of one computer that all clients share equally; a device for each unless given")
+    ] = None
 
 
 class Model(BaseModel):
@@ -367,6 +383,7 @@ class Scenario(Section):
     evaluate: Evaluate = Evaluate()
     stop: Stop | None = None
     monitor: Monitor | None = None
+    transport: Transport | None = None
     engine: Engine = Engine()
 
     @property

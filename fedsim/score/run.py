@@ -157,6 +157,11 @@ class Run:
         """Return the estimates that ``noise`` and ``noise_scale`` are made of: between clients, one a round, and within, one a task."""
         return self._frames.noise, self._frames.examined
 
+    @property
+    def worked(self) -> pd.DataFrame:
+        """Return what real nodes' processors took: message, client, cpu_s in all, and work_s of the task; empty where all is simulated."""
+        return self._frames.worked
+
     def prequential(self) -> pd.DataFrame:
         """Return the scores of what clients predicted before they trained: per client, mean, worst tenth, pooled.
 

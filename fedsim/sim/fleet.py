@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedsim.client.fitting import Fitted, Fitting
+from fedsim.client.equipped import Equipped
+from fedsim.client.fitting import Fitting
 from fedsim.client.offline import Offline
 from fedsim.client.program import Program
-from fedsim.client.sizing import Sized, Sizing
+from fedsim.client.sizing import Sizing
 from fedsim.client.stream import Online, OnStream
 from fedsim.codec import Coding
 from fedsim.core.errors import RunError
@@ -19,6 +20,7 @@ from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
 from fedsim.cost.loading import Loader, waited
 from fedsim.cost.network import Network
+from fedsim.cost.transport import Transport
 from fedsim.data.federation import Federation
 from fedsim.data.stream import Stream
 from fedsim.learn.flops import Flops
@@ -33,6 +35,7 @@ class Fleet:
 
     *online* says how they act on streams, where there are any. *job* is the scenario's training job, which a message may change;
     *forms* are the type and shape of each array that a trained client sends back, by name, before *coding* makes something else of it.
+    *transport* says when whose processes look for messages, where they do.
     *monitor* says what is watched of training, where anything is; *trained* names the arrays that are parameters, and no buffers.
     """
 
@@ -53,6 +56,7 @@ class Fleet:
     loader: Loader | None = None
     monitor: Monitor | None = None
     trained: tuple[str, ...] = ()
+    transport: Transport | None = None
 
     def took(self, client: int, task: Task, number: int, flops: float, steps: int) -> tuple[Seconds, Seconds]:
         """Return how long *client*'s own *number*-th task takes that needs *flops*, and how much of it its *steps* wait for data.
@@ -75,9 +79,9 @@ class Fleet:
             program = Offline(number, self.federation, self.key, self.job.keeping)
         else:
             program = OnStream(number, self.federation, self.key, self.online, self.job.keeping)
-        if self.fitting is not None:
-            program = Fitted(number, program, self.fitting)
-        return program if self.sizing is None else Sized(number, program, self.sizing)  # Outermost: what fits is decided after it.
+        if self.sizing is None and self.fitting is None:
+            return program
+        return Equipped(number, program, self.sizing, self.fitting)
 
     def stream(self, number: int) -> Stream:
         """Return what reaches client *number*. Raises RunError where nothing streams in."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Message, RecordDict
@@ -16,17 +16,20 @@ from flwr.serverapp import Grid
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
+from fedsim.cost.transport import look_s
 from fedsim.flower import compat, records
-from fedsim.flower.apps import Mod
-from fedsim.learn.engine import Engine
-from fedsim.sim.fleet import Fleet
-from fedsim.sim.handover import Handover
+from fedsim.sim.crew import Crew
 from fedsim.sim.inbox import Inbox
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import Delivery, Mail, Read
 from fedsim.sim.patience import Patience
 from fedsim.sim.rows import STREAM_ENDED, Observer, RoundRow
 from fedsim.sim.world import World
+
+if TYPE_CHECKING:
+    from fedsim.flower.apps import Mod
+    from fedsim.learn.engine import Engine
+    from fedsim.sim.fleet import Fleet
 
 
 class VirtualGrid(Grid):
@@ -39,13 +42,28 @@ class VirtualGrid(Grid):
     def __init__(
         self, fleet: Fleet, engine: Engine, observer: Observer, *, mods: Sequence[Mod] = (), writable: bool = True, dry: bool = False
     ) -> None:
+        from fedsim.sim.handover import Handover  # Only now, torch with them: other crews do without.
+        from fedsim.sim.programs import Programs
+
+        invariants = Invariants()
+        programs = Programs(fleet, engine, invariants)
+        desk = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry)
+        crew = Crew(fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk, fleet.transport)
+        self._put(crew, observer, invariants)
+
+    @classmethod
+    def of(cls, crew: Crew, observer: Observer, invariants: Invariants) -> VirtualGrid:
+        """Return the grid of a *crew*, whoever its clients are; *invariants* are those that its desk watches too."""
+        grid = cls.__new__(cls)
+        grid._put(crew, observer, invariants)
+        return grid
+
+    def _put(self, crew: Crew, observer: Observer, invariants: Invariants) -> None:
         compat.set_identity()
-        self._fleet, self._observer = fleet, observer
-        self.invariants = Invariants()
-        self._world = World(fleet, engine, self._arrived, self.invariants)
-        self._mail, self._inbox = Mail(fleet), Inbox(self._world.env, self.invariants)
-        self._handover = Handover(self._world, self._mail, observer, self.invariants, mods=mods, writable=writable, dry=dry)
-        self._clients = np.arange(fleet.federation.count)
+        self._crew, self._observer, self.invariants = crew, observer, invariants
+        self._world = World(crew.clients, crew.network, self._arrived, transport=crew.transport)
+        self._inbox = Inbox(self._world.env, self.invariants)
+        self._clients = np.arange(crew.count)
         self._nodes: tuple[Seconds, list[int]] | None = None
         self._available = np.ones(0, dtype=np.bool_)
         self._ended = 0  # Clients below this number have come to the end of their streams.
@@ -68,12 +86,12 @@ class VirtualGrid(Grid):
     @property
     def asked(self) -> int:
         """Return how many messages were sent so far."""
-        return self._mail.sent
+        return self._crew.post.sent
 
     @property
     def arrived(self) -> int:
         """Return how many replies a strategy was given so far."""
-        return self._handover.arrived
+        return self._crew.desk.ledger.arrived
 
     # -- Flower's Grid ------------------------------------------------------------------------------------------
 
@@ -149,21 +167,26 @@ class VirtualGrid(Grid):
 
         What Flower's own waiting for nodes comes to: it looks again each second, and would find the same.
         """
-        change = self._fleet.availability.next_change(self._clients, self.now)
+        change = self._crew.availability.next_change(self._clients, self.now)
         self.patience.looked(self.now, self._nodes_now(), change)
         self._world.env.run(until=max(change, self.now + duration_s))
         self.invariants.at(self.now, "a wait for others")
 
     def aggregated(self, *, made: bool) -> None:
         """Take that the strategy has aggregated what it was handed, and whether that *made* a model."""
-        self._handover.versions.aggregated(self.now, made=made)
+        self._crew.desk.ledger.versions.aggregated(self.now, made=made)
 
     def finish(self, *, broken: bool = False) -> None:
         """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
         self.invariants.at(self.now, "the end of the run")
-        self._handover.finish(broken=broken)
+        self._crew.desk.finish(broken=broken)
         if not broken:
             self.invariants.finished()
+
+    def close(self) -> None:
+        """Let go of all that took part, once nothing more is going to happen: it goes in circles, with what is still under way."""
+        self._world.close()
+        del self._crew, self._inbox
 
     # -- inside -------------------------------------------------------------------------------------------------
 
@@ -175,24 +198,34 @@ class VirtualGrid(Grid):
             return [], None
         first, ids = sent[0], [delivery.id for delivery in sent]
         self._inbox.wait(ids, timeout)
+        self._looked(started, timeout)
         ready = self._inbox.take(ids)
         if len(ready) == len(ids) and all(delivery.failure == STREAM_ENDED for delivery in ready):
             # Those asked may be a sample: only now is it worth looking at everybody.
-            while self._ended < len(self._clients) and self._world.ended(self._ended):
+            while self._ended < len(self._clients) and self._crew.clients.ended(self._ended, self.now):
                 self._ended += 1
             self.exhausted = self._ended == len(self._clients)
         missed = [delivery for delivery in sent if delivery.stage != "arrived"]
         for delivery in missed:
-            self._world.abandon(delivery)
-        return ready, RoundRow(first.round, first.kind, started, self.now, len(ids), len(ready), 0, len(missed))
+            self._crew.clients.abandon(delivery)
+        row = RoundRow(first.round, first.kind, started, self.now, len(ids), len(ready), 0, len(missed))
+        if self._crew.transport is not None and self._crew.transport.server_s:
+            self._inbox.sleep(self._crew.transport.server_s)
+        return ready, row
+
+    def _looked(self, since: Seconds, timeout: Seconds | None) -> None:
+        """Let the clock run until the server looks for replies, as it does every so often *since* it sent; not beyond the deadline."""
+        if self._crew.transport is not None and self._crew.transport.server_poll_s:
+            look = look_s(since, self._crew.transport.server_poll_s, self.now)
+            self._inbox.sleep(max(0.0, (look if timeout is None else min(look, since + timeout)) - self.now))
 
     def _push(self, messages: Iterable[Message]) -> list[Delivery]:
         read: Read = {}
-        return [self._send(self._mail.delivery(message, self.now, read)) for message in messages]
+        return [self._send(self._crew.post.delivery(message, self.now, read)) for message in messages]
 
     def _send(self, delivery: Delivery) -> Delivery:
         self.patience.asked()
-        self._handover.opened(delivery)
+        self._crew.desk.ledger.opened(delivery, self._crew.post.newest)
         if self._reachable(delivery.client):
             self._inbox.expect(delivery)
             self.invariants.sent(down=delivery.parcel.down.total)
@@ -205,20 +238,20 @@ class VirtualGrid(Grid):
     def _arrived(self, delivery: Delivery) -> None:
         self.invariants.at(self.now, f"the arrival of {delivery.id}")
         if delivery.answered:
-            self.invariants.sent(up=delivery.parcel.up.total)
+            self.invariants.sent(up=delivery.up.total, down=delivery.up.back)
         del self._inbox.flying[delivery.id]
         if delivery.abandoned:
-            self._handover.late(delivery)
+            self._crew.desk.late(delivery)
         else:
             self._inbox.put(delivery)
 
     def _answered(self, ready: list[Delivery]) -> list[Message]:
-        return self._handover.answered(ready, self._inbox.flying.values(), self.now)
+        return self._crew.desk.answered(ready, self._inbox.flying.values(), self.now)
 
     def _nodes_now(self) -> list[int]:
         """Return the node ids of who is available now: worked out once per instant, for everyone."""
         if self._nodes is None or self._nodes[0] != self.now:
-            self._available = self._fleet.availability.available(self._clients, self.now)
+            self._available = self._crew.availability.available(self._clients, self.now)
             self._nodes = (self.now, (self._clients[self._available] + records.NODE_OFFSET).tolist())
         return self._nodes[1]
 

@@ -68,3 +68,7 @@ class Ground(Protocol):
     def notes(self) -> Sequence[str]:
         """Return what a reader must know of how it went there."""
         ...
+
+    def close(self) -> None:
+        """Let go of all that took part: nothing more is going to happen."""
+        ...

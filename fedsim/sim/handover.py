@@ -18,10 +18,10 @@ from fedsim.flower.decode import recoded
 from fedsim.learn.signal import of_updates
 from fedsim.learn.work import STEP_COLUMNS, Result
 from fedsim.sim.invariants import Invariants
-from fedsim.sim.mail import Delivery, Mail
-from fedsim.sim.rows import ExaminedRow, NoiseRow, Observer, Outcome, PredictionRow, StepRow
-from fedsim.sim.versions import Versions
-from fedsim.sim.world import World
+from fedsim.sim.ledger import Ledger
+from fedsim.sim.mail import Delivery
+from fedsim.sim.programs import Programs
+from fedsim.sim.rows import ExaminedRow, NoiseRow, Observer, PredictionRow, StepRow
 
 
 class Handover:
@@ -32,27 +32,19 @@ class Handover:
     """
 
     def __init__(
-        self, world: World, mail: Mail, observer: Observer, invariants: Invariants, *, mods: Sequence[Mod], writable: bool, dry: bool
+        self, clients: Programs, observer: Observer, invariants: Invariants, *, mods: Sequence[Mod], writable: bool, dry: bool
     ) -> None:
-        self.versions = Versions(observer)
-        self._world, self._mail, self._observer, self._invariants = world, mail, observer, invariants
-        self._fleet, self._engine = world.fleet, world.engine
+        self.ledger = Ledger(observer, invariants)
+        self._clients, self._observer, self._invariants = clients, observer, invariants
+        self._fleet, self._engine = clients.fleet, clients.engine
         self._mods, self._writable, self._dry = list(mods), writable, dry
         self._contexts: dict[int, Context] = {}
         self._told_until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
-        self._open: dict[str, Delivery] = {}  # Everything sent whose fate is not sealed.
         self._late: list[Delivery] = []  # What arrived late, and leaves something behind that has not been told.
-        self.arrived = 0
-        """Replies that a strategy was given."""
-
-    def opened(self, delivery: Delivery) -> None:
-        """Take that *delivery* was sent: its fate will be told."""
-        self.versions.sent(self._mail.newest, delivery.sent_s)
-        self._open[delivery.id] = delivery
 
     def late(self, delivery: Delivery) -> None:
         """Tell the fate of a delivery that nobody waited for, and keep it where its numbers leave something behind."""
-        self._settle(delivery, "late")
+        self.ledger.settle(delivery, "late")
         if delivery.kept is not None:
             self._late.append(delivery)
 
@@ -63,7 +55,7 @@ class Handover:
         """
         if self._dry:
             for delivery in ready:
-                self._settle(delivery, "failed" if delivery.failure else "arrived")
+                self.ledger.settle(delivery, "failed" if delivery.failure else "arrived")
             return []
         ready.sort(key=lambda delivery: (delivery.client, delivery.id))
         computed = [delivery for delivery in ready if not delivery.failure]
@@ -72,31 +64,31 @@ class Handover:
         results = dict(zip(tickets, self._engine.collect(tickets, others), strict=True))
         replies: list[Message] = []
         self._tell_late()
-        trained: dict[int, list[tuple[Delivery, Result]]] = {}  # By version.
+        monitored, trained = self._fleet.monitor is not None, dict[int, list[tuple[Delivery, Result]]]()  # By version, where watched.
         for delivery in ready:
             if delivery.failure or delivery.ticket is None:
                 code = records.CLIENT_RAISED if delivery.reached else records.NODE_UNAVAILABLE
                 replies.append(Message(Error(code, delivery.failure), reply_to=delivery.message))
-                self._settle(delivery, "failed")
+                self.ledger.settle(delivery, "failed")
                 continue
             result = results[delivery.ticket]
             self._check(delivery, result)
-            if delivery.kind == "train":
+            if monitored and delivery.kind == "train":
                 trained.setdefault(delivery.parcel.version, []).append((delivery, result))
-            finished = self._world.finish(delivery, result)
+            finished = self._clients.finish(delivery, result)
             if finished.news is not None:
                 self._told(delivery, finished.news)
             reply = self._reply(delivery, finished.reply)
             if reply.has_error():  # A mod refused.
                 delivery.fail(reply.error.reason or "a mod refused")
-                self._settle(delivery, "failed")
+                self.ledger.settle(delivery, "failed")
             else:
                 loss = result.metrics.get("train_loss", result.metrics.get("loss"))
                 coding = self._fleet.coding
                 other = self._mods or (coding is not None and coding.changes_up)  # Then what travels is not what was computed.
-                self._settle(delivery, "arrived", loss, records.digest_of_reply(reply) if other else result.digest)
+                self.ledger.settle(delivery, "arrived", loss, records.digest_of_reply(reply) if other else result.digest)
                 if delivery.kind == "train":
-                    self.versions.handed(delivery.number, now)
+                    self.ledger.versions.handed(delivery.number, now)
             replies.append(reply)
         self._watched([each for version in trained.values() for each in version])
         for version in sorted(trained):
@@ -109,14 +101,12 @@ class Handover:
     def finish(self, *, broken: bool = False) -> None:
         """Settle what has no fate yet, telling what it leaves behind unless the run is *broken*."""
         if not broken:  # Those on their way have begun, and have predicted.
-            self._late += [d for d in self._open.values() if d.abandoned and d.kept is not None]
+            self._late += [d for d in self.ledger.open if d.abandoned and d.kept is not None]
             self._tell_late()
-        for delivery in [*self._late, *self._open.values()]:
+        for delivery in [*self._late, *self.ledger.open]:
             if delivery.ticket is not None:
                 self._engine.discard(delivery.ticket)
-        for delivery in list(self._open.values()):
-            self._settle(delivery, "failed" if delivery.failure else "in flight")
-        self.versions.finish()
+        self.ledger.finish()
 
     def _check(self, delivery: Delivery, result: Result) -> None:
         """Raise RunError where a number of *result* is none."""
@@ -138,7 +128,7 @@ class Handover:
         told = list(zip(late, self._engine.collect(tickets), strict=True))
         self._watched(told)
         for delivery, result in told:
-            finished = self._world.finish(delivery, result)
+            finished = self._clients.finish(delivery, result)
             if finished.news is not None:
                 self._told(delivery, finished.news)
 
@@ -159,9 +149,9 @@ class Handover:
                 self._observer.examined(row)
 
     def _noise(self, version: int, trained: Sequence[tuple[Delivery, Result]], now: Seconds) -> None:
-        """Tell the observer signal and noise between the clients that trained *version*, where there are several and somebody asks."""
+        """Tell the observer signal and noise between the clients that trained *version*, where there are several."""
         tasks = [(delivery.planned, result) for delivery, result in trained if not delivery.failure and delivery.planned.examples]
-        if self._fleet.monitor is None or len(tasks) < 2:
+        if len(tasks) < 2:
             return
         ends, weights = [result.params for _, result in tasks], [task.examples for task, _ in tasks]
         signal, trace, counted = of_updates(tasks[0][0].start.params, ends, weights, self._fleet.trained)
@@ -205,7 +195,7 @@ class Handover:
         coding, client = self._fleet.coding, delivery.client
         if coding is None or delivery.kind != "train":
             return reply
-        kept: State = dict(self._world.kept(client).parts.get("codec", {}))
+        kept: State = dict(self._clients.kept(client).parts.get("codec", {}))
 
         def code(params: Params) -> Params:
             nonlocal kept
@@ -214,12 +204,12 @@ class Handover:
 
         coded = compat.with_metadata(recoded(reply.content, code), reply.metadata)
         if kept:
-            self._world.keep(client, {"codec": kept})
+            self._clients.keep(client, {"codec": kept})
         return coded
 
     def _check_size(self, delivery: Delivery, reply: Message) -> None:
         """Check that *reply* is as large as was foretold. Raises RunError that says what a mod made larger or smaller."""
-        size, foretold = records.size_of(reply.content), delivery.parcel.up
+        size, foretold = records.size_of(reply.content, records.UP), delivery.up
         if size == foretold:
             return
         forms = self._fleet.forms
@@ -245,15 +235,6 @@ class Handover:
                 state=RecordDict(), run_config={},
             )  # fmt: skip
         return self._contexts[client]
-
-    def _settle(self, delivery: Delivery, outcome: Outcome, loss: float | None = None, result: str = "") -> None:
-        if delivery.stage == "returning":
-            self._invariants.sent(up=delivery.parcel.up.total)  # On the wire, though it never arrives.
-        del self._open[delivery.id]
-        row = delivery.settle(outcome, loss, result)
-        self.arrived += outcome == "arrived"
-        self._invariants.settled(row, self._mail.newest)
-        self._observer.task(row)
 
 
 _NO_CONTEXT = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flwr.app import Message, RecordDict
 
@@ -15,8 +15,10 @@ from fedsim.core.types import Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.records import Size
 from fedsim.learn.work import Task
-from fedsim.sim.fleet import Fleet
 from fedsim.sim.rows import Outcome, TaskRow
+
+if TYPE_CHECKING:
+    from fedsim.sim.fleet import Fleet
 
 NEVER = -1.0
 UNAVAILABLE = "the node is not available"
@@ -70,6 +72,9 @@ class Delivery:
     arrived_s: Seconds = NEVER
     task: Task | None = None
     ticket: int | None = None
+    nth: int = -1
+    """Which of its client's own tasks of this kind it makes, from 0; -1 while nobody knows."""
+    examples: int = 0
     flops: float = 0.0
     steps: int = 0
     waited_s: Seconds = 0.0
@@ -79,6 +84,13 @@ class Delivery:
     kept: Kept | None = None
     """What the client kept once the task had begun; None unless that leaves more behind than its reply."""
     finished: Finished | None = None
+    measured_up: Size | None = None
+    """The size of the answer, where that is known only once it is computed."""
+
+    @property
+    def up(self) -> Size:
+        """Return the size of the answer."""
+        return self.parcel.up if self.measured_up is None else self.measured_up
 
     @property
     def number(self) -> int:
@@ -130,7 +142,12 @@ class Delivery:
 
     def plan(self, task: Task, flops: float, steps: int, waited_s: Seconds = 0.0, batch_size: int = 0) -> None:
         """Take what is to be done, and what it costs."""
-        self.task, self.flops, self.steps, self.waited_s, self.batch_size = task, flops, steps, waited_s, batch_size
+        self.task, self.nth, self.examples = task, task.number, task.examples
+        self.flops, self.steps, self.waited_s, self.batch_size = flops, steps, waited_s, batch_size
+
+    def measure(self, nth: int, examples: int, flops: float, up: Size) -> None:
+        """Take which of its client's tasks it is, and what came of it: for a task whose cost shows only once it is computed."""
+        self.nth, self.examples, self.flops, self.measured_up = nth, examples, flops, up
 
     def answer(self, now: Seconds) -> None:
         """Take that the work is done and the answer on its way."""
@@ -154,16 +171,15 @@ class Delivery:
         """Seal its fate, and return the row that tells it."""
         must(self.stage != "settled", f"message {self.id} to client {self.client} has its fate already")
         self.stage = "settled"
-        task = self.task
         down = self.parcel.down if self.reached else _NOTHING
-        up = self.parcel.up if self.answered else _NOTHING  # What was never sent weighs nothing.
+        up = self.up if self.answered else _NOTHING  # What was never sent weighs nothing.
         return TaskRow(
-            message=self.id, client=self.client, number=task.number if task else -1,
+            message=self.id, client=self.client, number=self.nth,
             kind=self.kind, round=self.parcel.round, version=self.parcel.version, outcome=outcome,
             sent_s=self.sent_s, received_s=self.received_s, started_s=self.started_s, computed_s=self.computed_s,
-            arrived_s=self.arrived_s, examples=task.examples if task else 0,
+            arrived_s=self.arrived_s, examples=self.examples,
             steps=self.steps, flops=self.flops,
-            down_bytes=down.payload, down_framing_bytes=down.framing,
+            down_bytes=down.payload, down_framing_bytes=down.framing + up.back,
             up_bytes=up.payload, up_framing_bytes=up.framing, loss=loss, result=result, failure=self.failure,
             waited_s=self.waited_s, batch_size=self.batch_size,
         )  # fmt: skip
@@ -220,4 +236,4 @@ class Mail:
             extra = self._fleet.extra_metrics if training else ()
             forms, coding = self._fleet.forms if training else {}, self._fleet.coding
             up = records.reply_size(coding.up.forms(forms) if coding else forms, (*names, *extra))
-        return Parcel(content, kind, records.round_of(content), version, records.size_of(content), up, order, failure)
+        return Parcel(content, kind, records.round_of(content), version, records.size_of(content, records.DOWN), up, order, failure)

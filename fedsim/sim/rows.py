@@ -165,6 +165,19 @@ class NoiseRow:
     trace: float
 
 
+@dataclass(frozen=True, slots=True)
+class WorkRow:
+    """What a real node's processor took for a message: *cpu_s* in all, its process's start included, of which the task took *work_s*.
+
+    No digest covers these rows.
+    """
+
+    message: str
+    client: int
+    cpu_s: Seconds
+    work_s: Seconds
+
+
 class Observer(Protocol):
     """Hears every row, in order. What it does with them moves nothing in the simulation."""
 
@@ -194,4 +207,12 @@ class Observer(Protocol):
 
     def round(self, row: RoundRow) -> None:
         """Hear that a batch of replies was handed over."""
+        ...
+
+
+class Overseer(Observer, Protocol):
+    """Hears of real nodes too."""
+
+    def worked(self, row: WorkRow) -> None:
+        """Hear what a node's processor took for a message."""
         ...

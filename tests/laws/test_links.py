@@ -17,6 +17,7 @@ from fedsim.scenario.load import load
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.links import Lay, Links, Unshared
 from fedsim.sim.mail import Delivery, Mail
+from fedsim.sim.programs import Programs
 from fedsim.sim.world import World
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -95,7 +96,8 @@ def test_a_world_uses_the_links_that_it_is_given(tiny: Any) -> None:
     compat.set_identity()
     parts, there = build(load(tiny())), list[Delivery]()
     lay: type[Links] = Fixed
-    world, mail = World(parts.fleet, here(parts.engine), there.append, Invariants(), lay), Mail(parts.fleet)
+    programs, mail = Programs(parts.fleet, here(parts.engine), Invariants()), Mail(parts.fleet)
+    world = World(programs, parts.fleet.network, there.append, lay)
     content = RecordDict({"arrays": compat.array_record(parts.first), "config": records.job_config(parts.job)})
     for client in (0, 4):
         world.send(mail.delivery(Message(content, records.node_of(client), "train"), 0.0, {}))

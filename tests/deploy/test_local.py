@@ -1,0 +1,127 @@
+"""A scenario on real clients of this machine: the numbers of a simulation, an ordinary run folder, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lingering import left_of, until
+
+import fedsim
+from fedsim.session import verify
+
+REAL = {"clients.count": 3, "server.rounds": 2}
+
+
+@pytest.fixture
+def marker(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return a mark in the environment of whatever this test starts; none of it is there afterwards."""
+    mark = f"FEDSIM_TEST_MARK={time.monotonic_ns()}-{os.getpid()}"
+    monkeypatch.setenv(*mark.split("="))
+    yield mark
+    if Path("/proc/self/environ").exists():
+        until(lambda: not set(left_of(mark)) - {os.getpid()}, 2.0)
+        assert set() == set(left_of(mark)) - {os.getpid()}
+
+
+def launched(scenario: Path, out: Path, *words: str) -> subprocess.Popen[str]:
+    """Start ``fedsim deploy`` as from a terminal of its own."""
+    command = [sys.executable, "-m", "fedsim", "deploy", str(scenario), "--out", str(out), "--quiet", *words]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, text=True)
+
+
+def rounds_of(out: Path) -> int:
+    """Return how many rounds the run in *out* has behind it; -1 before it began."""
+    file = out / "manifest.json"
+    return int(json.loads(file.read_text(encoding="utf-8"))["final"].get("rounds", 0)) if file.exists() else -1
+
+
+def test_a_deployment_is_its_simulation(
+    cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path, marker: str
+) -> None:
+    """Three SuperNodes and a SuperLink give the simulation's parameters and bytes bit for bit, in a folder that reads as one."""
+    simulated = fedsim.run(scenario_file(REAL), out=tmp_path / "simulated")
+    answer = cli("deploy", scenario_file(REAL), "--out", tmp_path / "deployed", "--json")
+    assert 0 == answer.code, answer.err
+    run = fedsim.load(tmp_path / "deployed")
+    about = run.manifest
+    traffic = about["bytes_down"] + about["bytes_up"]
+
+    assert about["model"]["content"] == simulated.manifest["model"]["content"]
+    assert (simulated.manifest["bytes_down"], simulated.manifest["bytes_up"]) == (about["bytes_down"], about["bytes_up"])
+    assert simulated.final == run.final
+    assert ("done", 6, {"arrived"}) == (run.status, len(run.tasks), set(run.tasks.outcome))
+    assert (run.tasks.arrived_s > run.tasks.sent_s).all() and about["virtual_s"] >= run.tasks.arrived_s.max()
+    assert (3, {}) == (about["deployment"]["nodes"], about["deployment"]["gone"])
+    assert about["deployment"]["superlink_bytes_in"] + about["deployment"]["superlink_bytes_out"] > traffic
+    assert {"superlink.log", "run.log", "supernode-2.log"} <= {path.name for path in (run.path / "deploy").iterdir()}
+    assert (run.path / "report.html").exists() and json.loads(answer.out)["digest"] == run.digest
+    with pytest.raises(fedsim.RunError, match="ran on real clients"):
+        verify(run.path, tmp_path / "again")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_before_the_run(number: signal.Signals, scenario_file: Callable[..., Path], tmp_path: Path, marker: str) -> None:
+    """While SuperLink and SuperNodes come up, Ctrl-C and a polite kill end them all, and say so."""
+    launcher = launched(scenario_file(REAL), tmp_path / "run")
+    until(lambda: bool(left_of(marker, "flower-superlink")))
+    launcher.send_signal(number)
+    _, said = launcher.communicate()
+
+    assert 130 == launcher.returncode, said
+    assert "interrupted before the run began; nothing was left running." in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_round(scenario_file: Callable[..., Path], tmp_path: Path, marker: str) -> None:
+    """After Ctrl-C in a later round the folder says interrupted, has its model, and can be read."""
+    launcher = launched(scenario_file({**REAL, "server.rounds": 50}), tmp_path / "run")
+    until(lambda: rounds_of(tmp_path / "run") >= 1, 240.0)
+    launcher.send_signal(signal.SIGINT)
+    _, said = launcher.communicate()
+    run = fedsim.load(tmp_path / "run")
+
+    assert 130 == launcher.returncode and "is safe in" in said, said
+    assert "interrupted" == run.status and run.final["rounds"] >= 1
+    assert run.params() and len(run.tasks) >= 3
+
+
+@pytest.mark.slow
+def test_a_killed_launcher(scenario_file: Callable[..., Path], tmp_path: Path, marker: str) -> None:
+    """Killed with -9, the launcher takes everything with it, and the folder says that the run was killed."""
+    launcher = launched(scenario_file({**REAL, "server.rounds": 50}), tmp_path / "run")
+    until(lambda: rounds_of(tmp_path / "run") >= 1, 240.0)
+    launcher.kill()
+    launcher.communicate()
+    until(lambda: not set(left_of(marker)) - {os.getpid()})
+
+    assert fedsim.load(tmp_path / "run").status in ("killed", "interrupted", "failed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "status"), [("flower-supernode", "done"), ("flower-superlink", "failed"), ("flwr-serverapp", "failed")])
+def test_something_dies_in_the_middle(
+    victim: str, status: str, scenario_file: Callable[..., Path], tmp_path: Path, marker: str
+) -> None:
+    """The run goes on without a SuperNode that is killed, and ends without its SuperLink or its server; the folder says which and why."""
+    launcher = launched(scenario_file({**REAL, "server.rounds": 3}), tmp_path / "run")
+    until(lambda: rounds_of(tmp_path / "run") >= 1, 240.0)
+    os.kill(left_of(marker, victim)[0], signal.SIGKILL)
+    _, said = launcher.communicate()
+    run = fedsim.load(tmp_path / "run")
+
+    assert status == run.status, said
+    if status == "done":
+        assert any("SuperNode" in note and "was ended by signal 9" in note for note in run.manifest["notes"])
+        assert {"arrived", "lost"} <= set(run.tasks.outcome) | {"lost"} and run.tasks.outcome.ne("arrived").any()
+    else:
+        assert 1 == launcher.returncode and "What was recorded until then is in" in said

@@ -1,0 +1,150 @@
+"""Canaries for ``flower/compat_app``: where this flwr has moved what running a stranger's app takes, a test fails, not a run."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import flwr.server.compat.app
+import flwr.server.server
+import pytest
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.common import FitIns, Parameters
+from flwr.server.client_manager import SimpleClientManager
+from flwr.server.compat.grid_client_proxy import GridClientProxy
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from fedsim.core.keys import Key
+from fedsim.flower import compat, compat_app
+
+
+class Echo(Grid):
+    """Answers each message by an error, and knows who was asked together."""
+
+    def __init__(self, nodes: list[int]) -> None:
+        self.nodes, self.pushes = nodes, list[list[int]]()
+        self._run = compat_app.empty_run()
+
+    def set_run(self, run: Any) -> None: ...
+
+    @property
+    def run(self) -> Any:
+        return self._run
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> list[int]:
+        return self.nodes
+
+    def push_messages(self, messages: Any) -> list[str]:
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Any) -> list[Message]:
+        raise NotImplementedError
+
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
+        asked = list(messages)
+        self.pushes.append([message.metadata.dst_node_id for message in asked])
+        return [Message(RecordDict(), reply_to=message) for message in asked]
+
+
+def test_the_legacy_server_is_where_we_stand_around_it() -> None:
+    """The functions that are replaced exist, take what ours take, and are found under the names by which the server calls them."""
+    server = flwr.server.server
+    assert ["client_instructions", "max_workers", "timeout", "group_id"] == list(inspect.signature(server.fit_clients).parameters)
+    assert ["client_instructions", "max_workers", "timeout", "group_id"] == list(inspect.signature(server.evaluate_clients).parameters)
+    assert "fit_clients(" in inspect.getsource(server.Server.fit_round)
+    assert "evaluate_clients(" in inspect.getsource(server.Server.evaluate_round)
+    assert "start_update_client_manager_thread(" in inspect.getsource(flwr.server.compat.app.start_grid)
+    assert "self.wait_for(" in inspect.getsource(SimpleClientManager.sample)
+    assert {"strategy", "parameters"} <= set(vars(server.Server(client_manager=SimpleClientManager())))
+
+
+def test_legacy_clients_are_asked_in_one_push_and_in_one_thread() -> None:
+    """A round of the legacy server is one push; its manager finds nodes without a thread, and answers that are none are failures."""
+    compat.set_identity()
+    grid, before = Echo([1003, 1001, 1002]), threading.active_count()
+    with compat_app.legacy_server(Key(1), lambda *_: None, lambda _: None, lambda _: None):
+        manager = SimpleClientManager()
+        thread, _, done = flwr.server.compat.app.start_update_client_manager_thread(grid, manager)
+        thread.join()
+        proxies = manager.sample(3)
+        asked: Any = [(proxy, FitIns(Parameters([b"x"], "numpy"), {})) for proxy in proxies]
+        results, failures = flwr.server.server.fit_clients(asked, None, None, 1)
+
+        assert done.is_set() and before == threading.active_count()
+    assert [{1001, 1002, 1003}] == [set(push) for push in grid.pushes]
+    assert (0, 3) == (len(results), len(failures))
+    assert all(isinstance(proxy, GridClientProxy) and proxy.grid is grid for proxy in proxies)
+
+
+def test_a_strategy_that_starts_is_heard_and_left_as_it_was() -> None:
+    """Its steps are told by name with named draws, whatever the state of the global generator; afterwards nothing stands around them."""
+    compat.set_identity()
+    drawn: list[list[int]] = []
+    heard: list[str] = []
+    scored: list[int] = []
+    for state in (1, 2):
+        random.seed(state)
+        grid, strategy = Echo([1000, 1001, 1002, 1003, 1004, 1005]), FedAvg(fraction_train=0.5, fraction_evaluate=0.0)
+        with compat_app.heard_strategies(
+            Key(1), lambda step, *_: heard.append(step), lambda _s, _n, step: step, lambda number, _: scored.append(number), lambda _: None
+        ):
+            with pytest.raises(Exception):  # noqa: B017  # Echo's replies hold nothing: whatever FedAvg says of that.
+                strategy.start(grid, compat.array_record({}), num_rounds=1, evaluate_fn=lambda *_: MetricRecord({"x": 1.0}))
+        drawn.append(grid.pushes[0])
+        assert "configure_train" not in vars(strategy)
+    assert drawn[0] == drawn[1] and [0, 0] == scored
+    assert "configure_train" == heard[0]
+    assert "start" in vars(Strategy)
+
+
+def test_clocks_are_virtual_for_the_app_alone() -> None:
+    """Within, time.sleep and the clocks are ours in this thread, the host's elsewhere, for whom *real* names, and afterwards."""
+    slept: list[float] = []
+    plain = time.sleep, time.time
+    elsewhere: list[float] = []
+    with compat_app.virtual_clock(lambda: 7.0, slept.append, lambda module: module == "other", RuntimeError) as host:
+        time.sleep(30)
+        assert (compat_app.EPOCH_S + 7.0, 7.0, 7_000_000_000) == (time.time(), time.monotonic(), time.monotonic_ns())
+        thread = threading.Thread(target=lambda: elsewhere.append(time.time()))
+        thread.start()
+        thread.join()
+        assert plain[1]() - 5 < eval("time.time()", {"__name__": "other", "time": time}) < plain[1]() + 5
+        with host():
+            assert plain[1]() - 5 < time.time() < plain[1]() + 5
+        kept = time.sleep
+    kept(0.0)  # What was imported by name within is the host's now.
+
+    assert ([30.0], plain) == (slept, (time.sleep, time.time))
+    assert plain[1]() - 60 < elsewhere[0] <= plain[1]()
+
+
+def test_apps_are_read_and_loaded_as_flower_does(tmp_path: Path) -> None:
+    """The loader takes 'module:attribute' from a folder, a missing attribute is Unloadable, and run configs merge by known keys."""
+    (tmp_path / "canary_component.py").write_text("class inner:\n    app = 7\n")
+    import sys
+
+    before = list(sys.path)
+    try:
+        assert 7 == compat_app.component("canary_component:inner.app", tmp_path)
+        with pytest.raises(compat_app.Unloadable):
+            compat_app.component("canary_component:inner.apq", tmp_path)
+    finally:
+        sys.path[:] = before
+        sys.modules.pop("canary_component", None)
+    assert {"a.b": 2, "c": "x"} == compat_app.run_config({"a": {"b": 1}, "c": "x"}, ["a.b=2"])
+    with pytest.raises(ValueError, match="'d'"):
+        compat_app.run_config({"c": 1}, ["d=1"])
+    assert compat_app.faults({}) and not compat_app.faults({
+        "project": {"name": "x", "version": "1"},
+        "tool": {"flwr": {"app": {"publisher": "p", "components": {"serverapp": "a:b", "clientapp": "c:d"}}}},
+    })  # fmt: skip
+    assert (1, 2, 5, 8) == (compat_app.LOADING, compat_app.RAISED, compat_app.UNAVAILABLE, compat_app.CRASHED)
+    assert 1 == compat_app.empty_run().run_id

@@ -1,0 +1,1 @@
+"""A linear model in NumPy, with client mods."""

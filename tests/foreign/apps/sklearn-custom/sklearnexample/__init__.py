@@ -1,0 +1,1 @@
+"""Logistic regression in scikit-learn, under a strategy of its own."""
