@@ -59,6 +59,7 @@ IN_STATE = InState()
 class Worked:
     """What was done for a message: the *task*, what came of it, and when that began, on a clock that never jumps.
 
+    *now* is when that was to the client: the moment that its plan was made for.
     *cpu_s* are the processor seconds that the process had taken by then.
     """
 
@@ -66,6 +67,7 @@ class Worked:
     result: Result
     finished: Finished
     started_s: Seconds
+    now: Seconds
     cpu_s: Seconds
 
 
@@ -153,7 +155,7 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
     result = site.engine.run([task])[0]
     finished = site.client.finish(task, result, kept)
     site.keeping.keep(context, kept.having(finished.parts))
-    site.worked(Worked(task, result, finished, started_s, cpu_s))
+    site.worked(Worked(task, result, finished, started_s, ready_s, cpu_s))
     return Message(records.reply_content(finished.reply, writable=True), reply_to=message)
 
 
