@@ -1,120 +1,184 @@
-"""A node's side: which client it is, what it answers its server's queries, and the diary it keeps of its tasks. Knows no strategy."""
+"""A node's side: what it answers its server's queries and its messages, and the diary it keeps of its tasks. Knows no strategy.
+
+Each message is a process of its own: what it does not need, it does not import. The scenario is built when the run begins, and lies
+ready from then on (``kit``).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import sys
 import time
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from fedsim.core.errors import FedsimError, ScenarioError
 from fedsim.core.types import Seconds
 from fedsim.deploy import diary
 from fedsim.deploy.diary import BEGIN, END, RECORD, Begin, Entry, Present
-from fedsim.deploy.words import NodeWords, RunWords
+from fedsim.deploy.keeping import FileKeeping
 from fedsim.flower import records
-from fedsim.flower.apps import Site, Worked, answer
-from fedsim.record.manifest import versions
-from fedsim.scenario.build import Parts, build
-from fedsim.scenario.load import Loaded
+
+if TYPE_CHECKING:
+    from fedsim.deploy.kit import Kit
+    from fedsim.flower.apps import Worked
 
 _PROCESS = "flwr-clientapp"
 """What Flower calls the process that it starts for a message."""
 _fresh = True
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """The client that a node is: its words, its scenario, and the site where messages are worked on."""
+def replied(message: Message, context: Context, app: Path) -> Message:
+    """Return what the node behind *context*, of the app in the folder *app*, replies to *message*.
 
-    words: NodeWords
-    loaded: Loaded
-    site: Site
-    parts: Parts
-
-
-@lru_cache(maxsize=4)
-def _node(words: RunWords, config: tuple[tuple[str, object], ...]) -> Node:
-    loaded = words.loaded()
-    mine = NodeWords.of(dict(config), loaded.scenario.clients.count)
-    parts = build(loaded)
-    site = Site(parts.fleet.client(mine.client), parts.job, parts.engine, parts.strategy.mods, coding=parts.fleet.coding)
-    return Node(mine, loaded, site, parts)
-
-
-def node_of(context: Context, folder: Path) -> Node:
-    """Return the client behind *context*, of the app in *folder*; made once per process. Raises ScenarioError."""
-    return _node(RunWords.of(context.run_config, folder), tuple(sorted(context.node_config.items())))
-
-
-def replied(message: Message, context: Context, folder: Path) -> Message:
-    """Return what the node behind *context* replies to *message*: what is wrong with its words, or with the message, is an error reply."""
-    received_s, received_wall_s = _received()
+    What is wrong with its words, its data or the message is an error reply, in a line.
+    """
+    received = _received()
     try:
         if message.metadata.message_type == diary.QUERY:
-            return _queried(message, context, folder)
-        return _worked(message, context, node_of(context, folder), received_s, received_wall_s)
+            return _queried(message, context, app)
+        return _worked(message, context, app, received)
     except FedsimError as error:
         return Message(Error(records.CLIENT_RAISED, str(error)), reply_to=message)
 
 
-def _worked(message: Message, context: Context, node: Node, received_s: float, received_wall_s: float) -> Message:
-    begin = diary.run_of(context.state)
-    if begin is None:  # A server that is not ours: the client's stream begins with its first message.
-        begin = Begin(time.time(), RunWords.of(context.run_config, Path()).time_scale, node.loaded.scenario.clients.count, "")
-        diary.enter_run(context.state, begin)
-    done: list[Worked] = []
-    clock, scale = _StreamClock(begin), begin.time_scale
-    here = replace(node.site, now=clock.now, wait=lambda seconds: time.sleep(seconds / scale), worked=done.append)
-    reply = answer(message, context, here)
-    computed_s = time.monotonic()
-    for work in done:
-        task, training = work.task, work.task.job.kind == "train"
-        steps = int(work.result.metrics.get("steps", task.steps)) if training else 0
-        diary.wrote(context.state, Entry(
-            message.metadata.message_id, task.number, received_wall_s, received_wall_s + work.started_s - received_s,
-            received_wall_s + computed_s - received_s, task.examples, steps, node.parts.fleet.flops.of(task, steps if training else None),
-            task.job.batch_size if training and node.parts.fleet.sizing is not None else 0,
-        ))  # fmt: skip
-    return reply
-
-
 @dataclass(frozen=True, slots=True)
-class _StreamClock:
-    """How long the run has been going, by this node's clock."""
+class _Place:
+    """Where a node's files lie: below the folder that its words name, or below Flower's own."""
 
-    begin: Begin
+    folder: Path
+    run: int
+    named: bool
 
-    def now(self, context: Context) -> Seconds:
-        """Return the seconds of the run; where a clock was set back, no less than when the client last acted."""
-        passed_s = (time.time() - self.begin.began_wall_s) * self.begin.time_scale
-        return max(0.0, passed_s, records.kept_of(context.state).until_s)
+    @classmethod
+    def of(cls, context: Context) -> _Place:
+        """Return the place of the node behind *context*."""
+        named = context.node_config.get("state-dir")
+        if named:
+            return cls(Path(str(named)).expanduser(), context.run_id, True)
+        home = os.environ.get("FLWR_HOME")
+        return cls((Path(home) if home else Path.home() / ".flwr") / "fedsim", context.run_id, False)
+
+    def kit(self, context: Context) -> Path:
+        """Return where the kit of the node lies."""
+        return self.folder / f"{self.run}-{context.node_config.get('partition-id')}.kit"
+
+    def keeping(self, client: int) -> FileKeeping:
+        """Return where *client* keeps what it carries on."""
+        return FileKeeping(self.folder, self.run, client, self.named)
 
 
-def _queried(message: Message, context: Context, folder: Path) -> Message:
+def _mark(context: Context, app: Path, digest: str) -> str:
+    """Return what a kit must have been made for, to be the one of this message: run, node, scenario, and the code that made it."""
+    said = (context.run_id, sorted(context.node_config.items()), sorted(context.run_config.items()), str(app), digest, _code())
+    return hashlib.sha256(repr(said).encode()).hexdigest()
+
+
+@cache
+def _code() -> str:
+    """Return the mark of this fedsim and of this Python: a kit of another is not read."""
+    house = Path(__file__).parents[1]
+    seen = sorted((str(path), stat.st_mtime_ns, stat.st_size) for path in house.rglob("*.py") for stat in (path.stat(),))
+    return f"{sys.version} {seen}"
+
+
+def _queried(message: Message, context: Context, app: Path) -> Message:
     said = message.content.config_records.get(RECORD)
     asked = None if said is None else said.get("ask")
     if said is None or asked not in (BEGIN, END):
         raise ScenarioError(f"a 'query' message came that asks {asked!r}; our client answers what its own server asks: {BEGIN}, {END}.")
-    if asked == END:
-        return _told(message, diary.diary_of(context.state))
-    begin, node = diary.begin_of(said), node_of(context, folder)
-    if begin.scenario_digest != node.loaded.scenario.digest:
+    place = _Place.of(context)
+    if asked == BEGIN:
+        return _told(message, diary.record_of(_begun(diary.begin_of(said), context, app, place)))
+    from fedsim.deploy import kit
+
+    kit.drop(place.kit(context))
+    if isinstance(client := context.node_config.get("partition-id"), int):
+        place.keeping(client).forget()
+    return _told(message, diary.diary_of(context.state))
+
+
+def _begun(begin: Begin, context: Context, app: Path, place: _Place) -> Present:
+    """Take that a run begins: lay out what its messages will need, and return who this is. Raises ScenarioError."""
+    from fedsim.deploy import kit
+    from fedsim.deploy.outfit import outfitted
+    from fedsim.deploy.words import RunWords
+    from fedsim.record.manifest import versions
+
+    mark = _mark(context, app, begin.scenario_digest)
+    made, loaded = outfitted(RunWords.of(context.run_config, app), context.node_config, app, mark)
+    if begin.scenario_digest != loaded.scenario.digest:
         raise ScenarioError(
-            f"the server's scenario is another than the node's ({begin.scenario_digest[:12]}... there,"
-            f" {node.loaded.scenario.digest[:12]}... here): {RunWords.of(context.run_config, folder).scenario} must be the same on both."
+            f"the server's scenario is another than the node's ({begin.scenario_digest[:12]}... there, {loaded.scenario.digest[:12]}..."
+            f" here): {context.run_config.get('scenario')} must be the same on both."
         )
     diary.enter_run(context.state, begin)
-    held = int(node.parts.federation.held(np.array([node.words.client]))[0])
-    return _told(message, diary.record_of(Present(
-        node.words.client, time.time(), held, platform.node(), os.getpid(), ", ".join(f"{k} {v}" for k, v in versions().items()),
-    )))  # fmt: skip
+    if why := kit.put(made, place.kit(context)):
+        print(f"fedsim: {place.kit(context)}: cannot be written ({why}), so each message builds the scenario anew.", file=sys.stderr)
+    held = len(made.parts[2].federation.positions(made.client))
+    return Present(
+        made.client, time.time(), held, platform.node(), os.getpid(), ", ".join(f"{k} {v}" for k, v in versions().items())
+    )
+
+
+def _kit(context: Context, app: Path, place: _Place) -> tuple[Kit, Begin]:
+    """Return the node's kit and the run it is for: laid out when that began, or else made now."""
+    from fedsim.deploy import kit
+
+    begin = diary.run_of(context.state)
+    mark = _mark(context, app, begin.scenario_digest if begin else "")
+    if begin is not None and (found := kit.get(place.kit(context), mark)) is not None:
+        return found, begin
+    from fedsim.deploy.outfit import outfitted
+    from fedsim.deploy.words import RunWords
+
+    words = RunWords.of(context.run_config, app)
+    made, loaded = outfitted(words, context.node_config, app, mark)
+    if begin is None:  # A server that is not ours: the client's stream begins with its first message.
+        begin = Begin(time.time(), words.time_scale, loaded.scenario.clients.count, loaded.scenario.digest)
+        diary.enter_run(context.state, begin)
+    return made, begin
+
+
+def _worked(message: Message, context: Context, app: Path, received: tuple[float, float]) -> Message:
+    from fedsim.deploy import kit
+    from fedsim.flower.apps import Site, answer
+
+    place = _Place.of(context)
+    mine, begin = _kit(context, app, place)
+    engine, keeping, done = mine.engine(), place.keeping(mine.client), list[Any]()
+    here = Site(
+        mine.program, mine.job, engine, mine.mods, lambda context: _now(begin, keeping, context),
+        lambda seconds: time.sleep(seconds / begin.time_scale), mine.coding, keeping, done.append,
+    )  # fmt: skip
+    reply = answer(message, context, here)
+    computed_s = time.monotonic()
+    for work in done:
+        diary.wrote(context.state, _entry(message.metadata.message_id, mine, work, received, computed_s))
+    kit.learn(place.kit(context), mine, engine)
+    return reply
+
+
+def _now(begin: Begin, keeping: FileKeeping, context: Context) -> Seconds:
+    """Return how long the run has been going, by this node's clock; where that was set back, no less than when the client last acted."""
+    return max(0.0, (time.time() - begin.began_wall_s) * begin.time_scale, keeping.kept(context).until_s)
+
+
+def _entry(message: str, kit: Kit, work: Worked, received: tuple[float, float], computed_s: float) -> Entry:
+    """Return what is told of *work*, done for the *message* that was received at a monotonic and a wall-clock moment."""
+    task, (received_s, received_wall_s) = work.task, received
+    training = task.job.kind == "train"
+    steps = int(work.result.metrics.get("steps", task.steps)) if training else 0
+    return Entry(
+        message, task.number, received_wall_s, received_wall_s + work.started_s - received_s, received_wall_s + computed_s - received_s,
+        task.examples, steps, kit.flops.of(task, steps if training else None), task.job.batch_size if training and kit.sized else 0,
+    )  # fmt: skip
 
 
 def _told(message: Message, record: ConfigRecord) -> Message:

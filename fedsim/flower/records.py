@@ -249,6 +249,11 @@ def keep(state: RecordDict, kept: Kept) -> None:
     state[_STATE] = ConfigRecord({"kept": kept.packed()})
 
 
+def forget(state: RecordDict) -> None:
+    """Take what a client keeps out of its Flower state: it lies elsewhere."""
+    state.pop(_STATE, None)
+
+
 def _array_bytes(array: object) -> int:
     if isinstance(array, LazyArray):
         return encoded_bytes(array.dtype, array.shape)

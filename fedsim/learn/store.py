@@ -30,14 +30,16 @@ class Store:
     """A federation's examples on one device, in one precision. Positions in, rows of tensors out."""
 
     def __init__(
-        self, federation: Federation, dtype: torch.dtype, device: torch.device, *, kept_bytes: int = CACHED_BYTES
-    ) -> None:
+        self, federation: Federation, dtype: torch.dtype, device: torch.device, *, kept_bytes: int = CACHED_BYTES,
+        whole_targets: bool | None = None,
+    ) -> None:  # fmt: skip
         self.federation, self.dtype, self._device, self._kept_bytes = federation, dtype, device, kept_bytes
         self._block: tuple[int, shared.Layout] | None = None
         pooled = federation.pooled
         self._pool: tuple[Tensor, Tensor] | None = self.tensors(pooled) if pooled is not None else None
-        self.whole_targets = bool((federation.test if pooled is None else pooled).y.min() >= 0)
-        """Whether no target is cross-entropy's ignore_index; of data made later it is checked as they are made."""
+        self.whole_targets = bool((federation.test if pooled is None else pooled).y.min() >= 0) if whole_targets is None else whole_targets
+        """Whether no target is cross-entropy's ignore_index; of data made later it is checked as they are made. A part of a federation is
+        told what the whole is."""
         self._made: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
         self._made_bytes = 0
 
@@ -48,7 +50,12 @@ class Store:
 
     def __reduce__(self) -> tuple[Callable[..., Store], tuple[Any, ...]]:
         """Return it as it was built, without memory of this process's own."""
-        return partial(Store, kept_bytes=self._kept_bytes), (self.needed, self.dtype, self._device)
+        more = {"kept_bytes": self._kept_bytes, "whole_targets": self.whole_targets}
+        return partial(Store, **more), (self.needed, self.dtype, self._device)
+
+    def of(self, federation: Federation) -> Store:
+        """Return a store of *federation*, a part of this one's, that holds of it what holds of the whole."""
+        return Store(federation, self.dtype, self._device, kept_bytes=self._kept_bytes, whole_targets=self.whole_targets)
 
     @cached_property
     def test(self) -> tuple[Tensor, Tensor]:

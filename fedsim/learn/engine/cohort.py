@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
@@ -56,6 +56,11 @@ PREPARED_EXAMPLES = 512
 """The largest batch that is compiled before a run begins."""
 
 
+Kind = tuple[int, int, bool, Mix]
+"""What a step is compiled for: the size of batches, how many of it are new (or what sequences are cut to), whether the update is plain
+SGD, and how new examples and remembered ones count."""
+
+
 @contextmanager
 def one_thread() -> Generator[None]:
     """Run with one intra-op thread, then give the caller's setting back."""
@@ -88,7 +93,7 @@ class CohortEngine:
         self._device, self._dtype = first.device, first.dtype
         self.device = str(self._device)
         self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
-        self._steps: dict[tuple[int, int, bool, Mix], Step] = {}
+        self._steps: dict[Kind, Step] = {}
         self._starts = Starts(carried, self._trained, self._dtype, self._device)
         self._scored: tuple[Start, list[Tensor]] | None = None
         self.arithmetic, self.many_sizes = arithmetic, many_sizes
@@ -97,7 +102,21 @@ class CohortEngine:
     @property
     def site(self) -> Site:
         """Return what another engine needs to compute the same bits."""
-        return Site.of(self, self._model, self.objective, self._store, self.chunk, self.many_sizes, self.arithmetic)
+        return Site.of(self, *self.parts)
+
+    @property
+    def parts(self) -> tuple[nn.Module, Objective, Store, int, bool, Arithmetic]:
+        """Return the same by themselves."""
+        return self._model, self.objective, self._store, self.chunk, self.many_sizes, self.arithmetic
+
+    @property
+    def compiled(self) -> Mapping[Kind, Step]:
+        """Return the steps that were compiled so far, each by the kind of batches it is for."""
+        return dict(self._steps)
+
+    def knows(self, steps: Mapping[Kind, Step]) -> None:
+        """Take *steps* that were compiled for the very same model, objective and examples, elsewhere or before."""
+        self._steps.update(steps)
 
     def as_built(self) -> None:
         """Put back whatever the model keeps between calls, where that may make a difference: as a device builds it for each task."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from fedsim.learn.engine.eager import eager_run
 from fedsim.learn.engine.nodes import aten, only_user
 from fedsim.learn.engine.noise import Mask, masks_of
 from fedsim.learn.engine.recompute import recompute
+from fedsim.learn.engine.running import Close, Open, Placed, Run, single_step, stacked_step
 from fedsim.learn.engine.templates import Templates
 from fedsim.learn.engine.trace import (
     ROWS,
@@ -39,8 +40,6 @@ from fedsim.learn.engine.trace import (
 from fedsim.learn.models import buffers, hooks, trainable, travelling
 from fedsim.learn.objectives import Objective
 from fedsim.learn.seeded import seeded
-
-Views = list[Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +56,22 @@ class Step:
     kernel for a batch of one matrix than for many, and other kernels again by the alignment of a row.
 
     *ours* says of each gradient whether its memory is its own, and read by nothing else in the step: empty where none is known to be.
+    *parts* are the graphs behind a compiled step, which is *stacked* or not; None where there are none.
 
     *masks* are what Dropout layers want. *random* says that the step draws from torch's own generator, which must be
     seeded for it. *note* says why the step is not a compiled one; empty otherwise.
     """
 
-    open: Callable[[list[Tensor]], Views]
-    run: Callable[[Views, Tensor, Tensor, Sequence[Tensor], float], tuple[Tensor, list[Tensor]]]
-    close: Callable[[Tensor], Tensor]
-    rows: Literal["any", "many", "one"] = "any"
+    open: Open
+    run: Run
+    close: Close
+    rows: Placed = "any"
     masks: tuple[Mask, ...] = ()
     random: bool = False
     note: str = ""
     ours: tuple[bool, ...] = ()
+    parts: tuple[GraphModule, GraphModule, GraphModule] | None = None
+    stacked: bool = False
 
 
 PROBES = ((0, 1), (0, 2), (1, 2), (2, 3), (0, 17), (5, 12))
@@ -348,31 +350,12 @@ def _parts(
 
 def _stacked(parts: _Parts) -> Step:
     """Return a step that runs all its rows in one go."""
-    first, body, last = parts
-
-    def run(
-        views: Views, x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float
-    ) -> tuple[Tensor, list[Tensor]]:
-        *gradients, head = body(*views, x, y, *masks, rate)
-        return head, gradients
-
-    return Step(open=lambda p: first(*p), run=run, close=lambda heads: last(heads)[0], ours=_ours(body))
+    return Step(*stacked_step(*parts), ours=_ours(parts[1]), parts=parts, stacked=True)
 
 
 def _single(parts: _Parts) -> Step:
     """Return a step for exactly one row."""
-    first, body, last = parts
-
-    def run(
-        views: Views, x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float
-    ) -> tuple[Tensor, list[Tensor]]:
-        *gradients, head = body(*views, x[0], y[0], *(mask[0] for mask in masks), rate)
-        return head.unsqueeze(0), [gradient.unsqueeze(0) for gradient in gradients]
-
-    def close(heads: Tensor) -> Tensor:
-        return torch.stack([last(head)[0] for head in heads])
-
-    return Step(open=lambda p: first(*(param[0] for param in p)), run=run, close=close, rows="one", ours=_ours(body))
+    return Step(*single_step(*parts), rows="one", ours=_ours(parts[1]), parts=parts)
 
 
 _MAKE = {aten.bmm.default, aten.mm.default, aten.sum.dim_IntList}
