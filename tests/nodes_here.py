@@ -73,12 +73,18 @@ class NodesHere(Grid):
             self._replies[number] = Message(Error(5, "Node Unavailable"), reply_to=message)
             return number
         context = self.contexts[node]
-        reply = self.fault(node, self.counts[node], message, self.app(message, context))
+        answer = self.app(message, context)
+        compat.set_message_id(answer, f"r{number}")
+        reply = self.fault(node, self.counts[node], message, answer)
         if node in self.contexts:
             context.state = through_wire(context.state)
         if reply is not None:
             self._replies[number] = reply
         return number
+
+    def deliver(self, reply: Message) -> None:
+        """Let a *reply* that was held back come now."""
+        self._replies[reply.metadata.reply_to_message_id] = reply
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         there = [each for each in dict.fromkeys(message_ids) if each in self._replies]
