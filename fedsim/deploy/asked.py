@@ -47,6 +47,8 @@ class Asked:
 
     def words_elsewhere(self) -> dict[str, str | float]:
         """Return the same for an app that was made of the scenario's file: what it sets itself, data it has, goes on being set."""
+        from fedsim.deploy.folder import data_paths
+
         return {**self.words(), **(self._set([*(f"{key}={json.dumps(path)}" for key, path in data_paths(self.loaded)), *self.settings]))}
 
     def _set(self, settings: Sequence[str]) -> dict[str, str | float]:

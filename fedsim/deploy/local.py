@@ -93,7 +93,9 @@ class _Follower:
         except KeyboardInterrupt:
             raise Interrupted(self._words_of_interruption()) from None
         except RunError as broken:
-            raise RunError(f"{broken} What was recorded until then is in {self.folder}.") from broken if self.status() else broken
+            if not self.status():
+                raise
+            raise RunError(f"{broken} What was recorded until then is in {self.folder}.") from broken
 
     def status(self) -> str:
         """Return how the run in the folder stands; empty where there is none yet."""

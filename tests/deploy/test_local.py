@@ -70,9 +70,8 @@ def test_a_deployment_is_its_simulation(tiny: Callable[..., Any], cli: Callable[
 def test_the_command_with_tls(cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path, marker: str) -> None:
     """``fedsim deploy --tls --json`` ends with one line, and the parameters are those of the simulation of the same words."""
     words = ["--nodes", 3, "--set", "training.optimizer.lr=0.2", "--set", "server.rounds=1", "--seed", 3]
-    simulated = fedsim.run(
-        scenario_file(), overrides={"clients.count": 3, "training.optimizer.lr": 0.2, "server.rounds": 1}, seed=3, out=tmp_path / "simulated"
-    )
+    settings = {"clients.count": 3, "training.optimizer.lr": 0.2, "server.rounds": 1}
+    simulated = fedsim.run(scenario_file(), overrides=settings, seed=3, out=tmp_path / "simulated")
     answer = cli("deploy", scenario_file(), *words, "--tls", "--json", "--out", tmp_path / "deployed")
     run = fedsim.load(tmp_path / "deployed")
 
