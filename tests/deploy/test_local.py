@@ -33,9 +33,12 @@ def marker(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def launched(scenario: Path, out: Path, *words: str) -> subprocess.Popen[str]:
-    """Start ``fedsim deploy`` as from a terminal of its own."""
+    """Start ``fedsim deploy`` as from a terminal of its own: Ctrl-C is heard, also where this test runs without."""
     command = [sys.executable, "-m", "fedsim", "deploy", str(scenario), "--out", str(out), "--quiet", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, text=True)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def rounds_of(out: Path) -> int:
