@@ -141,7 +141,7 @@ def summary(run: Run) -> None:
             table.add_row(name, figures)
     reached = about["final"].get("rounds", 0)
     table.add_row("rounds", f"{reached} of {scenario.server.rounds}{_stopped(scenario, about)}")
-    table.add_row("virtual time", duration(about["virtual_s"]))
+    table.add_row("time, real clients" if about.get("ground") else "virtual time", duration(about["virtual_s"]))
     table.add_row("sent down, up", f"{megabytes(about['bytes_down'])}, {megabytes(about['bytes_up'])}")
     if about["bytes_wasted"]:
         table.add_row("of it wasted", megabytes(about["bytes_wasted"]))

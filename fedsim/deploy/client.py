@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _PROCESS = "flwr-clientapp"
 """What Flower calls the process that it starts for a message."""
+_NO_MORE: Mapping[str, ConfigRecord] = {}
 _fresh = True
 
 
@@ -69,6 +71,10 @@ class _Place:
         """Return where the kit of the node lies."""
         return self.folder / f"{self.run}-{context.node_config.get('partition-id')}.kit"
 
+    def news(self, client: int) -> Path:
+        """Return where it is written what *client* predicted."""
+        return self.folder / f"{self.run}-{client}.news"
+
     def keeping(self, client: int) -> FileKeeping:
         """Return where *client* keeps what it carries on."""
         return FileKeeping(self.folder, self.run, client, self.named)
@@ -96,12 +102,14 @@ def _queried(message: Message, context: Context, app: Path) -> Message:
     place = _Place.of(context)
     if asked == BEGIN:
         return _told(message, diary.record_of(_begun(diary.begin_of(said), context, app, place)))
-    from fedsim.deploy import kit
+    from fedsim.deploy import kit, news
 
+    client = int(context.node_config["partition-id"])
     kit.drop(place.kit(context))
-    if isinstance(client := context.node_config.get("partition-id"), int):
-        place.keeping(client).forget()
-    return _told(message, diary.diary_of(context.state))
+    place.keeping(client).forget()
+    predicted = news.read(place.news(client))
+    place.news(client).unlink(missing_ok=True)
+    return _told(message, diary.diary_of(context.state), {news.NEWS: predicted} if predicted else {})
 
 
 def _begun(begin: Begin, context: Context, app: Path, place: _Place) -> Present:
@@ -123,8 +131,9 @@ def _begun(begin: Begin, context: Context, app: Path, place: _Place) -> Present:
         print(f"fedsim: {place.kit(context)}: cannot be written ({why}), so each message builds the scenario anew.", file=sys.stderr)
     held = len(made.parts[2].federation.positions(made.client))
     return Present(
-        made.client, time.time(), held, platform.node(), os.getpid(), ", ".join(f"{k} {v}" for k, v in versions().items())
-    )
+        made.client, time.time(), held, platform.node(), os.getpid(), ", ".join(f"{k} {v}" for k, v in versions().items()),
+        bool(context.node_config.get("loader")),
+    )  # fmt: skip
 
 
 def _kit(context: Context, app: Path, place: _Place) -> tuple[Kit, Begin]:
@@ -147,7 +156,7 @@ def _kit(context: Context, app: Path, place: _Place) -> tuple[Kit, Begin]:
 
 
 def _worked(message: Message, context: Context, app: Path, received: tuple[float, float]) -> Message:
-    from fedsim.deploy import kit
+    from fedsim.deploy import kit, news
     from fedsim.flower.apps import Site, answer
 
     place = _Place.of(context)
@@ -161,6 +170,8 @@ def _worked(message: Message, context: Context, app: Path, received: tuple[float
     computed_s = time.monotonic()
     for work in done:
         diary.wrote(context.state, _entry(message.metadata.message_id, mine, work, received, computed_s))
+        if work.finished.news is not None:
+            news.wrote(place.news(mine.client), message.metadata.message_id, work.finished.news)
     kit.learn(place.kit(context), mine, engine)
     return reply
 
@@ -178,11 +189,12 @@ def _entry(message: str, kit: Kit, work: Worked, received: tuple[float, float], 
     return Entry(
         message, task.number, received_wall_s, received_wall_s + work.started_s - received_s, received_wall_s + computed_s - received_s,
         task.examples, steps, kit.flops.of(task, steps if training else None), task.job.batch_size if training and kit.sized else 0,
+        work.now if work.finished.news is not None else -1.0,
     )  # fmt: skip
 
 
-def _told(message: Message, record: ConfigRecord) -> Message:
-    return Message(RecordDict({RECORD: record}), reply_to=message)
+def _told(message: Message, record: ConfigRecord, more: Mapping[str, ConfigRecord] = _NO_MORE) -> Message:
+    return Message(RecordDict({RECORD: record, **more}), reply_to=message)
 
 
 def _received() -> tuple[float, float]:

@@ -31,7 +31,10 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """What a node answers: which client it is, what its clock shows, since 1970, and the process and the versions that ran there."""
+    """What a node answers: which client it is, what its clock shows, since 1970, and the process and the versions that ran there.
+
+    *own_data* says that its examples are its own, and none of the scenario's.
+    """
 
     client: int
     clock_wall_s: float
@@ -39,6 +42,7 @@ class Present:
     host: str
     pid: int
     versions: str
+    own_data: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Entry:
     """What a node tells of one message when the run is over: which task it made of it, and when, since 1970 by its clock.
 
     *message* is the SuperLink's id. Moments come from one look at the clock each message, and durations from one that never jumps.
+    *acted_s* is the second of the run that a client on a stream took it to be; -1.0 of others, and of evaluations.
     """
 
     message: str
@@ -57,6 +62,7 @@ class Entry:
     steps: int
     flops: float
     batch_size: int
+    acted_s: float
 
 
 def record_of(value: Begin | Present) -> ConfigRecord:

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message, RecordDict
 
+from fedsim.client.program import News
 from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
+from fedsim.data.stream import Stream
 from fedsim.deploy.clock import RunClock
 from fedsim.deploy.diary import Entry
 from fedsim.flower import compat, records
 from fedsim.flower.records import Size
-from fedsim.sim.rows import Outcome, TaskRow
+from fedsim.sim.rows import Outcome, PredictionRow, TaskRow
 
 NEVER = -1.0
 _NOTHING = Size(0, 0)
@@ -133,8 +135,11 @@ def row_of(letter: Letter, entry: Entry | None, clock: RunClock, ahead_s: float,
     received = started = computed = NEVER
     if entry is not None:
         latest = letter.arrived_s if letter.arrived_s >= 0 else now
-        moments = (entry.received_wall_s, entry.started_wall_s, entry.computed_wall_s)
-        received, started, computed = _held([clock.told(wall_s, ahead_s) for wall_s in moments], letter.sent_s, latest)
+        moments = [entry.received_wall_s, entry.started_wall_s, entry.computed_wall_s]
+        moments = [clock.told(wall_s, ahead_s) for wall_s in moments]
+        if entry.acted_s >= 0:  # To the client on its stream it began then.
+            moments = [min(moments[0], entry.acted_s), entry.acted_s, max(moments[2], entry.acted_s)]
+        received, started, computed = _held(moments, letter.sent_s, latest)
     loss = letter.metrics.get("train_loss", letter.metrics.get("loss"))
     arrived = letter.outcome == "arrived"
     return TaskRow(
@@ -144,6 +149,16 @@ def row_of(letter: Letter, entry: Entry | None, clock: RunClock, ahead_s: float,
         flops=entry.flops if entry else 0.0, down_bytes=letter.down.payload, down_framing_bytes=letter.down.framing,
         up_bytes=letter.up.payload, up_framing_bytes=letter.up.framing, loss=loss if arrived else None,
         result=letter.digest if arrived else "", failure=letter.failure, batch_size=entry.batch_size if entry else 0,
+    )  # fmt: skip
+
+
+def tested(row: TaskRow, news: News, stream: Stream, before: Seconds) -> PredictionRow:
+    """Return the row of what the client of *row* predicted on its *stream*, whose drifts are on record up to *before*."""
+    lived = (stream.changes_s > before) & (stream.changes_s <= row.started_s)
+    return PredictionRow(
+        client=row.client, message=row.message, round=row.round, version=row.version, now_s=row.started_s, items=news.items,
+        arrived_s=stream.arrived_s[news.items], labelled_s=stream.labelled_s[news.items], y=news.y, prediction=news.prediction,
+        loss=news.loss, concepts=stream.concepts[news.items], alarms=news.alarms, drifts_s=stream.changes_s[lived],
     )  # fmt: skip
 
 

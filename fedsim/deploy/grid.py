@@ -16,10 +16,12 @@ from typing import Any
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim.client.program import News
 from fedsim.core.types import Seconds
+from fedsim.data.stream import Streams
 from fedsim.deploy.clock import RunClock, Window
 from fedsim.deploy.diary import Entry
-from fedsim.deploy.fates import Letter, Post, row_of
+from fedsim.deploy.fates import Letter, Post, row_of, tested
 from fedsim.deploy.roll import Roll
 from fedsim.deploy.wire import Wire
 from fedsim.flower import compat, records
@@ -31,11 +33,15 @@ from fedsim.sim.versions import Versions
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a grid holds to: how many clients there are, the digest of their scenario, and how long their nodes are waited for."""
+    """What a grid holds to: how many clients there are, the digest of their scenario, and how long their nodes are waited for.
+
+    *streams* are the clients', where there are any: what they predict is told with what they do not know.
+    """
 
     clients: int
     scenario_digest: str
     wait_s: float
+    streams: Streams | None = None
 
 
 class WallGrid(Grid):
@@ -110,7 +116,7 @@ class WallGrid(Grid):
             return
         if not broken:
             self._look()
-        told = {} if broken else self._roll.told()
+        told, predicted = ({}, {}) if broken else self._roll.told()
         if not broken:
             self._look()
         self._over = self._clock.now
@@ -119,7 +125,7 @@ class WallGrid(Grid):
             letter.settle("failed" if letter.failure else "in flight")
             self._fates.append(letter)
         self._open, self._ready = {}, {}
-        self._tell(told)
+        self._tell(told, predicted)
         self._versions.finish()
         if not broken:
             self.invariants.finished()
@@ -260,8 +266,8 @@ class WallGrid(Grid):
             self.invariants.weights(ready[0].round, weights)
         return replies
 
-    def _tell(self, told: Mapping[str, Entry]) -> None:
-        """Tell the observer the fate of all messages, in the order in which they were sealed."""
+    def _tell(self, told: Mapping[str, Entry], predicted: Mapping[str, News]) -> None:
+        """Tell the observer the fate of all messages, in the order in which they were sealed, and what clients predicted."""
         for letter in self._fates:
             entry = told.get(letter.wire_id)
             if entry is not None and letter.arrived_s >= 0:
@@ -269,7 +275,12 @@ class WallGrid(Grid):
                     Window(entry.computed_wall_s - letter.arrived_wall_s, entry.received_wall_s - letter.sent_wall_s)
                 )
         ahead = {client: self._roll.ahead_s(client) for client in sorted({letter.client for letter in self._fates} & {*self._roll.mates})}
+        until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
         for letter in self._fates:
             row = row_of(letter, told.get(letter.wire_id), self._clock, ahead.get(letter.client, 0.0), self.now)
             self.invariants.settled(row, self._post.newest)
+            if letter.wire_id in predicted and self._terms.streams is not None and not self._roll.mates[letter.client].present.own_data:
+                before = until.get(letter.client, -math.inf)
+                until[letter.client] = max(before, row.started_s)
+                self._observer.tested(tested(row, predicted[letter.wire_id], self._terms.streams.of(letter.client), before))
             self._observer.task(row)

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from fedsim.client.program import News
 from fedsim.core.errors import RunError
-from fedsim.deploy import diary
+from fedsim.deploy import diary, news
 from fedsim.deploy.clock import RunClock, Window, ahead_of
 from fedsim.deploy.diary import BEGIN, END, QUERY, RECORD, Begin, Entry, Present
 from fedsim.deploy.wire import Wire
@@ -89,22 +90,26 @@ class Roll:
         there = set(self._there)
         return sorted(client for client, mate in self.mates.items() if mate.node in there)
 
-    def told(self, wait_s: float = LATER_S) -> dict[str, Entry]:
-        """Return what each node tells of its tasks, by the SuperLink's message id; who tells nothing is named in the notes."""
+    def told(self, wait_s: float = LATER_S) -> tuple[dict[str, Entry], dict[str, News]]:
+        """Return what each node tells of its tasks, and of what it predicted, by the SuperLink's message id.
+
+        Who tells nothing is named in the notes.
+        """
         there = self.there()
         ids = self.wire.push([_query(self.mates[client].node, ConfigRecord({"ask": END})) for client in there])
-        asked, found = dict(zip(ids, there, strict=True)), dict[str, Entry]()
+        asked, found, heard_of = dict(zip(ids, there, strict=True)), dict[str, Entry](), dict[str, News]()
 
         def heard(each: str, reply: Message) -> None:
             if not reply.has_error():
                 found.update({entry.message: entry for entry in diary.entries_of(_record(reply))})
+                heard_of.update(news.told(cast(Mapping[str, Any], reply.content.config_records.get(news.NEWS, {}))))
                 del asked[each]
 
         self.wire.wait(ids, time.monotonic() + wait_s, heard)
         silent = sorted({*asked.values(), *(client for client in self.mates if client not in there)})
         if silent:
             self.notes.append(f"{_clients(silent)} did not tell what tasks took when the run was over: these have no times of their own.")
-        return found
+        return found, heard_of
 
     def ahead_s(self, client: int) -> float:
         """Return how far the clock of *client* is ahead of ours, in real seconds, and note where it is, or where it jumped."""

@@ -30,7 +30,7 @@ def served(grid: Grid, context: Context, folder: Path) -> Run:
     loaded = words.loaded()
 
     def lay(parts: Parts, queue: Queue, journal: Journal) -> Ground:
-        terms = Terms(loaded.scenario.clients.count, loaded.scenario.digest, words.wait_s)
+        terms = Terms(loaded.scenario.clients.count, loaded.scenario.digest, words.wait_s, parts.federation.streams)
         return WallGrid(grid, terms, journal, RunClock(words.time_scale), Post(parts.fleet.coding))
 
     try:

@@ -57,12 +57,16 @@ IN_STATE = InState()
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """What was done for a message: the *task*, what came of it, and when that began, on a clock that never jumps."""
+    """What was done for a message: the *task*, what came of it, and when that began, on a clock that never jumps.
+
+    *now* is when that was to the client: the moment that its plan was made for.
+    """
 
     task: Task
     result: Result
     finished: Finished
     started_s: Seconds
+    now: Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
     result = site.engine.run([task])[0]
     finished = site.client.finish(task, result, kept)
     site.keeping.keep(context, kept.having(finished.parts))
-    site.worked(Worked(task, result, finished, started_s))
+    site.worked(Worked(task, result, finished, started_s, ready_s))
     return Message(records.reply_content(finished.reply, writable=True), reply_to=message)
 
 

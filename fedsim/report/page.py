@@ -63,7 +63,7 @@ def _facts(seen: Seen, _: Drawing) -> str:
             "rounds", f"{final.get('rounds', 0)} of {about['scenario']['server']['rounds']}",
             "Then every stream had ended." if streams_ended(about) else "",
         ),
-        ("virtual time", duration(seen.now_s), f"{seen.now_s:.3f} s"),
+        ("time, real clients" if about.get("ground") else "virtual time", duration(seen.now_s), f"{seen.now_s:.3f} s"),
         ("sent down", megabytes(down), f"{down:,.0f} bytes, framing included"),
         ("sent up", megabytes(up), f"{up:,.0f} bytes, framing included"),
         (

@@ -245,3 +245,21 @@ def test_words_are_checked(tmp_path: Path) -> None:
         with pytest.raises(ScenarioError) as caught:
             NodeWords.of(config, 3)
         assert str(caught.value).startswith(said)
+
+
+def test_what_clients_predicted_is_told_at_the_end(scenario_file: Any, tmp_path: Path) -> None:
+    """A stream of real clients leaves what they predicted, item by item, and a report; replayed at its times it is the simulation's."""
+    stream = {"arrivals": {"kind": "constant", "per_s": 40.0}, "trigger": {"kind": "count", "examples": 12}}
+    settings = {"clients.count": 3, "server.rounds": 6, "stream": stream, "clients.replay": {"kind": "reservoir", "capacity": 12}}
+    words = {"scenario": str(scenario_file(settings)), "out": str(tmp_path / "real")}
+    nodes = [{"partition-id": c, "state-dir": str(tmp_path / f"s{c}")} for c in range(3)]
+    server_app(NodesHere(client_app, words, nodes), _context(words))
+    real = fedsim.load(tmp_path / "real")
+    run = fedsim.run(words["scenario"], out=tmp_path / "run")
+    tested, simulated = (r.tested.sort_values(["client", "item"]) for r in (real, run))
+
+    items, wanted = (sorted(zip(rows.client, rows.item, strict=True)) for rows in (tested, simulated))
+    assert real.status == "done" and items == wanted
+    assert tested.y.tolist() == simulated.y.tolist() and (tested.time_s >= tested.arrived_s).all()
+    assert real.prequential().shape == run.prequential().shape and (tmp_path / "real" / "report.html").is_file()
+    assert not list(tmp_path.glob("s*/*.news"))
