@@ -66,7 +66,6 @@ class _Follower:
     folder: Path
     watch: Watch | None
     told: tuple[Any, ...] = ()
-    began: float = field(default_factory=time.monotonic)
     counted: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def go(self, place: Path, patience: Patience) -> None:
