@@ -44,12 +44,14 @@ def test_a_message_needs_the_identity_that_we_set() -> None:
     assert "made" in told.stdout, told.stderr
 
 
-def test_a_message_keeps_the_id_it_is_given() -> None:
-    """The id we set is the one that a reply refers to."""
+def test_a_message_keeps_the_id_and_the_source_that_it_is_given() -> None:
+    """The id we set is the one that a reply refers to, and the node we set is the one that it goes to."""
     message = Message(RecordDict(), 5, "train")
     compat.set_message_id(message, "m7")
+    compat.set_source(message, 1003)
 
-    assert "m7" == message.metadata.message_id
+    assert ("m7", 1003) == (message.metadata.message_id, message.metadata.src_node_id)
+    assert 1003 == Message(RecordDict(), reply_to=message).metadata.dst_node_id
     assert "m7" == Message(RecordDict(), reply_to=message).metadata.reply_to_message_id
 
 
