@@ -171,7 +171,7 @@ def test_a_clock_that_jumps(jump: float, said: str, scenario_file: Any, tmp_path
     from fedsim.deploy import client
 
     off = [0.0]
-    fake = {**{name: getattr(time, name) for name in ("monotonic", "sleep")}, "time": lambda: time.time() + off[0]}
+    fake = {**{name: getattr(time, name) for name in ("monotonic", "sleep", "process_time")}, "time": lambda: time.time() + off[0]}
     monkeypatch.setattr(client, "time", SimpleNamespace(**fake))
 
     def fault(node: int, count: int, message: Message, reply: Message) -> Message:
@@ -194,7 +194,7 @@ def test_a_clock_that_is_wrong_all_along(scenario_file: Any, tmp_path: Path, mon
 
     from fedsim.deploy import client
 
-    fake = {**{name: getattr(time, name) for name in ("monotonic", "sleep")}, "time": lambda: time.time() + 3600.0}
+    fake = {**{name: getattr(time, name) for name in ("monotonic", "sleep", "process_time")}, "time": lambda: time.time() + 3600.0}
     monkeypatch.setattr(client, "time", SimpleNamespace(**fake))
     stream = {"arrivals": {"kind": "constant", "per_s": 1e3}, "trigger": {"kind": "count", "examples": 5}}
     real = served(scenario_file({**THREE, "stream": stream, "server.rounds": 1}), tmp_path / "real", [0, 1, 2])
@@ -246,6 +246,8 @@ class Rows:
         self.rounds.append(row)
 
     def version(self, row: Any) -> None: ...
+
+    def worked(self, row: Any) -> None: ...
 
 
 def test_push_and_pull(scenario_file: Any) -> None:
