@@ -260,7 +260,7 @@ def deploy(
             from fedsim.deploy import printed as words_for
 
             check_scale(time_scale)
-            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words(), asked.nodes))
+            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes))
             return
         check(asked)
         from fedsim import show

@@ -43,9 +43,19 @@ class Asked:
 
     def words(self) -> dict[str, str | float]:
         """Return the run's configuration beyond the scenario and the folder: what is set, the seed, how many nodes, how fast."""
-        settings = {"set": json.dumps(list(self.settings))} if self.settings else {}
-        seed = {} if self.seed is None else {"seed": self.seed}
-        return {**settings, **seed, "nodes": self.nodes, "time-scale": self.time_scale}
+        return {**self._set(self.settings), "nodes": self.nodes, "time-scale": self.time_scale}
+
+    def words_elsewhere(self) -> dict[str, str | float]:
+        """Return the same for an app that was made of the scenario's file: what it sets itself, data it has, goes on being set."""
+        from fedsim.deploy.folder import data_paths
+
+        return {**self.words(), **(self._set([*(f"{key}={json.dumps(path)}" for key, path in data_paths(self.loaded)), *self.settings]))}
+
+    def _set(self, settings: Sequence[str]) -> dict[str, str | float]:
+        """Return the words for *settings* and the seed, where the scenario came from a file; a table has them in it already."""
+        if self.source is None:
+            return {}
+        return {"set": json.dumps(list(settings)) if settings else "", "seed": -1 if self.seed is None else self.seed}
 
 
 def check(asked: Asked) -> None:

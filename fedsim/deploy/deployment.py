@@ -136,9 +136,12 @@ class Deployment:
         return {}
 
     def words(self, name: str) -> str:
-        """Return the end of a sentence: what *name* said last."""
-        said = last_words(self.processes.said(name))
-        return f"; it said: {said}" if said else "; it said nothing."
+        """Return the end of a sentence: what *name* said last, unless it was cut short."""
+        ended = self.processes.ended.get(name)
+        if ended is not None and (ended.code < 0 or ended.error):
+            return "."
+        said = last_words(self.processes.said(name)).rstrip(".")
+        return f"; it said: {said}." if said else "; it said nothing."
 
     def _register(self, secured: Certificates) -> None:
         names = [f"register-{node}" for node in range(len(self.configs))]
@@ -234,5 +237,5 @@ def last_words(log: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", "", log)
     exits = re.findall(r"Exit Code: \d+\n(.*?)\n\s*(?:\n|$)", plain, re.DOTALL)
     lines = [" ".join(line.split()) for line in plain.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"[Ee]rror|ERROR|Exception", line)]
+    telling = [line for line in lines if re.search(r"(?<!uvicorn\.)[Ee]rror|ERROR|Exception", line)]
     return " ".join(exits[-1].split()) if exits else (telling or lines or [""])[-1]

@@ -66,7 +66,6 @@ class _Follower:
     folder: Path
     watch: Watch | None
     told: tuple[Any, ...] = ()
-    began: float = field(default_factory=time.monotonic)
     counted: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def go(self, place: Path, patience: Patience) -> None:
@@ -79,20 +78,23 @@ class _Follower:
         configs = [
             {"partition-id": node, "num-partitions": asked.nodes, "state-dir": str(place / f"state-{node}")} for node in range(asked.nodes)
         ]
-        with deployment(place, configs, port=asked.port, tls=asked.tls) as here:
-            try:
-                self._follow(here, app, config)
-            except BaseException as broken:
+        try:
+            with deployment(place, configs, port=asked.port, tls=asked.tls) as here:
+                try:
+                    self._follow(here, app, config)
+                except BaseException as broken:
+                    patience.leaving = True
+                    self._ask_to_leave(here)
+                    self._settle(here, broken)
+                    raise
                 patience.leaving = True
-                self._ask_to_leave(here)
-                self._settle(here, broken)
-                if isinstance(broken, KeyboardInterrupt):
-                    raise Interrupted(self._words_of_interruption()) from None
-                if isinstance(broken, RunError) and self.status():
-                    raise RunError(f"{broken} What was recorded until then is in {self.folder}.") from broken
+                self._settle(here, None)
+        except KeyboardInterrupt:
+            raise Interrupted(self._words_of_interruption()) from None
+        except RunError as broken:
+            if not self.status():
                 raise
-            patience.leaving = True
-            self._settle(here, None)
+            raise RunError(f"{broken} What was recorded until then is in {self.folder}.") from broken
 
     def status(self) -> str:
         """Return how the run in the folder stands; empty where there is none yet."""
@@ -163,6 +165,9 @@ class _Follower:
         ]  # fmt: skip
         traffic = self.counted.get("network-traffic", {})
         about["notes"] = [*about["notes"], *notes]
+        if self.asked.source is None:  # A table has no file: its paths are seen from where it was given, as in a simulation.
+            here_from = self.asked.loaded.folder.resolve()
+            about |= {"folder": os.path.relpath(here_from, self.folder.resolve()), "origin": manifest.origin(here_from)}
         about["deployment"] = {
             "nodes": self.asked.nodes, "tls": self.asked.tls, "time_scale": self.asked.time_scale, "cores": os.cpu_count(),
             "gone": {str(node): ended.how for node, ended in sorted(here.gone.items())},

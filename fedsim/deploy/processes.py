@@ -47,7 +47,6 @@ class Processes:
     """
 
     logs: Path
-    began: float = field(default_factory=time.monotonic)
     pids: dict[str, int] = field(default_factory=dict[str, int])
     ended: dict[str, Ended] = field(default_factory=dict[str, Ended])
     _news: list[Ended] = field(default_factory=list[Ended])

@@ -16,7 +16,7 @@ import pytest
 from lingering import left_of, until
 
 import fedsim
-from fedsim.session import verify
+from fedsim.session import Progress, verify
 
 REAL = {"clients.count": 3, "server.rounds": 2}
 
@@ -33,9 +33,12 @@ def marker(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def launched(scenario: Path, out: Path, *words: str) -> subprocess.Popen[str]:
-    """Start ``fedsim deploy`` as from a terminal of its own."""
+    """Start ``fedsim deploy`` as from a terminal of its own: Ctrl-C is heard, also where this test runs without."""
     command = [sys.executable, "-m", "fedsim", "deploy", str(scenario), "--out", str(out), "--quiet", *words]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, text=True)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def rounds_of(out: Path) -> int:
@@ -44,28 +47,41 @@ def rounds_of(out: Path) -> int:
     return int(json.loads(file.read_text(encoding="utf-8"))["final"].get("rounds", 0)) if file.exists() else -1
 
 
-def test_a_deployment_is_its_simulation(
-    cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path, marker: str
-) -> None:
+def test_a_deployment_is_its_simulation(tiny: Callable[..., Any], cli: Callable[..., Any], tmp_path: Path, marker: str) -> None:
     """Three SuperNodes and a SuperLink give the simulation's parameters and bytes bit for bit, in a folder that reads as one."""
-    simulated = fedsim.run(scenario_file(REAL), out=tmp_path / "simulated")
-    answer = cli("deploy", scenario_file(REAL), "--out", tmp_path / "deployed", "--json")
-    assert 0 == answer.code, answer.err
-    run = fedsim.load(tmp_path / "deployed")
-    about = run.manifest
-    traffic = about["bytes_down"] + about["bytes_up"]
+    seen: list[Progress] = []
+    simulated = fedsim.run(tiny(REAL), out=tmp_path / "simulated")
+    run = fedsim.deploy(tiny({"server.rounds": 2}), 3, out=tmp_path / "deployed", watch=seen.append)
+    about, before = run.manifest, simulated.manifest
 
-    assert about["model"]["content"] == simulated.manifest["model"]["content"]
-    assert (simulated.manifest["bytes_down"], simulated.manifest["bytes_up"]) == (about["bytes_down"], about["bytes_up"])
+    assert before["model"]["content"] == about["model"]["content"]
+    assert (before["bytes_down"], before["bytes_up"], before["folder"]) == (about["bytes_down"], about["bytes_up"], about["folder"])
     assert simulated.final == run.final
     assert ("done", 6, {"arrived"}) == (run.status, len(run.tasks), set(run.tasks.outcome))
     assert (run.tasks.arrived_s > run.tasks.sent_s).all() and about["virtual_s"] >= run.tasks.arrived_s.max()
     assert (3, {}) == (about["deployment"]["nodes"], about["deployment"]["gone"])
-    assert about["deployment"]["superlink_bytes_in"] + about["deployment"]["superlink_bytes_out"] > traffic
+    counted = about["deployment"]["superlink_bytes_in"] + about["deployment"]["superlink_bytes_out"]
+    assert about["bytes_down"] + about["bytes_up"] < counted
     assert {"superlink.log", "run.log", "supernode-2.log"} <= {path.name for path in (run.path / "deploy").iterdir()}
-    assert (run.path / "report.html").exists() and json.loads(answer.out)["digest"] == run.digest
+    assert 2 == seen[-1].round and seen[-1].now_s > 0
+    assert "accuracy" in cli("show", run.path).out
     with pytest.raises(fedsim.RunError, match="ran on real clients"):
         verify(run.path, tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_the_command_with_tls(cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path, marker: str) -> None:
+    """``fedsim deploy --tls --json`` ends with one line, and the parameters are those of the simulation of the same words."""
+    words = ["--nodes", 3, "--set", "training.optimizer.lr=0.2", "--set", "server.rounds=1", "--seed", 3]
+    settings = {"clients.count": 3, "training.optimizer.lr": 0.2, "server.rounds": 1}
+    simulated = fedsim.run(scenario_file(), overrides=settings, seed=3, out=tmp_path / "simulated")
+    answer = cli("deploy", scenario_file(), *words, "--tls", "--json", "--out", tmp_path / "deployed")
+    run = fedsim.load(tmp_path / "deployed")
+
+    assert 0 == answer.code, answer.err
+    assert json.loads(answer.out)["digest"] == run.digest and run.manifest["deployment"]["tls"]
+    assert simulated.manifest["model"]["content"] == run.manifest["model"]["content"]
+    assert simulated.manifest["folder"] == run.manifest["folder"] and (run.path / "report.html").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
