@@ -71,7 +71,7 @@ def scale_of(signals: Sequence[float], traces: Sequence[float]) -> Scale:
 
 
 def _fieller(signal: FloatArray, trace: FloatArray) -> tuple[float, float]:
-    """Return the least and the largest r >= 0 for which mean(trace - r signal) may be 0; infinity is r where the mean signal is not above 0.
+    """Return the least and the largest r >= 0 for which mean(trace - r signal) may be 0; infinity stands for no signal.
 
     They solve a r^2 - 2 b r + c = 0, where a <= 0 says that there may be no signal, and c <= 0 that there may be no noise.
     """

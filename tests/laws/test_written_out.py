@@ -50,7 +50,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "algorithm": {"training.algorithm": {"kind": "scaffold"}},
     "objective": {"training.objective": {"kind": "classification", "label_smoothing": 0.1}},
     "checkpointing": {"training.checkpointing": True, "engine.precision": "bfloat16"},
-    "device": {"clients.ram": {"kind": "constant", "mib": 9}, "training.too_large": "accumulate", "clients.loading": {"kind": "prefetch", "examples_per_s": 9}},
+    "device": {
+        "clients.ram": {"kind": "constant", "mib": 9}, "training.too_large": "accumulate",
+        "clients.loading": {"kind": "prefetch", "examples_per_s": 9},
+    },
     "there": {"clients.availability": {"kind": "onoff", "mean_on_s": 9, "mean_off_s": 9.5}},
     "statistics": {"model": {"kind": "mlp", "norm": "batch", "hidden": [8]}, "server.statistics": "keep_local"},
     "measured": {
@@ -67,7 +70,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "monitor": {"monitor": {"every": 5, "tasks": 0.5, "noise": 1, "noise_every": 2, "examples": 4}},
     "engine": {"engine": {"dtype": "float64", "executor": {"kind": "local"}, "chunk": 2, "device": "auto", "workers": 1}},
     "stream": {"stream": {}},
-    "drift": {**STREAM, "stream.drift": {"change": {"kind": "swap_labels", "pairs": [[0, 1]]}, "schedule": {"kind": "abrupt", "at_s": [9]}}},
+    "drift": {
+        **STREAM, "stream.drift": {"change": {"kind": "swap_labels", "pairs": [[0, 1]]}, "schedule": {"kind": "abrupt", "at_s": [9]}},
+    },
     "stream's own": {
         **STREAM, "stream.order": {"kind": "shuffled"}, "stream.labels": {"kind": "constant", "delay_s": 3}, "stream.items": 9,
         "stream.stored": 2, "stream.trigger": {"kind": "count", "examples": 3}, "stream.predict": "local", "stream.weight": "seen",
