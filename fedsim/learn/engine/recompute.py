@@ -42,13 +42,13 @@ def _held(graph: Graph, loss: Node, values: set[Node]) -> int:
     A segment that is computed again is not there with the last one, which has been read by then; nor is each step of it there with all
     others: what nobody reads any more is let go of, as the graph's code does. Whoever reads a view reads what it looks at.
     """
-    nodes, base, ends = list(graph.nodes), dict[Node, Node](), dict[Node, int]()
+    nodes: list[Node] = list(graph.nodes)
+    base, ends, going = dict[Node, Node](), dict[Node, int](), dict[int, list[Node]]()
     for at, node in enumerate(nodes):
         if _looks(node):
-            source = node.all_input_nodes[0]
-            base[node] = base.get(source, source)
-        ends |= {base.get(each, each): at for each in (node, *node.all_input_nodes)}
-    going: dict[int, list[Node]] = {}
+            base[node] = _seen_by(node.all_input_nodes[0], base)
+        for each in (node, *node.all_input_nodes):
+            ends[_seen_by(each, base)] = at
     for node, at in ends.items():
         going.setdefault(at, []).append(node)
     now, most, passed = 0, 0, False
@@ -57,6 +57,11 @@ def _held(graph: Graph, loss: Node, values: set[Node]) -> int:
         passed = passed or node is loss
         most = max(most, now) if passed else 0
     return most
+
+
+def _seen_by(node: Node, base: dict[Node, Node]) -> Node:
+    """Return what *node* looks at, where it is a view; itself otherwise."""
+    return base[node] if node in base else node
 
 
 def _before(loss: Node) -> set[Node]:
