@@ -54,6 +54,12 @@ class Preview:
         return self.foretold.up_bytes / self.rounds
 
     @property
+    def step_bytes(self) -> float | None:
+        """Return what memory the largest step takes; None where nobody counted, since devices hold any."""
+        fitting = self.parts.fleet.fitting
+        return None if fitting is None else fitting.footprint.bytes(self.parts.job, self.foretold.work.at_once)
+
+    @property
     def notes(self) -> list[str]:
         """Return what a reader must know of these figures, and of how the scenario was understood."""
         early = "training.stopping: every task is taken to train for all its epochs; those that stop early take less time."
@@ -64,6 +70,17 @@ class Preview:
         sizing = self.parts.fleet.sizing
         told = [early] if self.parts.job.stopping else []
         return [*self.parts.notes, *told, *([orders] if sizes else []), *([noisy] if sizing and sizing.policy.needs else [])]
+
+    def _work(self) -> dict[str, Any]:
+        """Return what a training task comes to, as plain values; None for all where no client trains."""
+        work, any_ = self.foretold.work, self.foretold.work.tasks > 0
+        return {
+            "steps_per_task": {"min": work.fewest, "mean": work.steps / work.tasks, "max": work.most} if any_ else None,
+            "batch_size": {"min": work.smallest, "max": work.largest} if any_ else None,
+            "examples_per_step": work.examples / work.steps if work.steps else None,
+            "examples_at_once": work.at_once if any_ else None,
+            "step_bytes": self.step_bytes if any_ else None,
+        }
 
     def plain(self) -> dict[str, Any]:
         """Return the figures as plain values."""
@@ -81,6 +98,7 @@ class Preview:
             "parameters": self.parts.fleet.flops.parameters,
             "training_flops_per_example": self.parts.fleet.flops.training,
             "chunk": self.parts.engine.chunk,
+            **self._work(),
             "rounds": self.rounds,
             "rehearsed_rounds": told.rehearsed,
             "sampled_rounds": told.sampled,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from flwr.app import ConfigRecord
 
+from fedsim.client.fitting import at_once
 from fedsim.core.types import FloatArray, IntArray, Seconds
 from fedsim.data.arriving import Arriving
 from fedsim.data.replay.policies import sorts_by_class
@@ -48,11 +49,42 @@ STRIDES = 20_000
 """Steps of that walk at most; with more rounds than this a step is several."""
 
 
+@dataclass(slots=True)
+class Work:
+    """What training tasks come to, counted task by task: *fewest* to *most* local steps, *smallest* to *largest* batches.
+
+    A client's batch is what one update is made from, a last short one apart; *at_once* is the most examples that pass through the model
+    together. *tasks*, *steps* and *examples* are sums, an example counted each time that it passes.
+    """
+
+    tasks: int = 0
+    steps: int = 0
+    examples: int = 0
+    fewest: int = sys.maxsize
+    most: int = 0
+    smallest: int = sys.maxsize
+    largest: int = 0
+    at_once: int = 0
+
+    def add(self, task: Task) -> None:
+        """Count *task*."""
+        steps, size = task.steps, int(task.sizes.max(initial=0)) if task.laid_out else task.job.size(task.trained_on)
+        self.tasks, self.steps, self.examples = self.tasks + 1, self.steps + steps, self.examples + task.seen
+        self.fewest, self.most = min(self.fewest, steps), max(self.most, steps)
+        self.smallest, self.largest = min(self.smallest, size), max(self.largest, size)
+        self.at_once = max(self.at_once, at_once(task))
+
+
 class Timekeeper:
-    """An engine that takes tasks and never computes them."""
+    """An engine that takes tasks and never computes them; *work* is what those to train came to."""
+
+    def __init__(self) -> None:
+        self.work = Work()
 
     def submit(self, task: Task) -> int:
         """Take a task."""
+        if task.job.kind == "train":
+            self.work.add(task)
         return task.number
 
     def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
@@ -92,6 +124,8 @@ class Foretold:
     down_bytes: float
     up_bytes: float
     alarms: bool
+    work: Work = field(default_factory=Work)
+    """What the training tasks of the rehearsed rounds come to."""
 
     @property
     def exact(self) -> bool:
@@ -138,8 +172,8 @@ class _Stage:
     rows: list[tuple[float, ...]] = field(default_factory=list[tuple[float, ...]])
 
     def __post_init__(self) -> None:
-        parts, self.heard = self.parts, _Heard()
-        self.grid = VirtualGrid(_unlabelled(parts.fleet), Timekeeper(), self.heard, dry=True)
+        parts, self.heard, self.engine = self.parts, _Heard(), Timekeeper()
+        self.grid = VirtualGrid(_unlabelled(parts.fleet), self.engine, self.heard, dry=True)
         watched = Watched(parts.scenario.server.strategy["kind"], parts.first)
         strategy = compat.name_draws(watched.around(compat.asks_only(parts.strategy.strategy)), parts.key)
         course = Course(sys.maxsize, parts.scenario.server.round_timeout_s, records.job_config(parts.job), ConfigRecord())
@@ -226,6 +260,7 @@ def _all(stage: _Stage, rounds: int) -> Foretold:
     return Foretold(
         rounds, rounds, 0, grid.exhausted, grid.now, low_s, high_s, float(stage.table[:, 1].max()),
         heard.asked / batches, heard.missed / batches, sent.down_bytes, sent.up_bytes, alarms,
+        stage.engine.work,
     )  # fmt: skip
 
 
@@ -283,6 +318,7 @@ def _extrapolated(stage: _Stage, row: int, sampled: int, asked: int, now_s: Seco
     return Foretold(
         asked, row + sampled, sampled, False, now_s + rest[0], now_s + rest[0] - np.minimum(less, rest[0]), now_s + rest[0] + more,
         float(table[within, 1].max()), called / asked, missed / asked, down_bytes, up_bytes, _alarms(stage.parts),
+        stage.engine.work,
     )  # fmt: skip
 
 

@@ -298,6 +298,8 @@ def preview(foretold: Preview) -> None:
         table.add_row("streams", _arriving(foretold.arriving, figures["clients"]))
     table.add_row("model", f"{scenario.model.kind}, {figures['parameters']:,} parameters,"
                   f" {figures['training_flops_per_example'] / 1e6:.3g} MFLOP to train on an example")  # fmt: skip
+    if foretold.foretold.work.steps:
+        table.add_row("a task takes", _work(figures))
     table.add_row("strategy", f"{scenario.server.strategy['kind']}, {figures['rounds']} rounds")
     table.add_row("a round takes", f"{duration(figures['round_s'])} of virtual time (slowest {duration(figures['slowest_round_s'])});"
                   f" deadline {duration(scenario.server.round_timeout_s)}")  # fmt: skip
@@ -317,6 +319,22 @@ def preview(foretold: Preview) -> None:
     for note in foretold.notes:
         table.add_row("note", escape(note))
     console.print(table)
+
+
+def _work(figures: dict[str, Any]) -> str:
+    """Return what a client's task comes to, like "2 to 9 local steps (mean 4.5) in batches of 7 to 10 (mean 9.1 examples)"."""
+    steps, size, mean = figures["steps_per_task"], figures["batch_size"], figures["examples_per_step"]
+    said = f"{_span(steps)} local step{'s' * (steps['max'] > 1)}"
+    said += f" (mean {steps['mean']:.3g})" if steps["min"] < steps["max"] else ""
+    said += f" in batches of {_span(size)}"
+    said += f" (mean {mean:.3g} examples)" if mean != size["max"] else " examples"
+    at_once = figures["examples_at_once"]
+    said += f", no more than {at_once:,} at once" if at_once < size["max"] else ""
+    return said + (f"; a step takes up to {megabytes(figures['step_bytes'])} of memory" if figures["step_bytes"] is not None else "")
+
+
+def _span(ends: dict[str, Any]) -> str:
+    return f"{ends['min']:,}" if ends["min"] == ends["max"] else f"{ends['min']:,} to {ends['max']:,}"
 
 
 def _foretold(told: Foretold) -> str:

@@ -102,6 +102,42 @@ def test_check_reads_well(cli: Callable[..., Any], scenario_file: Callable[..., 
     assert [] == [word for word in ("clients", "examples", "650 parameters", "a round takes", "kB") if word not in answer.out]
 
 
+BATCHED: list[tuple[dict[str, Any], str]] = [
+    ({}, "3 local steps in batches of 10 examples"),
+    ({"training.accumulate": 2}, "2 local steps in batches of 20 (mean 15 examples), no more than 10 at once"),
+    ({"training.epochs": 0.5}, "2 local steps in batches of 10 examples"),
+    ({"training.batch_size": "full"}, "1 local step in batches of 30 examples"),
+    ({"training.batch_policy": {"kind": "even"}}, " local steps (mean "),
+    ({"training.curriculum": {"begin": 0.2, "over": 1}}, "1 to 3 local steps (mean 2) in batches of 6 to 10 (mean 9 examples)"),
+    (
+        {"clients.ram": {"kind": "constant", "mib": 0.0075}, "training.too_large": "smaller_batch"},
+        " local steps in batches of ",
+    ),
+    ({"stream": {"arrivals": {"kind": "constant", "per_s": 1.0}, "stored": 5}}, " to "),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), BATCHED)
+def test_check_says_what_a_task_comes_to(
+    changes: dict[str, Any], words: str, cli: Callable[..., Any], scenario_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Steps of a task, batches and examples of a step are those of the run that follows, whatever decides them."""
+    file = scenario_file(changes)
+    said, told = " ".join(cli("check", file).out.split()), json.loads(cli("check", file, "--json").out)
+    run = fedsim.run(file, overrides={"monitor": {"every": 1, "noise": 0.0}}, out=tmp_path / "run")
+    tasks, steps = run.tasks[run.tasks.steps > 0], run.steps
+
+    assert "a task takes" in said and words in said.partition("a task takes")[2].partition("strategy")[0]
+    assert told["steps_per_task"] == pytest.approx({"min": tasks.steps.min(), "mean": tasks.steps.mean(), "max": tasks.steps.max()})
+    largest = steps.groupby(["client", "number"]).batch.max()
+    assert told["batch_size"] == {"min": largest.min(), "max": largest.max()}
+    assert told["examples_per_step"] == pytest.approx(steps.batch.mean())
+    assert (told["step_bytes"] is None) == ("clients.ram" not in changes) == ("of memory" not in said)
+    assert told["examples_at_once"] == (10 if "training.accumulate" in changes else largest.max())
+    if told["step_bytes"] is not None:
+        assert told["step_bytes"] <= 0.0075 * 2**20
+
+
 def test_list_names_every_kind(cli: Callable[..., Any]) -> None:
     """``list`` names every kind of every slot; ``list KIND`` those of one; an unknown word ends with 2."""
     everything, some, nothing = cli("list"), cli("list", "partition"), cli("list", "partitons")

@@ -21,11 +21,12 @@ from fedsim.core.errors import ScenarioError
 from fedsim.learn.gradients import noise_at
 from fedsim.learn.job import Job
 from fedsim.record import manifest
+from fedsim.scenario.build import build
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.schema import Scenario
-from fedsim.studies import grades, runs, studied, table
+from fedsim.studies import grades, measures, runs, studied, table
 from fedsim.studies.fit import fit
-from fedsim.studies.found import Study
+from fedsim.studies.found import Line, Study
 from fedsim.studies.measures import Estimate, Measured
 from fedsim.studies.plan import Plan, Row, Target, Variant, mean_size, rows_of
 from fedsim.studies.runs import Asked, Crew
@@ -194,13 +195,68 @@ def test_bad_words_are_refused(words: dict[str, Any], said: str, tiny: Tiny, tmp
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"stream": {}}, "stream: a study compares"), ({"training.stopping": {"kind": "patience", "epochs": 2}}, "training.stopping: ends"),
+        ({"stream": {}}, "stream: a study compares"),
+        ({"training.curriculum": {"begin": 0.3, "over": 9, "clock": "local_step"}}, "curriculum.clock = 'local_step': lets a task"),
+        ({"training.curriculum": {"begin": 0.3, "over": 9, "clock": "virtual_s"}}, "'round' and 'version' work"),
+        ({"training.stopping": {"kind": "patience", "epochs": 2}}, "training.stopping: ends"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_studied_is_refused(changes: dict[str, Any], said: str, tiny: Tiny, tmp_path: Path, beside: list[str]) -> None:
     """Streams and tasks that end by themselves have no equal budgets."""
     with pytest.raises(ScenarioError, match=said):
         studied(loaded(tiny(changes)), out=tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.curriculum": {"begin": 0.3, "over": 4}}, {"training.curriculum": {"begin": 0.3, "over": 4, "clock": "version"}},
+        {"training.epochs": 0.5}, {"training.accumulate": 2, "training.drop_last": True},
+        {"training.epochs": 1.5, "training.batch_policy": {"kind": "even"}},
+        {"training.drop_last": True, "training.batch_policy": {"kind": "even"}, "training.curriculum": {"begin": 0.5, "over": 4}},
+        {"training.mix": {"by": "label"}},
+    ],
+)  # fmt: skip
+def test_examples_are_those_that_were_trained_on(changes: dict[str, Any], tiny: Tiny, go: Callable[..., fedsim.Run]) -> None:
+    """The mean batch, and examples to a target, are those of every single step, as a watched run has them: by a curriculum, or a policy."""
+    ragged = {"training.batch_size": 4, "data.partition": {"kind": "dirichlet", "alpha": 0.3}, "server.rounds": 3, **changes}
+    run = go({**ragged, "monitor": {"every": 1, "tasks": 1.0, "noise": 0.0}})
+    job = build(Loaded(Scenario.model_validate(tiny(ragged)), Path.cwd())).job
+    steps, by_task = run.steps, run.steps.groupby(["client", "number"]).batch.sum()
+
+    assert len(steps) == run.tasks.steps.sum()
+    assert measures.mean_batch(run, job) == pytest.approx(steps.batch.mean())
+    assert measures.trained_on(run.tasks, job) == [int(by_task[c, n]) for c, n in zip(run.tasks.client, run.tasks.number, strict=True)]
+
+
+def test_a_fit_goes_by_the_batches_that_were(tiny: Tiny, tmp_path: Path, beside: list[str]) -> None:
+    """Clients of 30 examples have batches of 16 and 14: the critical batch is fitted by their mean, 15, and drawn there."""
+    options: dict[str, Any] = {"batches": [4, 16, "full"], "quick": True, "target": "loss=2.2", "stretch": 5, "jobs": 1}
+    found = studied(loaded(tiny()), out=tmp_path / "s", **options)
+    took = [(line.figures["steps_to_target"].mean, line.figures["examples_to_target"].mean) for line in found.lines]
+
+    assert [4, 16, 30] == [line.row.size for line in found.lines]
+    assert [30 / 8, 15.0, 30.0] == pytest.approx([line.taken for line in found.lines], rel=0.02)
+    assert found.fit == fit([examples / steps for steps, examples in took], [steps for steps, _ in took])
+    page = (tmp_path / "s" / table.PAGE).read_text()
+    assert "Rates are chosen by the scores of seed 7" in page and "has no cost per step" in page
+    assert table.footnotes(found) == table.summary(found)["foot"]
+
+
+def test_times_within_a_hundredth_tie() -> None:
+    """What is quicker by the fourth digit is not called the quickest alone; what is slower by two hundredths is no tie."""
+
+    def line(batch: int, took_s: float) -> Line:
+        figures = {f"{name}_to_target": Estimate(value) for name, value in (("virtual_s", took_s), ("rounds", 3.0), ("bytes", 1e6))}
+        return Line(Row(str(batch), batch, batch), {"target": 0.1}, {}, figures, {}, {})
+
+    def said(*took_s: float) -> str:
+        lines = [line(batch, each) for batch, each in zip((1, 16, 64), took_s, strict=True)]
+        return table._quickest(Study(plan(epochs=2), Target("loss", 0.1, False), "loss", lines, None, Path(), None, 0, 0))  # type: ignore[arg-type]  # No host.
+
+    assert "Quickest to loss <= 0.1: batches of 16" in said(7.4930, 7.4926, 7.7)
+    assert "Within 1% of that, a tie: batches of 1." in said(7.4930, 7.4926, 7.7)
+    assert "tie" not in said(7.4930, 7.3, 7.7)
 
 
 def test_a_wrong_fit_is_told_by_its_error() -> None:

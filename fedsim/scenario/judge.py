@@ -120,7 +120,8 @@ def check_clock(
 def check_schedule(scenario: Scenario, asked: Schedule) -> None:
     """Refuse settings of a schedule that have no effect, and a clock that nobody can read when a task is planned."""
     at = "training.schedule"
-    if not asked.warmup and "warmup_from" in asked.model_fields_set:
+    # By its value, and not by who set it: written out, as a run's folder holds it, a scenario names its defaults too.
+    if not asked.warmup and asked.warmup_from != Schedule.model_fields["warmup_from"].default:
         raise ScenarioError(f"{at}.warmup_from = {asked.warmup_from:g}: has no effect without {at}.warmup, the length of the warm-up.")
     if asked.restart and asked.clock != "local_step":
         raise ScenarioError(f"{at}.restart = true: counts local steps, and {at}.clock = {asked.clock!r}. Take clock = 'local_step'.")

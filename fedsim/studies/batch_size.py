@@ -229,7 +229,7 @@ class Course:
             for row in self.plan.rows
         ]  # fmt: skip
         assert self.plan.target is not None
-        sized = {line.row.size: line for line in lines if not line.row.dynamic and math.isfinite(line.figures["steps_to_target"].mean)}
+        sized = {line.taken: line for line in lines if not line.row.dynamic and math.isfinite(line.taken)}
         found = fit(list(sized), [line.figures["steps_to_target"].mean for line in sized.values()])
         return Study(
             self.plan, self.plan.target, self.metric, lines, found, self.crew.folder, self.host, len(self.found), self.crew.read,

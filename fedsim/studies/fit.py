@@ -36,6 +36,7 @@ class Fit:
 def fit(sizes: Sequence[float], steps: Sequence[float]) -> Fit | None:
     """Return the hyperbola nearest to *steps* at batch *sizes*, by relative errors; None for fewer than three sizes.
 
+    Sizes are those that updates had on average, examples over steps: with ragged batches the nominal ones would make E too large.
     With E = B S it is the straight line S = S_min + E_min / B, whose ends are not below 0.
 
     >>> found = fit([1, 10, 100], [1010.0, 110.0, 20.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,15 @@ class Line:
     """How many seeds reached the target, like "2/3", at the rates ``tuned`` and ``own``."""
     cells: Mapping[str, Cell]
     notes: Sequence[str] = ()
+
+    @property
+    def taken(self) -> float:
+        """Return how many examples an update had on the way to the target, the mean over updates; NaN where a seed did not reach it.
+
+        No more than the row's size, and less where batches are ragged: of 29 examples batches of 16 leave one of 13.
+        """
+        steps = self.figures["steps_to_target"].mean
+        return self.figures["examples_to_target"].mean / steps if steps > 0 else math.nan
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  # It has none.
 
+from fedsim.client.sizing import resized
 from fedsim.core.types import Frame
 from fedsim.data.federation import Federation
 from fedsim.data.source import Examples
 from fedsim.learn.job import Job
+from fedsim.learn.pace import When
 from fedsim.score.run import Run
 from fedsim.studies.plan import Target
 from fedsim.studies.worker import MEASURED, POINT
@@ -80,7 +82,7 @@ def reached(run: Run, target: Target, job: Job) -> Reached | None:
     first = held.iloc[0]
     tasks: Frame = run.tasks
     tasks = tasks[(tasks.kind == "train") & (tasks.outcome == "arrived") & (tasks["round"] <= int(first["round"]))]
-    seen = tasks.assign(seen=[job.seen(int(n)) for n in tasks.examples])
+    seen = tasks.assign(seen=trained_on(tasks, job))
     each = seen.groupby("round")[["steps", "seen"]].mean().sum() if len(seen) else {"steps": 0.0, "seen": 0.0}
     return Reached(
         int(first["round"]), float(each["steps"]), int(tasks.steps.sum()), float(each["seen"]),
@@ -88,12 +90,27 @@ def reached(run: Run, target: Target, job: Job) -> Reached | None:
     )  # fmt: skip
 
 
+def trained_on(tasks: Frame, job: Job) -> list[int]:
+    """Return how many examples passed through the model in each of *tasks*, which a journal has of *job*, each pass counted.
+
+    A curriculum's are those of the round and the version of the task, the two clocks that a journal has of it (``plan.check``); batches
+    are of the size that the client's policy chose, where one did.
+    """
+    found: list[int] = []
+    for held, server_round, version, size in zip(tasks.examples, tasks["round"], tasks.version, tasks.batch_size, strict=True):
+        read = int(held)
+        if job.curriculum is not None:
+            read = job.curriculum.examples(read, When(round=int(server_round), version=int(version)))
+        found.append((resized(job, int(size)) if size else job).seen(read))
+    return found
+
+
 def virtual_speed(run: Run, job: Job) -> float:
     """Return how many examples a client's device trains on in a virtual second, over all tasks of *run*."""
     tasks = run.tasks
     tasks = tasks[(tasks.kind == "train") & (tasks.computed_s >= 0)]
     busy_s = float((tasks.computed_s - tasks.started_s).sum())
-    return sum(job.seen(int(n)) for n in tasks.examples) / busy_s if busy_s > 0 else math.nan
+    return sum(trained_on(tasks, job)) / busy_s if busy_s > 0 else math.nan
 
 
 def mean_batch(run: Run, job: Job) -> float:
@@ -101,7 +118,7 @@ def mean_batch(run: Run, job: Job) -> float:
     tasks = run.tasks
     tasks = tasks[(tasks.kind == "train") & (tasks.computed_s >= 0)]
     steps = int(tasks.steps.sum())
-    return sum(job.seen(int(n)) for n in tasks.examples) / steps if steps else math.nan
+    return sum(trained_on(tasks, job)) / steps if steps else math.nan
 
 
 def compute_share(run: Run) -> float:

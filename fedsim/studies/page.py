@@ -16,7 +16,7 @@ from fedsim.report.units import clock, duration, megabytes
 from fedsim.studies import grades
 from fedsim.studies.found import Line, Study
 from fedsim.studies.measures import SHARES, Estimate
-from fedsim.studies.table import PAGE, figure, notes, sentences
+from fedsim.studies.table import PAGE, figure, footnotes, notes, sentences
 
 HEIGHT = 320
 BLUE, GREEN, ORANGE, PINK, GREY = "#1f8fd0", "#009e73", "#e69f00", "#cc79a7", "#808080"
@@ -104,7 +104,7 @@ def _costs(study: Study) -> str:
         f"<h2>What it took to {escape(str(study.target))}</h2><div class=study><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div><p class=note>Means over seeds, with half the 95 % interval (Student's t). A target"
         f" that not every seed reached within {longest:,} rounds (untuned: {rounds:,}) has no mean: “-”. Steps of a client are"
-        " those that follow on each other, the mean over a round's clients.</p>"
+        f" those that follow on each other, the mean over a round's clients. {escape(' '.join(footnotes(study)))}</p>"
     )
 
 
@@ -184,7 +184,10 @@ def _chart(
     lines: list[Line], series: Mapping[str, tuple[str, str]], *, log: bool = False, scale: float = 1.0, beside: list[Line] | None = None,
     seconds: bool = False, line: Study | None = None,
 ) -> Any:
-    """Return figures by batch size, the size on a logarithm; *beside* are policies, which have none. None where there is nothing."""
+    """Return figures by batch size, the size on a logarithm; *beside* are policies, which have none. None where there is nothing.
+
+    With *line*, the fit of a study, sizes are those that updates had on average, which it was made by.
+    """
     import plotly.graph_objects as go
 
     drawn = go.Figure()
@@ -198,7 +201,8 @@ def _chart(
         there = [(each, e) for each, e in there if e.mean > 0 or not log]
         if there:
             drawn.add_scatter(
-                x=[each.row.size for each, _ in there], y=[e.mean * scale for _, e in there], name=name, mode="lines+markers",
+                x=[each.row.size if line is None else each.taken for each, _ in there], y=[e.mean * scale for _, e in there],
+                name=name, mode="lines+markers",
                 line={"color": colour, "width": 2}, marker={"size": 6}, text=[each.row.label for each, _ in there],
                 error_y={
                     "array": [_half(e) * scale for _, e in there], "thickness": 1, "width": 3,
@@ -215,7 +219,7 @@ def _chart(
     if not curves:
         return None
     if line is not None and line.fit is not None:
-        sizes = sorted(each.row.size for each in lines)
+        sizes = sorted(each.taken for each in lines if math.isfinite(each.taken))
         xs = [sizes[0] * (sizes[-1] / sizes[0]) ** (i / 40) for i in range(41)]
         drawn.add_scatter(
             x=xs, y=[line.fit.at(x) for x in xs], name="fit", mode="lines", line={"color": GREY, "dash": "dot", "width": 1.5},

@@ -266,5 +266,11 @@ def check(scenario: Scenario, changes: Iterable[str]) -> None:
         raise ScenarioError(
             "training.stopping: ends tasks by their own losses, so that neither epochs nor steps would be equal. Leave it out."
         )
+    course = scenario.training.curriculum
+    if course is not None and course.clock not in ("round", "version"):
+        raise ScenarioError(
+            f"training.curriculum.clock = {course.clock!r}: lets a task train on more of its examples the more steps, or time, those before"
+            f" took, which goes with the batch size, so that equal epochs would not be equal. 'round' and 'version' work."
+        )
     if taken := sorted({"batch_size", "epochs", "steps"} & set(changes)):
         raise ScenarioError(f"server.controller: changes {' and '.join(taken)}, which is what a study sets. Leave it out.")

@@ -13,6 +13,8 @@ from fedsim.studies.found import Line, Study
 from fedsim.studies.measures import Estimate
 
 CSV, PAGE = "study.csv", "study.html"
+TIE = 0.01
+"""Virtual times to the target that differ by no more than this share of the least are no difference."""
 MARKS = {"agrees": "+", "disagrees": "-", "undecided": "?", "no claim": " "}
 """How a verdict is marked where there is little room."""
 
@@ -58,6 +60,7 @@ def summary(study: Study) -> dict[str, Any]:
             "relative_error": study.fit.error,
         },
         "verdicts": {name: len(cells) for name, cells in verdicts.items()}, "says": sentences(study), "notes": notes(study),
+        "foot": footnotes(study),
         "rows": [
             {
                 "batch": line.row.label, "lr": dict(line.rates), "reached": dict(line.arrived),
@@ -85,6 +88,17 @@ def notes(study: Study) -> list[str]:
     if study.plan.epochs != study.plan.scenario.training.epochs:
         said.append(f"The scenario counts steps; equal epochs are {study.plan.epochs:g} a task.")
     return list(dict.fromkeys(said))
+
+
+def footnotes(study: Study) -> list[str]:
+    """Return what a reader must know of how the figures of every study come about."""
+    seeds = study.plan.seeds
+    chosen = f"Rates are chosen by the scores of seed {seeds[0]}, which count in its figures too: these are a little too good"
+    return [
+        f"{chosen}, and intervals over all {len(seeds)} seeds a little too narrow." if len(seeds) > 1 else f"{chosen}.",
+        "On the virtual clock a step costs its operations alone, since clients.compute has no cost per step: that small batches use a real"
+        " device badly is not in these times.",
+    ]
 
 
 def sentences(study: Study) -> list[str]:
@@ -115,10 +129,13 @@ def _quickest(study: Study) -> str:
     best = min(arrived, key=lambda line: line.figures["virtual_s_to_target"].mean)
     took = best.figures
     missing = [line.row.label for line in study.lines if line not in arrived]
+    slowest = (1 + TIE) * took["virtual_s_to_target"].mean
+    ties = [line for line in arrived if line.figures["virtual_s_to_target"].mean <= slowest and line.row.batch != best.row.batch]
     said = (
         f"Quickest to {study.target}: {_batch(best)} at rate {best.rates['target']:g}, in {duration(took['virtual_s_to_target'].mean)} of"
         f" virtual time, {took['rounds_to_target'].mean:.3g} rounds and {megabytes(took['bytes_to_target'].mean)}."
     )
+    said += f" Within {TIE:.0%} of that, a tie: {', '.join(_batch(line) for line in ties)}." if ties else ""
     return f"{said} Not reached with every seed: {', '.join(missing)}." if missing else said
 
 
@@ -129,7 +146,7 @@ def _batch(line: Line) -> str:
 def _critical(study: Study) -> list[str]:
     if study.fit is None:
         return []
-    sizes = [line.row.size for line in study.lines if not line.row.dynamic and math.isfinite(line.figures["steps_to_target"].mean)]
+    sizes = [line.taken for line in study.lines if not line.row.dynamic and math.isfinite(line.taken)]
     critical, poor = study.fit.critical, " (a rough fit)" if study.fit.error > 0.25 else ""
     if critical >= max(sizes):
         return [f"Up to batches of {max(sizes):.3g} steps to the target fall as 1/B: the critical batch size lies beyond{poor}."]
@@ -180,6 +197,8 @@ def show(study: Study) -> None:
         f"[dim]epochs, steps: test {escape(study.metric)} at equal epochs, equal steps. To target: virtual time to"
         f" {escape(str(study.target))}. SNR at 10 % of training. + the textbook agrees, - it does not, ? cannot be decided.[/]"
     )
+    for note in footnotes(study):
+        console.print(f"[dim]{escape(note)}[/]", highlight=False)
     for sentence in sentences(study):
         console.print(escape(sentence), highlight=False)
     for note in notes(study):

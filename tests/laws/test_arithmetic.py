@@ -1,13 +1,14 @@
 """How the numbers of a step are computed: activations computed again move no bit, and products of bfloat16 are autocast's."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from test_engine import OUTPUTS, SHAPE, net
 from torch import Tensor, nn
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Interpreter, Node
 
 import fedsim
 from fedsim.core.errors import ScenarioError
@@ -17,6 +18,7 @@ from fedsim.learn.engine.noise import masks_of
 from fedsim.learn.engine.recompute import recompute
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.trace import trace
+from fedsim.learn.footprint import count
 from fedsim.learn.models import travelling
 from fedsim.learn.objectives import Classification
 
@@ -89,6 +91,58 @@ def test_memory_falls_as_the_root_of_depth() -> None:
     recompute(graph)
     graph.lint()
     assert 0.3 < peak(graph) / before < 0.5
+
+
+@pytest.mark.parametrize("depth", [2, 8, 16, 64])
+@pytest.mark.parametrize("kind", [nn.ReLU, nn.Tanh])
+def test_a_chain_counts_the_root_of_its_depth(depth: int, kind: type[nn.Module]) -> None:
+    """The footprint of n equal layers has n of their outputs an example; with checkpointing at most twice the root of n, and that root."""
+
+    def sample(examples: int) -> tuple[Tensor, Tensor]:
+        return torch.rand(examples, 64), torch.arange(examples) % OUTPUTS
+
+    chain = nn.Sequential(*(layer for _ in range(depth) for layer in (nn.Linear(64, 64), kind())), nn.Linear(64, OUTPUTS))
+    beside = 4 * (64 + OUTPUTS) + 8  # Features and target, and what the loss reads.
+    kept, again = (count(chain, Classification(), sample, arithmetic).example - beside for arithmetic in (PLAIN, AGAIN))
+    assert kept == depth * 4 * 64
+    assert 0.7 * depth**0.5 <= again / (4 * 64) <= 2 * depth**0.5
+
+
+class Watched(Interpreter):
+    """Runs a graph, lets go of what was read for the last time, and knows the most bytes that *values* took at once after *since*."""
+
+    def __init__(self, module: GraphModule, values: set[str], since: str) -> None:
+        super().__init__(module)
+        self.values, self.since, self.most, self.passed = values, since, 0, False
+
+    def run(self, *args: Any, **more: Any) -> Any:
+        self.given = {each.untyped_storage().data_ptr() for each in args}
+        return super().run(*args, **more)
+
+    def run_node(self, n: Node) -> Any:
+        if self.passed:  # Before n: what is there has been waiting.
+            there = [each.untyped_storage() for node, each in self.env.items() if node.name in self.values and isinstance(each, Tensor)]
+            live = {each.data_ptr(): each.nbytes() for each in there if each.data_ptr() not in self.given}
+            self.most = max(self.most, sum(live.values()))
+        self.passed = self.passed or n.name == self.since
+        return super().run_node(n)
+
+
+@pytest.mark.parametrize("name", ["mlp", "two relus", "cnn", "batch norm", "deep"])
+def test_what_is_counted_is_what_is_there(name: str) -> None:
+    """The bytes that a checkpointed gradient is said to keep are those of the tensors that wait while it runs, to what a loss takes."""
+    model = deep() if name == "deep" else net(name, torch.float32)
+    module = trace(model, Classification(), X, Y, masks_of(model, X), None)
+    graph = module.graph
+    loss = next(node for node in graph.nodes if node.op == "output").args[0][-1]
+    backward = {node.name for node in graph.nodes if node.op == "call_function" and node not in passing._before(loss)}
+    said = recompute(graph)
+    module.recompile()
+    values = {node.name for node in graph.nodes if node.op == "call_function"} - backward
+    ran = Watched(module, values, loss.name)
+    ran.run(*(t.detach() for t in travelling(model).values()), X, Y, *(torch.ones_like(mask) for mask in masks_of(model, X)))
+    assert ran.most > 0
+    assert said == pytest.approx(ran.most, abs=16 * 6)
 
 
 def test_what_draws_or_writes_is_called_once(monkeypatch: pytest.MonkeyPatch) -> None:

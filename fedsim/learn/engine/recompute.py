@@ -18,7 +18,7 @@ from torch.fx import Graph, Node
 def recompute(graph: Graph) -> int:
     """Rewrite a traced gradient, whose last output is the loss, so that it keeps few activations.
 
-    Returns how many bytes of the forward half wait for the backward half, the largest segment that is computed again among them.
+    Returns how many bytes of the forward half there are at once while the backward half runs, what is computed again among them.
     """
     end = next(node for node in graph.nodes if node.op == "output")
     loss = cast(list[Node], end.args[0])[-1]
@@ -33,19 +33,35 @@ def recompute(graph: Graph) -> int:
             if segments.get(node, last) < last and not _stays(node, segments):
                 again = _again(graph, node, segments, moved, reader)
                 reader.replace_input_with(node, again)
-    anew = [0] * (last + 1)
-    for node, copy in moved.items():
-        anew[segments[node]] += _bytes(copy)
-    return sum(_bytes(node) for node in _waiting(order, {*late, *moved.values()})) + max(anew)
+    return _held(graph, loss, {*order, *moved.values()})
 
 
-def _waiting(order: list[Node], late: set[Node]) -> set[Node]:
-    """Return what of the forward nodes *order* is there for *late* ones: of a view, what it looks at."""
-    found, forward = {node for node in order if any(user in late for user in node.users)}, set(order)
-    for node in reversed(order):
-        if node in found and _looks(node):
-            found |= {source for source in node.all_input_nodes[:1] if source in forward}
-    return found
+def _held(graph: Graph, loss: Node, values: set[Node]) -> int:
+    """Return the most bytes of *values* that are there between two nodes of *graph*, from *loss* on, each until its last reader.
+
+    A segment that is computed again is not there with the last one, which has been read by then; nor is each step of it there with all
+    others: what nobody reads any more is let go of, as the graph's code does. Whoever reads a view reads what it looks at.
+    """
+    nodes: list[Node] = list(graph.nodes)
+    base, ends, going = dict[Node, Node](), dict[Node, int](), dict[int, list[Node]]()
+    for at, node in enumerate(nodes):
+        if _looks(node):
+            base[node] = _seen_by(node.all_input_nodes[0], base)
+        for each in (node, *node.all_input_nodes):
+            ends[_seen_by(each, base)] = at
+    for node, at in ends.items():
+        going.setdefault(at, []).append(node)
+    now, most, passed = 0, 0, False
+    for at, node in enumerate(nodes):
+        now += _bytes(node) * (node in values) - sum(_bytes(each) for each in going.get(at, ()) if each in values)
+        passed = passed or node is loss
+        most = max(most, now) if passed else 0
+    return most
+
+
+def _seen_by(node: Node, base: dict[Node, Node]) -> Node:
+    """Return what *node* looks at, where it is a view; itself otherwise."""
+    return base[node] if node in base else node
 
 
 def _before(loss: Node) -> set[Node]:
