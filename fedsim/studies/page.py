@@ -28,8 +28,8 @@ COLUMNS = {
     "time to target": "time to target",
 }  # fmt: skip
 STYLE = f"""<style>
-.study {{ overflow-x: auto; background: linear-gradient(to left, #80808060, transparent 1rem) right / 1rem 100% no-repeat scroll,
-linear-gradient(Canvas, Canvas) right / 1.2rem 100% no-repeat local; }}
+.study {{ overflow-x: auto; background: linear-gradient(Canvas, Canvas) right / 1.2rem 100% no-repeat local,
+linear-gradient(to left, #80808060, transparent 1rem) right / 1rem 100% no-repeat scroll; }}
 .study th:first-child {{ position: sticky; left: 0; background: Canvas; z-index: 1; }} .study table {{ font-size: 0.86rem; width: 100%; }}
 .study th, .study td {{ padding: 0.3rem 0.9rem 0.3rem 0; border-bottom: 1px solid #80808030; overflow-wrap: normal; }}
 .study td {{ white-space: nowrap; font-variant-numeric: tabular-nums; }} .study thead th {{ vertical-align: bottom; }}
