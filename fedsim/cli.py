@@ -128,10 +128,11 @@ def check(
 @app.command("list")
 def list_kinds(
     noun: Annotated[
-        str | None, typer.Argument(metavar="[NOUN]", help="source, partition, model, strategy, ...; or all.")
+        str | None,
+        typer.Argument(metavar="[NOUN|SECTION]", help="source, model, strategy, ...; training, clients, server, ...; or all."),
     ] = None,
 ) -> None:
-    """List what a scenario can name: an overview; of one noun each kind with its settings, in words."""
+    """List what a scenario can name: an overview; of one noun each kind with its settings, of a section each key, in words."""
     with _errors():
         from fedsim import listing
 

@@ -1,16 +1,20 @@
-"""What a scenario can name, as a person reads it in a terminal: an overview that fits a screen, and each noun in words."""
+"""What a scenario can name, as a person reads it in a terminal: an overview that fits a screen, each noun and each section in words."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.scenario.glossary import GLOSSARY
-from fedsim.scenario.kinds import Setting, describe, settings_of, shared_settings, slots
+from fedsim.scenario.kinds import Setting, describe, key_settings, settings_of, shared_settings, slots
+from fedsim.scenario.meanings import below
+from fedsim.scenario.schema import Scenario
 from fedsim.scenario.words import about
 from fedsim.strategy import stock
 
@@ -19,26 +23,70 @@ LINES = 23
 COLUMN = 13
 """Columns for a noun."""
 STRATEGY = "strategy"
-FOOTER = "fedsim list NOUN shows each kind with its settings; fedsim list all shows all."
+FOOTER = "fedsim list NOUN: kinds, settings; list SECTION (training, ...): keys; list all."
 
 
 def kinds(noun: str | None) -> None:
-    """Print the overview; of one *noun* (or of all) every kind with its settings, in words.
+    """Print the overview; of one *noun* every kind with its settings, of a section every key, of all both, in words.
 
-    Raises ScenarioError for a noun that there is not.
+    Raises ScenarioError for what is neither noun nor section nor key.
     """
-    every = [*slots(), STRATEGY]
     console = Console(highlight=False)
     if noun is None:
         for line in overview(console.width):
             console.print(escape(line), soft_wrap=True)
         return
-    noun = {key: slot.noun for slot in slots().values() for key in slot.keys}.get(noun, STRATEGY if noun == stock.AT else noun)
-    if noun not in (*every, "all"):
-        raise ScenarioError(f"{noun!r}: no such kind. {choices(noun, [*every, 'all'])}")
-    for each in every if noun == "all" else [noun]:
-        for line in details(each, console.width):
-            console.print(line, soft_wrap=True)
+    for line in told(noun, console.width):
+        console.print(line, soft_wrap=True)
+
+
+def told(name: str, width: int) -> list[str]:
+    """Return what can be said of *name*, in lines of markup: a noun or its key, a section, a section's key by its whole name, or all."""
+    every, parts, by_key = [*slots(), STRATEGY], sections(), _nouns()
+    if name == "all":
+        return [line for noun in every for line in details(noun, width)] + [line for each in parts for line in keys(each, width)]
+    last = {key.rpartition(".")[2]: noun for key, noun in by_key.items()}
+    noun = name if name in every else by_key.get(name)
+    place = name if name in parts else next((each for each in parts if each.endswith(f".{name}")), None)
+    above, _, key = name.rpartition(".")
+    if noun is None and place is None and above in parts and key in parts[above].model_fields:
+        return keys(above, width, [key])
+    if noun is None and place is None and name not in last:
+        raise ScenarioError(f"{name!r}: no such kind, and no such section. {choices(name, {*every, *parts, 'all'})}")
+    noun = noun or (None if place else last[name])
+    return [*(keys(place, width) if place else ()), *(details(noun, width) if noun else ())]
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    """Return each section of a scenario by its place, the whole scenario first; a place that takes a kind is a noun's."""
+    found: dict[str, type[BaseModel]] = {"scenario": Scenario}
+    nouns = _nouns()
+
+    def gather(section: type[BaseModel], above: str) -> None:
+        for name in section.model_fields:
+            inner, place = below(section, name), f"{above}{name}"
+            if inner is not None and place not in nouns:
+                found[place] = inner
+                gather(inner, f"{place}.")
+
+    gather(Scenario, "")
+    return found
+
+
+def keys(place: str, width: int, names: Sequence[str] = ()) -> list[str]:
+    """Return what the section at *place* is, and each of its keys (or only *names*), in lines of markup of at most *width* columns."""
+    parts, nouns, section = sections(), _nouns(), sections()[place]
+    settings = list[Setting]()
+    for setting in key_settings(section, names or section.model_fields):
+        at = setting.name if place == "scenario" else f"{place}.{setting.name}"
+        inside = f"'fedsim list {nouns.get(at, at)}' shows the {'kinds' if at in nouns else 'keys'}" if at in {*nouns, *parts} else ""
+        settings.append(replace(setting, takes=inside or setting.takes, meaning=setting.meaning.rstrip(".")))
+    what = " ".join((section.__doc__ or "").split("\n\n")[0].split())
+    return [*_hanging(f"[bold]{place}[/]  ", len(place) + 2, what, 0, width), "", *_settings(settings, 2, width), ""]
+
+
+def _nouns() -> dict[str, str]:
+    return {key: slot.noun for slot in slots().values() for key in slot.keys} | {stock.AT: STRATEGY}
 
 
 def overview(width: int) -> list[str]:
@@ -102,12 +150,16 @@ def details(noun: str, width: int) -> list[str]:
     slot = slots()[noun]
     rows = [(name, *describe(slot.registry, name)) for name in slot.registry.names()]
     shared = [("any kind", "also takes", settings)] if (settings := shared_settings(slot)) else []
-    return _noun(noun, slot.key, [*rows, *shared], width)
+    word = slot.key.rpartition(".")[2]
+    others = [each for each in slots().values() if each is not slot and each.noun != noun and each.key.endswith(f".{word}")]
+    beside = [f"[dim]Another {word} is {each.key}: 'fedsim list {each.noun}' shows it.[/]" for each in others]
+    head, *lines = _noun(noun, slot.key, [*rows, *shared], width)
+    return [head, *beside, *lines]
 
 
 def _strategy(name: str) -> tuple[str, list[Setting]]:
     make, takes = stock.class_of(name), stock.arguments(name)
-    found = settings_of(make, takes, STRATEGY, name)
+    found = [replace(s, takes=f"{s.takes} {stock.RANGES.get(s.name, '')}".strip()) for s in settings_of(make, takes, STRATEGY, name)]
     if {"fraction_train", "min_train_nodes"} <= set(takes):
         found.append(Setting("clients_per_round", "whole number >= 1", "", GLOSSARY[STRATEGY]["clients_per_round"]))
     return about(make, name), found
@@ -117,12 +169,16 @@ def _noun(noun: str, key: str, rows: Sequence[tuple[str, str, list[Setting]]], w
     lines = [f"[bold]{noun}[/]  [dim]{key}[/]", ""]
     for name, what, settings in rows:
         lines += _hanging(f"[bold cyan]{escape(name)}[/]  ", len(name) + 2, what, 2, width)
-        wide = max((len(setting.name) for setting in settings), default=0)
-        for setting in settings:
-            default = {"required": "; required", "": ""}.get(setting.default, f"; {setting.default} unless given")
-            said = f"{setting.meaning} ({setting.takes}{default})" if setting.meaning else f"{setting.takes}{default}"
-            lines += _hanging(f"{escape(setting.name):<{wide}}  ", wide + 2, said, 6, width)
-        lines.append("")
+        lines += [*_settings(settings, 6, width), ""]
+    return lines
+
+
+def _settings(settings: Sequence[Setting], indent: int, width: int) -> list[str]:
+    wide, lines = max((len(setting.name) for setting in settings), default=0), list[str]()
+    for setting in settings:
+        default = {"required": "; required", "": ""}.get(setting.default, f"; {setting.default} unless given")
+        said = f"{setting.meaning} ({setting.takes}{default})" if setting.meaning else f"{setting.takes}{default}"
+        lines += _hanging(f"{escape(setting.name):<{wide}}  ", wide + 2, said, indent, width)
     return lines
 
 

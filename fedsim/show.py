@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fedsim.report.noises import ADVISED
 from fedsim.report.units import duration, megabytes
 from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
@@ -141,7 +142,9 @@ def advice(run: Run, hints: Sequence[Hint]) -> None:
         console.print(f"  [bold cyan]{hint.setting:<22}[/]{change:<18}{hint.sure}")
         for line in textwrap.wrap(f"{hint.why}.", max(20, min(console.width, 100) - 6)):
             console.print(f"      {escape(line)}", soft_wrap=True)
-    console.print(f"[dim]What to try, and no forecast: the next run tells. {escape(str(run.path))}[/]", soft_wrap=True)
+    for line in textwrap.wrap(f"What to try, and no forecast: the next run tells. {ADVISED}", max(20, min(console.width, 100))):
+        console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
+    console.print(f"[dim]{escape(str(run.path))}[/]", soft_wrap=True)
 
 
 def summary(run: Run) -> None:

@@ -30,11 +30,13 @@ from typing import Any
 
 import pytest
 import shared_steps
+from drawn import unread
 from warm import Processes, Warm
 
 import fedsim
 from fedsim.learn.engine.executors import processes
 from fedsim.learn.engine.executors.processes import Workers
+from fedsim.report.figures import Drawing
 from fedsim.scenario.build import opened
 from fedsim.scenario.load import Loaded, _set
 
@@ -68,6 +70,21 @@ def tiny_table(overrides: Mapping[str, Any] | None = None, /, **more: Any) -> Ta
 def tiny() -> Callable[..., Table]:
     """Return ``tiny(overrides)``: a small scenario as a table. Overrides: a mapping by dotted key, or ``**mapping``."""
     return tiny_table
+
+
+@pytest.fixture(autouse=True)
+def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """Gather what a test's pages draw, and hold it to axes that can be read."""
+    drawn, html = list[Any](), Drawing.html
+
+    def seen(self: Drawing, figure: Any, height: int) -> str:
+        made = html(self, figure, height)
+        drawn.append(figure)
+        return made
+
+    monkeypatch.setattr(Drawing, "html", seen)
+    yield drawn
+    assert [] == [f"{unread(figure)} of {figure.layout.title.text or figure.data[0].name}" for figure in drawn if unread(figure)]
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "stamps of digits": (with_stream(arrivals={"kind": "stamps"}), "stream.arrivals.kind = 'stamps': this source has no time stamps", ["csv_stream"]),
     "class 10 of digits": (drift(change={"kind": "classes", "groups": [[0], [10]]}), "stream.drift.change.groups.1 = [10]: there is no class 10", ["0 to 9"]),
     "groups of words": (drift(change={"kind": "classes", "groups": [["a"]]}), "stream.drift.change.groups", ["whole number"]),
-    "a cycle of no concepts": (drift(schedule={"kind": "recurring", "period_s": 9.0, "concepts": -3}), "stream.drift.schedule.concepts = -3: must be >= 1", []),
+    "a cycle of no concepts": (drift(schedule={"kind": "recurring", "period_s": 9.0, "concepts": -3}), "stream.drift.schedule.concepts = -3: must be >= 2", []),
     "negative mix": (drift(change={"kind": "classes", "mixes": [[-1.0] * 10]}), "stream.drift.change.mixes.0.0 = -1.0: must be >= 0", []),
     "a plug-in that is no change": (drift(change={"kind": "plugins_of_streams:odd"}), "stream.drift.change.kind = 'plugins_of_streams:odd': returned a Odd", ["pick", "alter"]),
     "a plug-in that breaks": (drift(onset={"kind": "plugins_of_streams:breaks"}), "stream.drift.onset.kind = 'plugins_of_streams:breaks': raised KeyError", []),

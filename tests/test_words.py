@@ -12,7 +12,8 @@ import pytest
 
 import fedsim
 from fedsim.core.registry import Registry
-from fedsim.listing import LINES, details, overview
+from fedsim.listing import LINES, details, keys, overview, sections
+from fedsim.listing import told as told_of
 from fedsim.scenario import kinds
 from fedsim.scenario.build import build
 from fedsim.scenario.glossary import GLOSSARY, KINDS
@@ -179,6 +180,53 @@ def test_the_command_shows_words(cli: Callable[..., Any]) -> None:
     assert len(short.splitlines()) <= 24
     assert "share of the clients that are there" in some == by_key
     assert [] == [noun for noun in NOUNS if f"\n{noun}  " not in f"\n{everything}"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("place", list(sections()))
+def test_every_key_of_a_section_has_words(place: str, width: int) -> None:
+    """``fedsim list SECTION`` tells of each key what it means, what it takes and its default, in lines that fit the terminal."""
+    from rich.text import Text
+
+    lines = [Text.from_markup(line).plain for line in keys(place, width)]
+    text, section = " ".join(" ".join(lines).split()), sections()[place]
+    found = kinds.key_settings(section, section.model_fields)
+
+    assert max(map(len, lines)) <= width
+    assert [] == [s.name for s in found if len(s.meaning.split()) < 3 or s.meaning.rstrip(".") not in text or not s.takes]
+    assert "{" not in text and "Annotated" not in text and "typing" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("training", "too_large"), ("training", "(whole number >= 1 or full; 10 unless given)"), ("training", "'fedsim list optimizer'"),
+        ("training.epochs", "(number > 0)"), ("mix", "training.mix"), ("stop", "noise_floor"), ("engine", "workers"),
+        ("scenario", "'fedsim list training' shows the keys"), ("loading", "prefetch"), ("codec", "down"), ("codec", "bfloat16"),
+        ("schedule", "Another schedule is training.schedule: 'fedsim list lr_schedule'"),
+        ("lr_schedule", "Another schedule is stream.drift.schedule: 'fedsim list schedule'"),
+        ("training.schedule", "milestones"), ("optimizer", "goes on into the next (number >= 0 and < 1; 0.0 unless given)"),
+        ("strategy", "(number > 0 and <= 1; 1.0 unless given)"),
+    ],
+)
+def test_what_is_listed(name: str, said: str) -> None:
+    """A section, one below it, a key, a noun, a key of a noun: each is shown; ranges are those that are held to."""
+    assert said in " ".join(" ".join(told_of(name, 100)).split())
+
+
+def test_what_is_neither_is_refused(cli: Callable[..., Any]) -> None:
+    """A name that is no noun, section or key is one line, which says what there is."""
+    answer = cli("list", "trainning")
+    assert (2, "'training'") == (answer.code, next(word for word in answer.err.split("?")[0].split() if "'training'" in word))
+
+
+def test_editors_are_told_of_every_key() -> None:
+    """The JSON Schema describes each key of each section."""
+    schema = json_schema()
+    parts = {name: schema["$defs"][name] for name in (section.__name__ for section in sections().values()) if name in schema["$defs"]}
+    bare = [f"{name}.{key}" for name, part in {**parts, "Scenario": schema}.items() for key, given in part["properties"].items()
+            if not given.get("description")]  # fmt: skip
+    assert [] == bare and len(parts) >= 15
 
 
 def test_editors_are_told_too() -> None:

@@ -19,6 +19,7 @@ from fedsim.learn.job import Job
 from fedsim.learn.terms import Term
 
 Beta = Annotated[float, Range(ge=0, lt=1, why="the share of the past in a moving average")]
+Momentum = Annotated[float, Range(ge=0, lt=1, why="the share of the last update that goes on; 0.9 is usual")]
 Passed = Annotated[int, Range(ge=1, why="the examples of a client times all the epochs that it trains")]
 KEEPS = Literal["reset", "keep"]
 
@@ -115,11 +116,9 @@ optimizers: Registry[Callable[..., Optimizer]] = Registry(
 
 @optimizers.register("sgd")
 def sgd(
-    *, lr: Positive, momentum: NonNegative = 0.0, weight_decay: NonNegative = 0.0, nesterov: bool = False, state: KEEPS = "reset"
+    *, lr: Positive, momentum: Momentum = 0.0, weight_decay: NonNegative = 0.0, nesterov: bool = False, state: KEEPS = "reset"
 ) -> Sgd:
     """Mini-batch SGD with momentum and weight decay (``torch.optim.SGD``); its momentum starts anew with each task, or is kept."""
-    if momentum >= 1:
-        raise ScenarioError(f"training.optimizer.momentum = {momentum}: must be < 1; 0.9 is usual.")
     if nesterov and not momentum:
         raise ScenarioError("training.optimizer.nesterov = true: needs momentum > 0; 0.9 is usual.")
     if state == "keep" and not momentum:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
 from fedsim.core.errors import ScenarioError
-from fedsim.core.types import Array, NonNegative, Positive, Range
+from fedsim.core.types import Array, NonNegative, Positive
 from fedsim.learn import terms
 from fedsim.learn.job import Job
-from fedsim.learn.optim import KEEPS, Beta, Optimizer, optimizers
+from fedsim.learn.optim import KEEPS, Beta, Momentum, Optimizer, optimizers
 from fedsim.learn.terms import Term
 from fedsim.learn.terms_adaptive import Adagrad as AdagradTerm
 from fedsim.learn.terms_adaptive import RmsProp as RmsPropTerm
 from fedsim.learn.terms_layers import Lamb as LambTerm
 from fedsim.learn.terms_layers import Lars as LarsTerm
-
-Momentum = Annotated[float, Range(ge=0, lt=1, why="the share of the last update that goes on; 0.9 is usual")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from fedsim.core.types import Frame
+from fedsim.report.axes import readable
 from fedsim.report.units import clock, duration, megabytes
 from fedsim.score.outcomes import uncounted
 from fedsim.score.run import Run
@@ -18,6 +19,8 @@ from fedsim.sim.rows import STREAM_ENDED
 BARS = 400
 """Client tasks that the timeline shows at most: more are neither read by a person nor drawn fast by a browser."""
 INK, GRID, ALARM = "#808080", "rgba(128,128,128,0.22)", "#d55e00"  # Grey reads on white and on black.
+MARGIN = {"l": 48, "r": 12, "t": 56, "b": 44}
+"""Pixels around a plot. At the top the buttons have room above the legend: on a phone one would cover the other."""
 PHASES = (
     ("download", "#56b4e9", 0.5), ("training", "#009e73", 0.86), ("evaluation", "#cc79a7", 0.86),
     ("upload", "#e69f00", 0.5), ("waiting", "#6b7280", 0.16),
@@ -97,12 +100,13 @@ class Drawing:
         figure.update_layout(
             template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
             font={"color": INK, "size": 12, "family": "system-ui, sans-serif"},
-            margin={"l": 48, "r": 12, "t": 40, "b": 44},
+            margin=MARGIN,
             dragmode=False, modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": ALARM},  # Off, so that a thumb scrolls.
             legend={"orientation": "h", "x": 0, "xanchor": "left", "yanchor": "bottom", "y": figure.layout.legend.y or 1.0},
         )  # fmt: skip
         figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
         figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
+        readable(figure)  # Whoever draws.
         self.drawn += 1
         # No button that sends a run to somebody's cloud, and no address to send it to.
         config = {
@@ -221,8 +225,9 @@ def timeline(seen: Seen, draw: Drawing) -> str:
         title="client", tickvals=list(range(0, len(clients), step)), ticktext=[str(client) for client in clients[::step]],
         range=[len(clients) - 0.4, -0.6], showgrid=False,
     )  # fmt: skip
-    tall = 134 + int(len(clients) * max(4, min(22, 800 / len(clients))))
-    figure.update_layout(showlegend=True, legend_y=1 + 18 / (tall - 84))
+    around = MARGIN["t"] + MARGIN["b"]
+    tall = around + 50 + int(len(clients) * max(4, min(22, 800 / len(clients))))
+    figure.update_layout(showlegend=True, legend_y=1 + 18 / (tall - around))
     drawn = draw.html(figure, tall)
     why = [MARKS[outcome][2] for outcome in uncounted(tasks)]
     hatched = f" Hatched tasks did not count: they {', '.join(why[:-1])}{' or ' * (len(why) > 1)}{why[-1]}." if why else ""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from fedsim.scenario.kinds import settings_model, slots
+from fedsim.scenario.meanings import below, meaning
 from fedsim.scenario.schema import WAYS, Scenario
 from fedsim.scenario.words import about, of_setting
 from fedsim.strategy import stock
@@ -31,6 +32,11 @@ def json_schema() -> dict[str, Any]:
     """
     schema = Scenario.model_json_schema()
     parts: dict[str, Any] = schema["$defs"]
+    for section in _sections(Scenario):
+        fields = schema["properties"] if section is Scenario else parts[section.__name__]["properties"]
+        for name in section.model_fields:
+            if said := meaning(section, name):
+                fields[name]["description"] = said
     places = {key: slot.noun for slot in slots().values() for key in slot.keys} | {stock.AT: "strategy"}
     for key, noun in places.items():
         section, _, name = key.rpartition(".")
@@ -56,6 +62,11 @@ def json_schema() -> dict[str, Any]:
         if "strategy" in kind["properties"]:  # A wrapper's argument of that name is a strategy table of its own.
             kind["properties"]["strategy"] = {"$ref": "#/$defs/strategy"}
     return {"$schema": DIALECT, **schema}
+
+
+def _sections(section: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return *section* and all below it."""
+    return [section, *(each for name in section.model_fields if (inner := below(section, name)) for each in _sections(inner))]
 
 
 def _shared(section: Mapping[str, Any]) -> dict[str, Any]:

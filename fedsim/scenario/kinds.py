@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -15,8 +15,12 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.registry import Registry
 from fedsim.core.types import Range
 from fedsim.scenario.explain import Wanted, explain
+from fedsim.scenario.meanings import meaning
 from fedsim.scenario.schema import Schedule
 from fedsim.scenario.words import about, of_setting
+
+HUGE = 1e5
+"""Bounds from which on a list of keys does not say them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +144,25 @@ def shared_settings(slot: Slot) -> list[Setting]:
     return [Setting(name, _ranged(field), _literal(field.default), field.description or "") for name, field in slot.shared.items()]
 
 
+def key_settings(section: type[BaseModel], names: Iterable[str]) -> list[Setting]:
+    """Return the keys *names* of *section* of a scenario, each with what it takes, its default and its meaning."""
+    return [_key(name, section.model_fields[name], meaning(section, name)) for name in names]
+
+
+def _key(name: str, field: FieldInfo, said: str) -> Setting:
+    made: Any = field.get_default(call_default_factory=True)
+    default = "required" if field.is_required() else "" if isinstance(made, BaseModel | dict) else _literal(made)
+    return Setting(name, _ranged(field), default, said)
+
+
 def _ranged(field: FieldInfo) -> str:
+    return f"{words(field.annotation)} {_bounds(field)}".strip()
+
+
+def _bounds(field: FieldInfo) -> Range:
+    """Return the range of *field*, a billion and the like left out: they keep numbers in bounds, and tell a reader nothing."""
     bounds = {name: getattr(mark, name) for mark in field.metadata for name in ("gt", "ge", "lt", "le") if hasattr(mark, name)}
-    return f"{words(field.annotation)} {Range(**bounds)}".strip()
+    return Range(**{name: bound for name, bound in bounds.items() if bound < HUGE})
 
 
 def words(hint: Any) -> str:
@@ -154,15 +174,21 @@ def words(hint: Any) -> str:
     plain: dict[Any, str] = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
     if get_origin(hint) is Annotated:
         base, *marks = get_args(hint)
-        ranges = " ".join(str(mark) for mark in marks if isinstance(mark, Range))
+        ranges = " ".join(str(_bounds(m) if isinstance(m, FieldInfo) else m) for m in marks if isinstance(m, Range | FieldInfo))
         return f"{words(base)} {ranges}".strip()
     if hint in plain:
         return plain[hint]
+    if get_origin(hint) is dict:
+        return f"table of {words(get_args(hint)[1])}" if get_args(hint)[1] is not Any else "table"
+    if isinstance(hint, type) and issubclass(hint, BaseModel):
+        return "table"
     arguments = [argument for argument in get_args(hint) if argument is not type(None)]
     if get_origin(hint) in (list, Sequence):
         return f"list of {words(arguments[0])}"
     if arguments and all(isinstance(argument, str) for argument in arguments):
         return " | ".join(arguments)
+    if {int, float} <= set(arguments):  # To a reader a whole number is one.
+        arguments.remove(int)
     return " or ".join(words(argument) for argument in arguments) or getattr(hint, "__name__", str(hint)).lower()
 
 

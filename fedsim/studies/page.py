@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from fedsim.record.manifest import machine, versions, whole
+from fedsim.report.axes import logarithmic
 from fedsim.report.figures import ALARM, Drawing
+from fedsim.report.noises import LARGER, STUDIED
 from fedsim.report.page import PAGE as FRAME
 from fedsim.report.page import toml
 from fedsim.report.units import clock, duration, megabytes
 from fedsim.studies import grades
 from fedsim.studies.found import Line, Study
-from fedsim.studies.measures import SHARES, Estimate
+from fedsim.studies.measures import SHARES, Estimate, points_of
 from fedsim.studies.table import PAGE, figure, footnotes, notes, sentences
 
 HEIGHT = 320
@@ -26,7 +28,9 @@ COLUMNS = {
     "time to target": "time to target",
 }  # fmt: skip
 STYLE = f"""<style>
-.study {{ overflow-x: auto; }} .study table {{ font-size: 0.86rem; width: 100%; }}
+.study {{ overflow-x: auto; background: linear-gradient(Canvas, Canvas) right / 1.2rem 100% no-repeat local,
+linear-gradient(to left, #80808060, transparent 1rem) right / 1rem 100% no-repeat scroll; }}
+.study th:first-child {{ position: sticky; left: 0; background: Canvas; z-index: 1; }} .study table {{ font-size: 0.86rem; width: 100%; }}
 .study th, .study td {{ padding: 0.3rem 0.9rem 0.3rem 0; border-bottom: 1px solid #80808030; overflow-wrap: normal; }}
 .study td {{ white-space: nowrap; font-variant-numeric: tabular-nums; }} .study thead th {{ vertical-align: bottom; }}
 .study td small {{ display: block; opacity: 0.75; }} .study tbody th {{ opacity: 1; font-weight: 650; white-space: nowrap; }}
@@ -122,7 +126,7 @@ def _figures(study: Study) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
     took = {
         "Local steps, and examples": _chart(lines, {
             "steps of a client": ("steps_to_target", BLUE), "examples of a client": ("examples_to_target", ORANGE),
-        }, log=True, line=study),
+        }, "steps, examples", log=True, line=study),
         "Virtual time": _chart(lines, {
             "tuned rate": ("virtual_s_to_target", BLUE), "the scenario's rate": ("virtual_s_to_target_own", ORANGE),
         }, beside=policy, seconds=True),
@@ -135,16 +139,19 @@ def _figures(study: Study) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
         + (f"The dotted line is S = {fit.steps:.3g} + {fit.examples:.3g} / B, which is off by {fit.error:.0%} on average." if fit else ""),
         {name: each for name, each in took.items() if each},
     )
-    best = {f"{share} %": (f"snr_{share}", colour) for share, colour in zip(SHARES, (PINK, BLUE, GREEN, ORANGE), strict=True)}
+    colours: Mapping[int, str] = dict(zip(SHARES, (PINK, BLUE, GREEN, ORANGE), strict=True))
+    shares = _apart(study.plan.scenario.server.rounds)
+    best = {_percent(alike): (f"snr_{alike[-1]}", colours[alike[-1]]) for alike in shares.values()}
+    same = "".join(f" After {_percent(alike)} it is round {at} alike." for at, alike in shares.items() if len(alike) > 1)
     yield (
         "Gradients: signal and noise",
         "Signal to noise is |G|² / (tr(Σ) / B), of the gradients of single examples of all clients, at a row's own models"
         " after so much of its training; of one model it would be in proportion to B. Where it is 1, the batch is as large as the noise"
-        " scale.",
+        f" scale.{same} {STUDIED} {LARGER}",
         {
-            "Signal to noise after so much of training": _chart(lines, best, log=True),
+            "Signal to noise after so much of training": _chart(lines, best, "signal to noise", log=True),
             "Noise scale tr(Σ) / |G|²": _chart(
-                lines, {name: (key.replace("snr", "noise_scale"), colour) for name, (key, colour) in best.items()}, log=True
+                lines, {name: (key.replace("snr", "noise_scale"), colour) for name, (key, colour) in best.items()}, "examples", log=True
             ),
         },
     )
@@ -156,8 +163,10 @@ def _figures(study: Study) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
             f"Test {metric}": _chart(lines, {
                 "equal epochs": ("score_epochs", BLUE), "equal steps": ("score_steps", GREEN),
                 "equal epochs, untuned": ("score_own", ORANGE),
-            }, beside=policy),
-            "Gap between training and test, equal epochs": _chart(lines, {"gap": ("gap_epochs", PINK)}, beside=policy),
+            }, metric, beside=policy),
+            "Gap between training and test, equal epochs": _chart(
+                lines, {"gap": ("gap_epochs", PINK)}, f"difference of {metric}", beside=policy
+            ),
         },
     )  # fmt: skip
     yield (
@@ -165,37 +174,38 @@ def _figures(study: Study) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
         "Memory is counted, what autograd saves included. Speed is the median of timed steps of plain SGD by torch, one thread; the share"
         f" is that of a large matrix product, {study.host.peak / 1e9:.3g} GFLOP/s. The device's speed is the scenario's own model of it.",
         {
-            "Memory (MB)": _chart(lines, {"bytes": ("memory_bytes", BLUE)}, log=True, scale=1e-6),
+            "Memory": _chart(lines, {"bytes": ("memory_bytes", BLUE)}, "MB", log=True, scale=1e-6),
             "Examples per second": _chart(lines, {
                 "this computer": ("samples_per_s", BLUE), "the scenario's devices": ("virtual_samples_per_s", ORANGE),
-            }, log=True),
-            "Share of the peak (%)": _chart(lines, {"share": ("utilisation", GREEN)}, scale=100.0),
+            }, "examples/s", log=True),
+            "Share of the peak": _chart(lines, {"share": ("utilisation", GREEN)}, "%", scale=100.0),
         },
     )  # fmt: skip
     yield (
         "Rates that were tried",
         "The first seed at equal epochs. Grids are centred on the linear rule, and go on where the best rate is at an end. A rate without a"
         " point diverged.",
-        {f"{metric} at the end, by learning rate": _rates(lines)},
+        {f"{metric} at the end, by learning rate": _rates(lines, metric)},
     )
 
 
 def _chart(
-    lines: list[Line], series: Mapping[str, tuple[str, str]], *, log: bool = False, scale: float = 1.0, beside: list[Line] | None = None,
-    seconds: bool = False, line: Study | None = None,
+    lines: list[Line], series: Mapping[str, tuple[str, str]], title: str = "", *, log: bool = False, scale: float = 1.0,
+    beside: list[Line] | None = None, seconds: bool = False, line: Study | None = None,
 ) -> Any:
     """Return figures by batch size, the size on a logarithm; *beside* are policies, which have none. None where there is nothing.
 
-    With *line*, the fit of a study, sizes are those that updates had on average, which it was made by.
+    *title* says in which unit they are; of *seconds* the clock does. With *line*, the fit of a study, sizes are those that updates had on
+    average, which it was made by.
     """
     import plotly.graph_objects as go
 
     drawn = go.Figure()
     if seconds:
         known = [each.figures[key].mean for each in lines for key, _ in series.values() if math.isfinite(each.figures[key].mean)]
-        unit, name = clock(max(known, default=0.0))
+        unit, title = clock(max(known, default=0.0))
         scale = 1.0 / unit
-        drawn.update_yaxes(title=name, rangemode="tozero")
+        drawn.update_yaxes(rangemode="tozero")
     for name, (key, colour) in series.items():
         there = [(each, each.figures[key]) for each in lines if key in each.figures and math.isfinite(each.figures[key].mean)]
         there = [(each, e) for each, e in there if e.mean > 0 or not log]
@@ -233,10 +243,27 @@ def _chart(
             )
     _sized(drawn, lines)
     if log:
-        known = [y for curve in curves for y in curve.y]
-        drawn.update_yaxes(type="log", exponentformat="power", dtick=1 if max(known) >= 30 * min(known) else "D2")
+        logarithmic(drawn, "y", title)
+    else:
+        drawn.update_yaxes(title=title)
     drawn.update_layout(showlegend=len(curves) > 1)
     return drawn
+
+
+def _apart(rounds: int) -> dict[int, list[int]]:
+    """Return by round which percentages of *rounds* it stands for: of few rounds one stands for several, and one curve for them.
+
+    >>> _apart(5)
+    {1: [1, 10], 3: [50], 5: [100]}
+    """
+    found: dict[int, list[int]] = {}
+    for share, at in points_of(rounds).items():
+        found.setdefault(at, []).append(share)
+    return found
+
+
+def _percent(shares: Sequence[int]) -> str:
+    return f"{' and '.join(map(str, shares))} %"
 
 
 def _half(estimate: Estimate) -> float:
@@ -246,10 +273,10 @@ def _half(estimate: Estimate) -> float:
 def _sized(drawn: Any, lines: list[Line]) -> None:
     ticks = {each.row.size: "full" if each.row.whole else each.row.label for each in lines}
     ends = [math.log10(min(ticks)) - 0.05, math.log10(max(ticks)) + 0.05]
-    drawn.update_xaxes(type="log", title="batch size", tickvals=list(ticks), ticktext=list(ticks.values()), range=ends)
+    logarithmic(drawn, "x", "batch size", tickvals=list(ticks), ticktext=list(ticks.values()), range=ends)
 
 
-def _rates(lines: list[Line]) -> Any:
+def _rates(lines: list[Line], metric: str) -> Any:
     import plotly.graph_objects as go
     from plotly.colors import sample_colorscale
 
@@ -262,7 +289,8 @@ def _rates(lines: list[Line]) -> Any:
             x=list(known), y=list(known.values()), name=name, mode="lines+markers", line={"color": colour, "width": 1.5},
             marker={"size": 5}, hovertemplate=f"batch {name}, rate %{{x:.3g}}: %{{y:.4f}}",
         )  # fmt: skip
-    drawn.update_xaxes(type="log", title="learning rate", dtick="D2")
+    logarithmic(drawn, "x", "learning rate")
+    drawn.update_yaxes(title=metric)
     drawn.update_layout(showlegend=True)
     return drawn
 

@@ -17,6 +17,8 @@ TIE = 0.01
 """Virtual times to the target that differ by no more than this share of the least are no difference."""
 MARKS = {"agrees": "+", "disagrees": "-", "undecided": "?", "no claim": " "}
 """How a verdict is marked where there is little room."""
+SHORT = 10
+"""Letters that a score's name may have in a column's head."""
 
 
 def frame(study: Study) -> Frame:
@@ -187,15 +189,18 @@ def show(study: Study) -> None:
         title=f"{plan.scenario.name}: batch sizes, {len(plan.seeds)} seed{'s' * (len(plan.seeds) > 1)}", title_justify="left", box=None,
         padding=(0, 1, 0, 0),
     )  # fmt: skip
+    score = escape(study.metric if len(study.metric) <= SHORT else "score")
     for name, side in (("batch", "left"), ("rate", "left"), ("memory", "right"), ("samples/s", "right"), ("of peak", "right"),
-                       ("SNR", "right"), ("epochs", "right"), ("steps", "right"), ("to target", "right")):  # fmt: skip
+                       ("SNR", "right"), (f"{score},\nequal\nepochs", "right"), (f"{score},\nequal\nsteps", "right"),
+                       ("time to\ntarget", "right")):  # fmt: skip
         table.add_column(name, justify=side, no_wrap=True)  # pyright: ignore[reportArgumentType]
     for line in study.lines:
         table.add_row(*(escape(word) for word in _words(line, study)))
     console.print(table)
     console.print(
-        f"[dim]epochs, steps: test {escape(study.metric)} at equal epochs, equal steps. To target: virtual time to"
-        f" {escape(str(study.target))}. SNR at 10 % of training. + the textbook agrees, - it does not, ? cannot be decided.[/]"
+        f"[dim]{score[:1].upper()}{score[1:]}: of test examples{'' if score == study.metric else f', {escape(study.metric)}'}. Time:"
+        f" virtual, to {escape(str(study.target))}. SNR: signal to noise at 10 % of training."
+        " + the textbook agrees, - it does not, ? cannot be decided.[/]"
     )
     for note in footnotes(study):
         console.print(f"[dim]{escape(note)}[/]", highlight=False)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
-from fedsim.core.types import Count, FloatArray, IntArray, NonNegative, Positive, Seconds, Share
+from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Range, Seconds, Share
+
+Concepts = Annotated[int, Range(ge=2, why="with one nothing changes")]
 
 
 class Schedule(Protocol):
@@ -200,7 +202,7 @@ def incremental(*, begin_s: NonNegative, end_s: Positive) -> Ramp:
 
 
 @schedules.register("recurring")
-def recurring(*, period_s: Positive, concepts: Count | None = None) -> Cycle:
+def recurring(*, period_s: Positive, concepts: Concepts | None = None) -> Cycle:
     """Return a change every *period_s*, through all *concepts* and round again; by default as many as the change has.
 
     >>> recurring(period_s=10.0).amounts(np.array([5.0, 15.0, 25.0]), np.zeros(3), 2).tolist()
