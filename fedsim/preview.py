@@ -12,6 +12,7 @@ from fedsim.core.machine import ALONE
 from fedsim.core.types import IntArray
 from fedsim.data.arriving import Arriving, looked_at
 from fedsim.data.federation import Federation
+from fedsim.flower.aggregated import bared
 from fedsim.rehearsal import LOOKS_SHARE, Foretold, Watch, rehearse
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import Loaded
@@ -110,7 +111,10 @@ def preview(
     """
     with ALONE:
         parts = build(loaded)
-        foretold = rehearse(parts, wall_s=wall_s, rounds=rounds, watch=watch)
+        try:
+            foretold = rehearse(parts, wall_s=wall_s, rounds=rounds, watch=watch)
+        finally:
+            bared(parts.strategy.strategy)  # Which would hold all, and wait for the collector.
     federation = parts.federation
     return Preview(
         parts=parts,

@@ -172,7 +172,15 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
     *rounds* is how many are rehearsed one after the other at most; all that there is time for unless given.
     Raises RunError when the strategy waits for clients that never come.
     """
-    stage, asked, began = _Stage(parts), parts.scenario.server.rounds, time.monotonic()
+    stage = _Stage(parts)
+    try:
+        return _rehearsed(stage, wall_s, rounds, watch)
+    finally:
+        stage.grid.close()
+
+
+def _rehearsed(stage: _Stage, wall_s: float, rounds: int | None, watch: Watch | None) -> Foretold:
+    parts, asked, began = stage.parts, stage.parts.scenario.server.rounds, time.monotonic()
     within, streams = min(asked, rounds or asked), parts.federation.streams is not None
     stage.grid.patience.ends_wall_s = began + 2.0 * wall_s  # One round may well take longer than what is left for all.
     share = 1.0 if streams else IN_A_ROW  # Streams cannot be looked at ahead: what comes depends on what has come.

@@ -22,7 +22,7 @@ from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.source import changed
 from fedsim.flower import compat, records
-from fedsim.flower.aggregated import Watched
+from fedsim.flower.aggregated import Watched, bared
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Control, Course, drive
 from fedsim.learn.controllers import Changes, rises
@@ -38,6 +38,7 @@ from fedsim.record.model import MODEL_FILE, save_model
 from fedsim.record.place import check_place, take_place
 from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
+from fedsim.scenario.floor import floor_unseen
 from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.scenario.schema import Scenario, Stop
 from fedsim.score.compare import difference
@@ -106,7 +107,10 @@ def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None =
     with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)
         session = _Session(parts, loaded, Queue(parts.engine, executor), watch)
-        session.go(out)
+        try:
+            session.go(out)
+        finally:
+            session.close()
     return Run(session.folder)
 
 
@@ -190,6 +194,12 @@ class _Session:
                 self._leave(status, error)
         if patience.kept and status == "done":
             raise Interrupted(f"interrupted; the run is done, and safe in {self.folder}.")
+
+    def close(self) -> None:
+        """Open the circles that the parts of a run go in, so that they, examples and all, end with it, and wait for no collector."""
+        bared(self.parts.strategy.strategy)
+        if (grid := getattr(self, "grid", None)) is not None:
+            grid.close()
 
     def _first(self, folder: Path) -> None:
         """Write the first manifest in *folder*, which may not have the run's name yet."""
@@ -352,7 +362,7 @@ class _Session:
             )
             return [f"{went} {strangers[0]}: nodes are {nodes} (grid.get_node_ids())."]
         if self.grid.arrived:
-            return []
+            return [] if self.stopped else floor_unseen(self.loaded.scenario, len(self.journal.signals))
         deadline_s = self.loaded.scenario.server.round_timeout_s
         if self.grid.exhausted and self.grid.asked:
             return ["Every stream had ended before one reply came, so nothing was learned: no example came with its label (stream.labels)."]

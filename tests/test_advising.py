@@ -75,6 +75,15 @@ def test_a_scenario_is_run_and_a_run_is_read(
     assert shown.code == 0 and "training.batch_size" in shown.out and max(map(len, shown.out.splitlines()[:-1])) <= 100
 
 
+def test_nothing_lies_between_the_clients_of_rounds_of_one(go: Callable[..., fedsim.Run]) -> None:
+    """Where no two clients train one model, the number of clients is left as it is, for that reason."""
+    found = fedsim.advise(go({**WATCHED, "server.strategy.clients_per_round": 1, "server.strategy.min_train_nodes": 1}))
+    cohort = found[found.setting == "clients in a round"].iloc[0]
+
+    assert (1.0, 1.0, "unknown") == (cohort.now, cohort.next, cohort.sure)
+    assert cohort.why.startswith("in rounds from 3 on no two clients' updates of one model were handed over together")
+
+
 def test_nothing_is_advised_where_nothing_was_seen(go: Callable[..., fedsim.Run], cli: Callable[..., Any], tmp_path: Path) -> None:
     """A run without a monitor says what it wants."""
     run = go({})

@@ -142,6 +142,10 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "stop without a metric": ({"stop": {"plateau": 3}}, "stop: give the metric that plateau is of", []),
     "stop in noise by a metric": ({"stop": {"noise_floor": 3, "metric": "loss"}}, "stop: noise_floor goes by no metric", []),
     "stop by least alone": ({"stop": {"metric": "loss", "at_most": 0.1, "least": 0.1}}, "stop: least has no effect without plateau", []),
+    "stop in the noise of one": (
+        {"stop": {"noise_floor": 5}, "monitor": {}, "server.strategy": {"kind": "FedAvg", "clients_per_round": 1, "min_train_nodes": 1}},
+        "stop.noise_floor = 5: goes by the noise between clients of a round, and a round asks 1 client", ["clients_per_round"],
+    ),
     "stop in unseen noise": ({"stop": {"noise_floor": 5}}, "stop.noise_floor = 5: goes by the noise between clients", ["[monitor]"]),
     "monitor of one example": ({"monitor": {"examples": 1}}, "monitor.examples = 1", []),
     "monitor of no task": ({"monitor": {"tasks": 0.0}}, "monitor.tasks = 0.0", []),

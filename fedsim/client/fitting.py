@@ -1,20 +1,21 @@
-"""A client on a device of little memory: which batches fit, and what becomes of those that do not. Knows no stream and no clock."""
+"""Devices of little memory: which batches fit, and what a client makes of a plan whose batches do not. Knows no stream and no clock."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from fedsim.client.kept import Kept
-from fedsim.client.program import Finished, Order, Program, Unable
-from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.client.program import Order, Unable
+from fedsim.core.types import FloatArray, IntArray
 from fedsim.cost.ram import MIB, Ram
 from fedsim.learn.footprint import Footprint
 from fedsim.learn.job import FULL, Job
-from fedsim.learn.work import Result, Task
+from fedsim.learn.work import Task
 
 TooLarge = Literal["smaller_batch", "accumulate", "cannot_train"]
 """What a client does whose device cannot hold a mini-batch: takes smaller ones, makes its updates from several passes, or gives up."""
@@ -36,74 +37,41 @@ class Fitting:
         """Return how many examples *client* can train on at once."""
         return self.footprint.most(job, float(self.mib(np.array([client]))[0]) * MIB)
 
-    def fitted(self, job: Job, size: int, most: int) -> Job:
-        """Return *job* where batches of *size* are to become passes of *most* at the most."""
+    def fitted(self, job: Job, size: int, most: int, *, laid_out: bool) -> Job:
+        """Return *job*, of which *size* examples pass through the model at once, where *most* are to, at the most.
+
+        An update that was ordered from several passes is made from no fewer: only these become smaller. *laid_out* says that its task
+        lays its batches out itself.
+        """
         if self.too_large == "accumulate":
             return dataclasses.replace(job, at_once=most)
-        return dataclasses.replace(job, batch_size=most, accumulate=1)
+        if job.batch_size == FULL:
+            return dataclasses.replace(job, batch_size=most, accumulate=1)
+        if job.at_once:
+            passes = -(-job.batch_size // job.at_once)
+            return dataclasses.replace(job, batch_size=min(job.batch_size, passes * most), at_once=most)
+        if job.cut or not laid_out:
+            return dataclasses.replace(job, batch_size=most)
+        # On a stream what is replayed comes on top of a batch, so that one that fits is felt for, from above.
+        room = max(1, job.batch_size * most // size)
+        return dataclasses.replace(job, batch_size=room - (room == job.batch_size))
 
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Client *number*, whose *program* plans for any device, on the one that it has."""
-
-    number: int
-    program: Program
-    fitting: Fitting
-
-    @property
-    def chained(self) -> bool:
-        """Return what the program says."""
-        return self.program.chained
-
-    @property
-    def leaves(self) -> bool:
-        """Return what the program says."""
-        return self.program.leaves
-
-    @property
-    def tells(self) -> tuple[str, ...]:
-        """Return what the program says."""
-        return self.program.tells
-
-    def ready_s(self, order: Order, kept: Kept, now: Seconds) -> Seconds:
-        """Return what the program says."""
-        return self.program.ready_s(order, kept, now)
-
-    def ended(self, kept: Kept, now: Seconds) -> bool:
-        """Return what the program says."""
-        return self.program.ended(kept, now)
-
-    def held(self, kept: Kept) -> tuple[int, int]:
-        """Return what the program says."""
-        return self.program.held(kept)
-
-    def plan(self, order: Order, kept: Kept, now: Seconds = 0.0) -> tuple[Task, Kept]:
-        """Return the program's plan, in batches that fit. Raises Unable where none does, or none is to."""
-        job = order.job
-        task, after = self.program.plan(order, kept, now)
-        if job.kind != "train":
-            return task, after
-        most = self.fitting.most(self.number, job)
+    def planned(self, client: int, order: Order, plan: Callable[[Order], tuple[Task, Kept]]) -> tuple[Task, Kept]:
+        """Return *plan* of *order*, to train, in batches that fit the device of *client*. Raises Unable where none does, or none is to."""
+        most = self.most(client, order.job)
+        task, after = plan(order)
         size = at_once(task)
         while size > most:
-            if not most or self.fitting.too_large == "cannot_train" or job.batch_size == 1:
-                raise Unable(self._why(job, 1 if not most else size))
-            # On a stream what is replayed comes on top of a batch, so that one that fits is felt for, from above.
-            room = most if not task.laid_out or self.fitting.too_large == "accumulate" else max(1, (job.batch_size or size) * most // size)
-            if room == job.batch_size and self.fitting.too_large == "smaller_batch":
-                room -= 1
-            job = self.fitting.fitted(job, size, room)
-            task, after = self.program.plan(dataclasses.replace(order, job=job), kept, now)
+            least = order.job.batch_size == 1 and self.too_large == "smaller_batch" and not order.job.cut
+            if not most or least or self.too_large == "cannot_train":
+                raise Unable(self._why(client, order.job, 1 if not most else size))
+            order = dataclasses.replace(order, job=self.fitted(order.job, size, most, laid_out=task.laid_out))
+            task, after = plan(order)
             size = at_once(task)
         return task, after
 
-    def finish(self, task: Task, result: Result, kept: Kept) -> Finished:
-        """Return what the program says."""
-        return self.program.finish(task, result, kept)
-
-    def _why(self, job: Job, size: int) -> str:
-        needs, has = self.fitting.footprint.bytes(job, size) / MIB, float(self.fitting.mib(np.array([self.number]))[0])
+    def _why(self, client: int, job: Job, size: int) -> str:
+        needs, has = self.footprint.bytes(job, size) / MIB, float(self.mib(np.array([client]))[0])
         return f"its device has {has:,.1f} MiB, and a step on {size} example{'s' * (size > 1)} takes {needs:,.1f} MiB"
 
 

@@ -54,13 +54,12 @@ class Offline:
         training = order.job.kind == "train"
         job = order.job
         positions = self.federation.train(self.number) if training else self.federation.validation(self.number)
-        when = order.when(kept, now)
-        easiest = job.curriculum.examples(len(positions), when) if training and job.curriculum else None
+        easiest = job.curriculum.examples(len(positions), order.when(kept, now)) if training and job.curriculum else None
         read = len(positions) if easiest is None else easiest
         count, key, after = next_task(self.number, self.root, kept, training, job.batches(read) if training else 0)
         parts = kept.few(*self.keeps) if training else kept.few("statistics") if job.own_statistics else {}
         held_back = self.federation.validation(self.number) if training and job.stopping else None
-        rates = paced(job.lr, job.pace, job.sizes(read), when) if training and job.pace else None
+        rates = paced(job.lr, job.pace, job.sizes(read), order.when(kept, now)) if training and job.pace else None
         sources = self.federation.sources(self.number, positions, job.mixing.by) if training and job.mixing else None
         task = Task(
             self.number, count, job, order.start, positions, key, parts=parts, rates=rates, held_back=held_back, sources=sources,

@@ -92,6 +92,24 @@ def ascending(array: Array) -> Array:
     return array
 
 
+def names(given: Any, *_: Any) -> tuple[str, ...]:
+    """Return names, whichever they are."""
+    if not isinstance(given, tuple) or not all(isinstance(each, str) for each in given):  # pyright: ignore[reportUnknownVariableType]
+        raise ValueError(f"{given!r:.60}, expected a tuple of names")
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
+def some_of(known: tuple[str, ...]) -> Check:
+    """Return the check of a tuple of some of the names *known*."""
+    return partial(_some, known)
+
+
+def _some(known: tuple[str, ...], given: Any, *_: Any) -> tuple[str, ...]:
+    if not isinstance(given, tuple) or not all(name in known for name in given):  # pyright: ignore[reportUnknownVariableType]
+        raise ValueError(f"{given!r:.60}, expected a tuple of some of {', '.join(known)}")
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
 def octets(given: Any, *_: Any) -> bytes:
     """Return bytes."""
     if not isinstance(given, bytes):

@@ -29,6 +29,18 @@ PRIVATE: tuple[type[Strategy], ...] = (
 )  # fmt: skip
 
 
+def bared(strategy: Strategy) -> None:
+    """Take off *strategy*, and those that it wraps, what stands around their steps.
+
+    A step that is wrapped knows its strategy, and the strategy it: whatever stood around would wait with them for the collector.
+    """
+    rule: Any = strategy
+    while isinstance(rule, Strategy):
+        for name in (*STEPS, "summary", "start"):
+            vars(rule).pop(name, None)
+        rule = getattr(rule, "strategy", None)
+
+
 @dataclass(slots=True)
 class Watched:
     """Stands around the steps of a strategy, known to its reader as *kind*; *params* are the model's arrays.

@@ -109,10 +109,12 @@ def execute(app: App, loaded: LoadedFleet, out: str | Path | None = None, watch:
             having = devices(loaded.fleet)
             costs = Costs(loaded, having)
         pool = Pool(load, loaded.fleet.engine.processes)
+        session = _Session(app, loaded, having, costs, pool, key, watch, measure)
         try:
-            session = _Session(app, loaded, having, costs, pool, key, watch, measure)
             session.go(name, out)
         finally:
+            if hasattr(session, "grid"):
+                session.grid.close()
             pool.close()
             pool.said.close()
     return Run(session.folder)
@@ -166,6 +168,8 @@ class _Session:
             finally:
                 patience.leaving = True
                 self._leave(status, error)
+        if patience.kept and status == "done":
+            raise KeyboardInterrupt(f"interrupted; the run is done, and safe in {self.folder}.")
 
     def metric(self, server_round: int, scope: str, name: str, value: float) -> None:
         """Record a score that the server told."""

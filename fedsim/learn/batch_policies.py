@@ -78,20 +78,6 @@ class BatchPolicy(Protocol):
         ...
 
 
-def _names(known: tuple[str, ...], given: Any, *_: Any) -> tuple[str, ...]:
-    if not isinstance(given, tuple) or not all(name in known for name in given):  # pyright: ignore[reportUnknownVariableType]
-        raise ValueError(f"{given!r:.60}, expected a tuple of some of {', '.join(known)}")
-    return given  # pyright: ignore[reportUnknownVariableType]
-
-
-def _needs(given: Any, *_: Any) -> tuple[str, ...]:
-    return _names(STATISTICS, given)
-
-
-def _clocks(given: Any, *_: Any) -> tuple[str, ...]:
-    return _names(CLOCKS, given)
-
-
 def _size(given: Any, *_: Any) -> int:
     size = answers.count(1)(given)
     if size > LARGEST:
@@ -103,7 +89,7 @@ batch_policies: Registry[Callable[..., BatchPolicy]] = Registry(
     "batch_policy", key="training.batch_policy",
     gives=answers.Gives(
         "a BatchPolicy", ("needs", "clocks", "size", "learned"),
-        {"needs": _needs, "clocks": _clocks, "size": _size, "learned": answers.state},
+        {"needs": answers.some_of(STATISTICS), "clocks": answers.some_of(CLOCKS), "size": _size, "learned": answers.state},
     ),
 )  # fmt: skip
 

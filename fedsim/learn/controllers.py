@@ -66,14 +66,8 @@ def _next(given: Any, *_: Any) -> tuple[State, Changes]:
 _CHECKS = {"lr_factor": answers.within(gt=0), "batch_size": answers.count(0), "epochs": answers.count(1)}
 
 
-def _names(given: Any, *_: Any) -> tuple[str, ...]:
-    if not isinstance(given, tuple) or not all(isinstance(each, str) for each in given):  # pyright: ignore[reportUnknownVariableType]
-        raise ValueError(f"{given!r:.60}, expected a tuple of names")
-    return given  # pyright: ignore[reportUnknownVariableType]
-
-
 def _known(given: Any, *_: Any) -> tuple[str, ...]:
-    names = _names(given)
+    names = answers.names(given)
     if others := [name for name in names if name not in CHANGES]:
         raise ValueError(f"{others[0]!r}, expected some of {', '.join(CHANGES)}")
     return names
@@ -83,7 +77,7 @@ controllers: Registry[Callable[..., Controller]] = Registry(
     "controller", key="server.controller",
     gives=answers.Gives(
         "a Controller", ("changes", "metrics", "first", "next"),
-        {"changes": _known, "metrics": _names, "first": answers.state, "next": _next},
+        {"changes": _known, "metrics": answers.names, "first": answers.state, "next": _next},
     ),
 )  # fmt: skip
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedsim.core.errors import FedsimError
 from fedsim.learn.arithmetic import Arithmetic
 from fedsim.learn.engine.noise import masks_of
 from fedsim.learn.engine.recompute import recompute
@@ -84,9 +82,7 @@ def _activations(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, a
 
     try:
         with torch.enable_grad(), seeded(0), torch.autograd.graph.saved_tensors_hooks(pack, unpack), arithmetic.training(x.device.type):
-            loss: Any = objective.loss(model(x), y)
-        return sum(tensor.untyped_storage().nbytes() for tensor in found.values() if tensor.numel() or loss is not None)
-    except FedsimError:
-        raise
+            objective.loss(model(x), y)
     finally:
         kept.back()
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())

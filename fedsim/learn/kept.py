@@ -34,6 +34,13 @@ class Kept:
         fixed = (*self._owners, *model.parameters(), *model.buffers())
         self._fixed: dict[int, Any] = {id(each): each for each in fixed}
         self._states = self._copied([self._own(owner) for owner in self._owners])
+        self.moves: bool | None = None
+        """Whether calls of the model change any of it; None while nobody has tried."""
+
+    def as_built(self) -> None:
+        """Put everything back as it was, where that may make a difference: as a device builds its model for each task."""
+        if self.moves is not False:
+            self.back()
 
     def back(self) -> None:
         """Put everything back as it was."""

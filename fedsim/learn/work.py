@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
@@ -193,10 +194,9 @@ class Task:
 
     def watched(self, watching: Watching) -> Task:
         """Return this task, watched so."""
-        return Task(  # By hand: ``replace`` takes as long as the rest of planning.
-            self.client, self.number, self.job, self.start, self.positions, self.key, self.batches, self.rehearsing, self.test,
-            self.parts, self.weight, self.rates, self.held_back, self.gauged, watching, self.sources, self.easiest,
-        )  # fmt: skip
+        values = [*_values(self)]  # ``replace`` takes as long as the rest of planning.
+        values[_WATCHING] = watching
+        return Task(*values)
 
     @property
     def mark(self) -> Mark:
@@ -207,6 +207,10 @@ class Task:
     def label(self) -> str:
         """Return how error lines call this task."""
         return f"client {self.client}, task {self.number}"
+
+
+_NAMES = [each.name for each in fields(Task)]
+_WATCHING, _values = _NAMES.index("watching"), attrgetter(*_NAMES)
 
 
 class Stacked(Protocol):

@@ -7,6 +7,7 @@ import numpy as np
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.batch_policies import BatchPolicy
 from fedsim.learn.job import FULL
+from fedsim.scenario import judge
 from fedsim.scenario.schema import Scenario
 from fedsim.sim.fleet import Fleet
 
@@ -19,16 +20,8 @@ def check_policy(scenario: Scenario, policy: BatchPolicy, *, own_start: bool) ->
     training, at = scenario.training, f"training.batch_policy.kind = {(scenario.training.batch_policy or {}).get('kind')!r}"
     if training.batch_size == "full":
         raise ScenarioError(f"{at}: goes from training.batch_size, and that is 'full', all that a client holds. Set a number.")
-    if training.stopping is not None and "local_step" in policy.clocks:
-        raise ScenarioError(
-            "training.batch_policy.clock = 'local_step': with training.stopping nobody knows how many steps a client has taken when its"
-            " next task is planned. 'round', 'version' and 'virtual_s' work."
-        )
-    if own_start and "version" in policy.clocks:
-        raise ScenarioError(
-            f"training.batch_policy.clock = 'version': server.strategy.kind = {scenario.server.strategy['kind']!r} has a start() of its"
-            f" own, and its messages do not say which version they carry. 'round', 'local_step' and 'virtual_s' work."
-        )
+    for clock in policy.clocks:
+        judge.check_clock(scenario, "training.batch_policy", clock, own_start=own_start)
 
 
 def loading_bound(fleet: Fleet) -> str:

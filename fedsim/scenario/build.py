@@ -54,6 +54,7 @@ from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
 from fedsim.scenario import around, batches, composing, judge
+from fedsim.scenario.floor import check_floor, floor_remark
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
@@ -97,6 +98,7 @@ class Parts:
             for note in (
                 self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
                 judge.unfitting(self.fleet.fitting, self.job, self.federation), batches.loading_bound(self.fleet),
+                floor_remark(self.scenario, own_start=starts_itself(self.strategy.strategy)),
                 *self.warned.lines("while the scenario was built"),
                 *(self.statistics.notes if self.statistics else ()), *around.notes(self.job, self.calibration),
             )
@@ -196,13 +198,14 @@ def _built(loaded: Loaded) -> Parts:
     at = f"training.objective.kind = {scenario.training.objective['kind']!r}"
     counted, scores = probe(
         model, objective, engine, store, federation, job, at, judge.cuts(scenario.clients, scenario.training),
-        changes="" if policy is None else "training.batch_policy",
+        changes=judge.changes(scenario.clients, scenario.training),
     )  # fmt: skip
     if job.bucketing is not None:
         x, y = store.sample(2)
         counted = counted.by_length(flops.count(model, objective, x[:, : max(1, x.shape[1] // 2)], y))
     counted = counted.checkpointed() if arithmetic.checkpointing else counted
     judge.check_stop(scenario, scores)
+    check_floor(scenario, strategy.asked, own_start=starts_itself(strategy.strategy))
     judge.check_classes(scenario, federation)
     online = _online(scenario, federation, objective)
     fleet = Fleet(

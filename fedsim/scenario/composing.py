@@ -15,6 +15,7 @@ from fedsim.learn.curriculum import Curriculum
 from fedsim.learn.job import Job
 from fedsim.learn.mixing import Mixing
 from fedsim.learn.objectives import Objective
+from fedsim.scenario import judge
 from fedsim.scenario.schema import Bucket, Course, Mix, Scenario, Share
 
 LEVELS = 3
@@ -131,16 +132,7 @@ def _check_course(scenario: Scenario, course: Course, *, own_start: bool) -> Non
             f"{at}: on a [stream] what a client trains on is what has come, each example once, and what is not chosen would be gone. Leave"
             f" it out, or the [stream]."
         )
-    if scenario.training.stopping is not None and course.clock == "local_step":
-        raise ScenarioError(
-            f"{at}.clock = 'local_step': with training.stopping nobody knows how many steps a client has taken when its next task is"
-            f" planned. 'round', 'version' and 'virtual_s' work."
-        )
-    if course.clock == "version" and own_start:
-        raise ScenarioError(
-            f"{at}.clock = 'version': server.strategy.kind = {scenario.server.strategy['kind']!r} has a start() of its own, and its"
-            f" messages do not say which version they carry. 'round', 'local_step' and 'virtual_s' work."
-        )
+    judge.check_clock(scenario, at, course.clock, own_start=own_start)
 
 
 def _check_bucket(scenario: Scenario, bucket: Bucket, federation: Federation) -> None:

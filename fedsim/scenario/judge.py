@@ -16,6 +16,7 @@ from fedsim.data.federation import Federation
 from fedsim.learn.controllers import Controller, rises
 from fedsim.learn.job import FULL, Job
 from fedsim.learn.objectives import Objective
+from fedsim.learn.pace import Clock
 from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Schedule, Stream, Table, Training
 
 ITEM_BYTES = 40
@@ -97,6 +98,25 @@ def check_stopping(scenario: Scenario) -> None:
         raise ScenarioError("training.stopping: stops by examples that a client keeps back, and on a [stream] it keeps none. Leave it out.")
 
 
+def check_clock(
+    scenario: Scenario, at: str, clock: Clock, *, own_start: bool, instead: str = "'round', 'version' and 'virtual_s' work."
+) -> None:
+    """Refuse the *clock* of what stands *at* a key where nobody can read it when a task is planned; *instead* of local steps.
+
+    *own_start* says that messages tell no version.
+    """
+    if clock == "local_step" and scenario.training.stopping is not None:
+        raise ScenarioError(
+            f"{at}.clock = 'local_step': with training.stopping nobody knows how many steps a client has taken when its next task is"
+            f" planned. {instead}"
+        )
+    if clock == "version" and own_start:
+        raise ScenarioError(
+            f"{at}.clock = 'version': server.strategy.kind = {scenario.server.strategy['kind']!r} has a start() of its own, and its"
+            f" messages do not say which version they carry. 'round', 'local_step' and 'virtual_s' work."
+        )
+
+
 def check_schedule(scenario: Scenario, asked: Schedule) -> None:
     """Refuse settings of a schedule that have no effect, and a clock that nobody can read when a task is planned."""
     at = "training.schedule"
@@ -104,11 +124,9 @@ def check_schedule(scenario: Scenario, asked: Schedule) -> None:
         raise ScenarioError(f"{at}.warmup_from = {asked.warmup_from:g}: has no effect without {at}.warmup, the length of the warm-up.")
     if asked.restart and asked.clock != "local_step":
         raise ScenarioError(f"{at}.restart = true: counts local steps, and {at}.clock = {asked.clock!r}. Take clock = 'local_step'.")
-    if scenario.training.stopping is not None and asked.clock == "local_step" and not asked.restart:
-        raise ScenarioError(
-            f"{at}.clock = 'local_step': with training.stopping nobody knows how many steps a client has taken when its next task is"
-            f" planned. Set {at}.restart = true, which counts them in each task, or take clock = 'round'."
-        )
+    if not asked.restart:
+        instead = f"Set {at}.restart = true, which counts them in each task, or take clock = 'round'."
+        check_clock(scenario, at, asked.clock, own_start=False, instead=instead)  # Which versions are told is seen later (check_rates).
 
 
 def check_rates(scenario: Scenario, *, own_start: bool) -> None:
@@ -123,11 +141,8 @@ def check_rates(scenario: Scenario, *, own_start: bool) -> None:
             f"{named[0]}: server.strategy.kind = 'QFedAvg' divides by client_learning_rate, which is one number for all of a run. Leave"
             f" it out, or take another strategy."
         )
-    if training.schedule is not None and training.schedule.clock == "version" and own_start:
-        raise ScenarioError(
-            f"training.schedule.clock = 'version': server.strategy.kind = {kind!r} has a start() of its own, and its messages do not say"
-            f" which version they carry. 'round', 'local_step' and 'virtual_s' work."
-        )
+    if training.schedule is not None and training.schedule.clock == "version":
+        check_clock(scenario, "training.schedule", "version", own_start=own_start)
 
 
 def check_controller(scenario: Scenario, controller: Controller, told: Collection[str], *, own_start: bool) -> None:
@@ -176,6 +191,13 @@ def cuts(clients: Clients, training: Training) -> str:
     if training.accumulate > 1:
         return f"training.accumulate = {training.accumulate}"
     return "training.too_large = 'accumulate'" if clients.ram and training.too_large == "accumulate" else ""
+
+
+def changes(clients: Clients, training: Training) -> str:
+    """Return the reader's word for what makes batches of a size that is not training.batch_size; empty where nothing does."""
+    if training.batch_policy is not None:
+        return "training.batch_policy"
+    return "training.too_large = 'smaller_batch'" if clients.ram and training.too_large == "smaller_batch" else ""
 
 
 def check_ram(clients: Clients, training: Training) -> None:

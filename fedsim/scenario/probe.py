@@ -139,7 +139,8 @@ def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor
     streams, held = federation.streams is not None or job.curriculum is not None, federation.sizes(np.arange(federation.count))
     size, rest = job.passes(held)
     short = np.flatnonzero((size == 1) | (rest == 1))
-    if (job.drop_last and job.batch_size != 1 and job.accumulate == 1) if streams else not len(short) and not changes:
+    filled = (job.drop_last and job.batch_size != 1 and job.accumulate == 1) if streams else not len(short)
+    if filled and not changes:
         return
     try:
         with torch.no_grad(), seeded(0):
@@ -149,7 +150,7 @@ def _check_batches(model: nn.Module, federation: Federation, job: Job, x: Tensor
         return
     except Exception as error:  # Whatever a stranger's forward() may raise; BatchNorm wants more values than one.
         why = f"{type(model).__name__} cannot train on one example ({reason(error)})"
-    if changes and not len(short):
+    if changes and (filled or not len(short)):
         raise ScenarioError(f"{changes}: may come to a batch of one example, and {why}. Leave it out, or take GroupNorm.")
     if streams:
         hint = f"training.drop_last = true{', with a larger batch_size' if job.batch_size == 1 else ''}"

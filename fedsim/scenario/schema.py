@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
+from fedsim.learn.pace import Clock
+
 Table = dict[str, Any]
 """A table ``{ kind = "...", settings }``; its settings are checked against the registered function (kinds.py)."""
 
 
 Moment = Annotated[float, Field(ge=0)]
 """Virtual seconds since the start of the run."""
-Clock = Literal["local_step", "round", "version", "virtual_s"]
-"""What a schedule of the learning rate goes by; ``learn/pace.py`` says what each is."""
 
 
 _LOADING = "How fast each client's device loads mini-batches, and how many ahead of its steps; at once unless given."

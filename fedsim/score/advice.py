@@ -77,11 +77,13 @@ def _batch(run: Run, late: Frame, examined: Frame, since: int) -> Hint:
 def _cohort(run: Run, between: Frame, since: int) -> Hint:
     """Return what to try for the number of clients in a round, bounded by how many there are."""
     late = between[between["round"] >= since]
-    now = float(late.clients.median()) if "clients" in late and len(late) else math.nan
-    if math.isnan(now):
+    if not len(late):
         tasks: Frame = run.tasks
-        arrived = tasks[(tasks["kind"] == "train") & (tasks["outcome"] == "arrived")]
-        now = float(np.median(arrived.groupby("round").size().to_numpy()))
+        came = tasks[(tasks["kind"] == "train") & (tasks["outcome"] == "arrived") & (tasks["round"] >= since)]
+        now = float(came.groupby("round").size().median()) if len(came) else 0.0
+        why = f"in rounds from {since} on no two clients' updates of one model were handed over together, so that nothing lies between them"
+        return Hint("clients in a round", now, now, math.nan, math.nan, math.nan, "unknown", why)
+    now = float(late.clients.median())
     scale = _scale(between, since)
     most = float(run.manifest["scenario"]["clients"]["count"])
     what = f"the noise between clients' updates comes to {_size(scale)} clients in rounds from {since} on"

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedsim.client.fitting import Fitted, Fitting
+from fedsim.client.equipped import Equipped
+from fedsim.client.fitting import Fitting
 from fedsim.client.offline import Offline
 from fedsim.client.program import Program
-from fedsim.client.sizing import Sized, Sizing
+from fedsim.client.sizing import Sizing
 from fedsim.client.stream import Online, OnStream
 from fedsim.codec import Coding
 from fedsim.core.errors import RunError
@@ -75,9 +76,9 @@ class Fleet:
             program = Offline(number, self.federation, self.key, self.job.keeping)
         else:
             program = OnStream(number, self.federation, self.key, self.online, self.job.keeping)
-        if self.fitting is not None:
-            program = Fitted(number, program, self.fitting)
-        return program if self.sizing is None else Sized(number, program, self.sizing)  # Outermost: what fits is decided after it.
+        if self.sizing is None and self.fitting is None:
+            return program
+        return Equipped(number, program, self.sizing, self.fitting)
 
     def stream(self, number: int) -> Stream:
         """Return what reaches client *number*. Raises RunError where nothing streams in."""

@@ -172,6 +172,11 @@ class VirtualGrid(Grid):
         if not broken:
             self.invariants.finished()
 
+    def close(self) -> None:
+        """Let go of all that took part, once nothing more is going to happen: it goes in circles, with what is still under way."""
+        self._world.close()
+        del self._crew, self._inbox
+
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _exchange(self, messages: Iterable[Message], timeout: float | None) -> tuple[list[Delivery], RoundRow | None]:

@@ -64,7 +64,7 @@ class Handover:
         results = dict(zip(tickets, self._engine.collect(tickets, others), strict=True))
         replies: list[Message] = []
         self._tell_late()
-        trained: dict[int, list[tuple[Delivery, Result]]] = {}  # By version.
+        monitored, trained = self._fleet.monitor is not None, dict[int, list[tuple[Delivery, Result]]]()  # By version, where watched.
         for delivery in ready:
             if delivery.failure or delivery.ticket is None:
                 code = records.CLIENT_RAISED if delivery.reached else records.NODE_UNAVAILABLE
@@ -73,7 +73,7 @@ class Handover:
                 continue
             result = results[delivery.ticket]
             self._check(delivery, result)
-            if delivery.kind == "train":
+            if monitored and delivery.kind == "train":
                 trained.setdefault(delivery.parcel.version, []).append((delivery, result))
             finished = self._clients.finish(delivery, result)
             if finished.news is not None:
@@ -149,9 +149,9 @@ class Handover:
                 self._observer.examined(row)
 
     def _noise(self, version: int, trained: Sequence[tuple[Delivery, Result]], now: Seconds) -> None:
-        """Tell the observer signal and noise between the clients that trained *version*, where there are several and somebody asks."""
+        """Tell the observer signal and noise between the clients that trained *version*, where there are several."""
         tasks = [(delivery.planned, result) for delivery, result in trained if not delivery.failure and delivery.planned.examples]
-        if self._fleet.monitor is None or len(tasks) < 2:
+        if len(tasks) < 2:
             return
         ends, weights = [result.params for _, result in tasks], [task.examples for task, _ in tasks]
         signal, trace, counted = of_updates(tasks[0][0].start.params, ends, weights, self._fleet.trained)

@@ -28,11 +28,21 @@ class World:
         self._links = lay(self.env, network)
         self._clients, self._arrive = clients, arrive
         self._busy: dict[int, deque[simpy.Event]] = {}
+        self._under_way: dict[int, Generator[simpy.Event, None, None]] = {}  # By message.
 
     def send(self, delivery: Delivery) -> None:
         """Put *delivery* on its way."""
         self._clients.sent(delivery)
-        self.env.process(self._carry(delivery))
+        self._under_way[delivery.number] = carried = self._carry(delivery)
+        self.env.process(carried)
+
+    def close(self) -> None:
+        """Let go of deliveries that are still under way, and of who hears of arrivals: nothing more is going to happen."""
+        for carried in self._under_way.values():
+            carried.close()  # The clock, which is a circle of its own, would keep each, and with it the world.
+        self._under_way.clear()
+        self._busy.clear()
+        del self._arrive
 
     def _carry(self, delivery: Delivery) -> Generator[simpy.Event, None, None]:
         env, client = self.env, delivery.client
@@ -64,4 +74,5 @@ class World:
             waiting.popleft().succeed()
         else:
             del self._busy[client]
+        del self._under_way[delivery.number]
         self._arrive(delivery)

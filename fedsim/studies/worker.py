@@ -6,7 +6,6 @@ under way is then interrupted, and its folder says so. Ctrl-C is the parent's bu
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import queue
@@ -45,7 +44,6 @@ def main() -> None:
             _under_way.clear()
             answers.write(json.dumps(said) + "\n")
             answers.flush()
-            gc.collect()  # A run's parts go in circles, examples among them: none is there for the next one to trip over.
     except (KeyboardInterrupt, BrokenPipeError):
         os._exit(130)
 

@@ -1,5 +1,6 @@
 """One client program: the ClientApp on a real node gives the bits of the simulator's reply."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from flwr.serverapp import Grid
 
 from clients.client_app import app as client_app
 from clients.server_app import app as server_app
+from fedsim.client.kept import Kept
+from fedsim.client.program import next_task
+from fedsim.core.keys import Key
 from fedsim.flower import compat, records
 from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
@@ -29,6 +33,14 @@ class Deaf:
 
 IID = {"kind": "iid"}
 PACED = {"kind": "exponential", "rate": 0.9}
+
+
+def test_a_task_carries_on_what_its_client_keeps() -> None:
+    """Of all that a client keeps, its next task counts itself and its steps, and leaves every other field; one of later versions too."""
+    kept = Kept(*range(3, 3 + len(fields(Kept))))  # type: ignore[arg-type]  # Whatever it is, it goes along.
+    number, _, after = next_task(0, Key(0), kept, True, 5)
+
+    assert replace(kept, trained=kept.trained + 1, steps=kept.steps + 5) == after and kept.trained == number
 
 
 @pytest.mark.parametrize("settings", [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 import fedsim
-from fedsim.client.fitting import Fitted, Fitting, TooLarge, at_once
+from fedsim.client.equipped import Equipped
+from fedsim.client.fitting import Fitting, TooLarge, at_once
 from fedsim.client.kept import Kept
 from fedsim.client.offline import Offline
 from fedsim.client.program import Order, Unable
@@ -26,7 +28,7 @@ from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.footprint import Footprint, count
 from fedsim.learn.job import Job
 from fedsim.learn.objectives import Classification
-from fedsim.learn.work import Start
+from fedsim.learn.work import Batches, Start
 
 Go = Callable[..., fedsim.Run]
 
@@ -70,11 +72,15 @@ def planned(too_large: TooLarge, mib: float, job: Job, held: int) -> Any:
     partition = Partition.of(np.zeros(held, np.int64), 1)
     examples = Examples(np.zeros((held, 2), np.float32), np.zeros(held, np.int64))
     fed = Federation(1, 2, (2,), examples, {}, Key(0), pooled=examples, partition=partition)
-    program = Fitted(0, Offline(0, fed, Key(1)), Fitting(ConstantRam(mib), Footprint(40.0, 40.0, 0.0, 1000.0), too_large))
+    fitting = Fitting(ConstantRam(mib), Footprint(40.0, 40.0, 0.0, 1000.0), too_large)
+    program = Equipped(0, Offline(0, fed, Key(1)), fitting=fitting)
     return program.plan(Order(job, Start({})), Kept())[0]
 
 
-@pytest.mark.parametrize("job", [Job(batch_size=16), Job(), Job(batch_size=6, accumulate=4), Job(batch_size=16, drop_last=True)])
+ORDERED = [Job(batch_size=16), Job(), Job(batch_size=6, accumulate=4), Job(batch_size=16, drop_last=True), Job(batch_size=24, at_once=6)]
+
+
+@pytest.mark.parametrize("job", ORDERED)
 def test_no_batch_exceeds_the_device(job: Job) -> None:
     """Whatever a device has, a step takes no more; an update from several passes stays the update that was ordered."""
     for kib in (1.2, 2.5, 3.3, 9.0, 40.0, 400.0):
@@ -91,6 +97,32 @@ def test_no_batch_exceeds_the_device(job: Job) -> None:
         planned("smaller_batch", 1e-6, job, 5)
     with pytest.raises(Unable):
         planned("cannot_train", 2.5 / 1024, job, 37)
+
+
+def test_smaller_batches_have_as_many_passes() -> None:
+    """An update that was ordered from several passes is made from as many smaller ones, and shrinks no more than these do."""
+    for job in (Job(batch_size=6, accumulate=4), Job(batch_size=24, at_once=6)):
+        for most in (5, 2, 1):
+            task = planned("smaller_batch", (80 + 1000 * most + 1) / MIB, job, 100)
+            assert task.job.micro(int(task.sizes[0])) == [most] * 4
+    for job in (Job(batch_size=5, at_once=9), Job(batch_size=5), Job()):
+        task = planned("smaller_batch", 2100 / MIB, job, 100)
+        assert task.job.micro(int(task.sizes[0])) == [2]
+
+
+def test_what_is_cut_into_single_examples_fits() -> None:
+    """A new example beside a remembered one passes alone where the device holds one, and an update may be made from several passes."""
+    ordered, pair = planned("cannot_train", 1e6, Job(batch_size=1), 3), Batches(np.full(3, 2), np.ones(3, np.int64))
+
+    def plan(order: Order) -> Any:
+        return dataclasses.replace(ordered, job=order.job, batches=pair), Kept()
+
+    fitting = Fitting(ConstantRam(1100 / MIB), Footprint(40.0, 40.0, 0.0, 1000.0), "smaller_batch")
+    for too_large, job in (("accumulate", Job(batch_size=1)), ("smaller_batch", Job(batch_size=1, at_once=2))):
+        fitting = dataclasses.replace(fitting, too_large=too_large)
+        assert at_once(fitting.planned(0, Order(job, Start({})), plan)[0]) == 1
+    with pytest.raises(Unable):
+        dataclasses.replace(fitting, too_large="smaller_batch").planned(0, Order(Job(batch_size=1), Start({})), plan)
 
 
 ROOM: dict[str, Any] = {"clients.ram": {"kind": "lognormal", "mib": 0.0075, "sigma": 0.15}, "engine.dtype": "float32"}
@@ -137,6 +169,24 @@ def test_impossible_wishes_are_refused(go: Go) -> None:
         go({"training.too_large": "accumulate"})
     with pytest.raises(ScenarioError, match=r"clients.ram.mib = -1"):
         go({"clients.ram": {"kind": "constant", "mib": -1.0}})
+
+
+def Normal(shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
+    """Return a model that cannot train on one example."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, outputs))
+
+
+STREAM: dict[str, Any] = {"stream.arrivals": {"kind": "constant", "per_s": 2.0}, "training.drop_last": True}
+
+
+@pytest.mark.parametrize("more", [{}, {"training.drop_last": True}, STREAM])
+def test_smaller_batches_of_what_needs_two_examples_are_refused(more: dict[str, Any], go: Go) -> None:
+    """A batch that is cut to a device may come down to one example, which BatchNorm cannot train on: said at the door, not by a client."""
+    normal = {**ROOM, **more, "model": {"kind": "tests.laws.test_fitting:Normal"}}
+    said = r"training.too_large = 'smaller_batch': may come to a batch of one example, and Sequential cannot train on one example"
+    with pytest.raises(ScenarioError, match=said):
+        go({**normal, "training.too_large": "smaller_batch"})
+    go({**normal, "training.too_large": "cannot_train", "training.drop_last": True, "server.rounds": 1})
 
 
 def test_teeth_a_device_that_holds_one_more_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Laws of monitoring: whoever looks on moves nothing, sees the same wherever tasks are computed, and sees what torch would."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from fedsim.learn.objectives import Classification
 from fedsim.learn.optim import Adam
 from fedsim.learn.store import Store
 from fedsim.learn.work import STEP_COLUMNS, Result, Task, Watching
+from fedsim.scenario.build import build
+from fedsim.scenario.load import load
 from tests.laws.test_accumulate import federation, network
 from tests.laws.test_engine import tasks
 
@@ -123,6 +125,17 @@ def test_lengths_are_those_of_torch(kind: str) -> None:
         assert np.allclose(np.array(expected).T, result.watched["steps"], rtol=1e-9, atol=0), STEP_COLUMNS
 
 
+def test_a_watched_task_is_the_task() -> None:
+    """Every field of a task but what is watched is the same one in the watched task; a field of later versions too."""
+    task = Task(*(object() for _ in fields(Task)))  # type: ignore[arg-type]  # Whatever it is, it goes along.
+    watching = Watching(3, np.arange(2))
+    watched = task.watched(watching)
+
+    assert [watching if each.name == "watching" else getattr(task, each.name) for each in fields(Task)] == [
+        getattr(watched, each.name) for each in fields(Task)
+    ]
+
+
 def test_chunks_see_the_same() -> None:
     """Rows see the same bits alone, in twos and all together, in float32, stacked or one by one; single examples to rounding."""
     for name, job in (("mlp", JOBS["plain"]), ("mlp", JOBS["accumulate"]), ("logreg", JOBS["momentum"])):
@@ -177,3 +190,16 @@ def test_noise_floor(go: Go) -> None:
     assert 4 <= still.final["rounds"] < 60 and "scored_round" not in still.final
     assert still.manifest["stopped"] == "no signal between clients for 4 rounds"
     assert "stopped" not in moving.manifest and (moving.noise().signal > 0).all()
+
+
+def test_a_noise_floor_that_nobody_sees_is_told(tiny: Any, go: Go) -> None:
+    """A server that takes replies one at a time never stops by it: a note says so before the run, and another after it."""
+    kind = "tests.test_circles:Polls"
+    table = {"server.strategy": {"kind": kind}, "monitor": {}, "stop": {"noise_floor": 3}}
+    before, after = build(load(tiny(table))).notes, go(table).manifest["notes"]
+    may = [note for note in after if note.startswith("stop.noise_floor = 3: goes by")]
+
+    assert may and set(may) <= set(before) and f"server.strategy.kind = {kind!r} has a start() of its own" in may[0]
+    assert "stop.noise_floor = 3: had no effect: two clients' replies of one model were handed over together 0 times" in " ".join(after)
+    rounds = go({**table, "server.strategy": {"kind": "FedAvg"}, "server.rounds": 3})
+    assert not [note for note in rounds.manifest["notes"] if "noise_floor" in note]

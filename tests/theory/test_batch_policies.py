@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.client.equipped import Equipped
 from fedsim.client.kept import Kept
 from fedsim.client.offline import Offline
 from fedsim.client.program import Order
-from fedsim.client.sizing import Sized, Sizing
+from fedsim.client.sizing import Sizing
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.cost.compute import ConstantCompute, LognormalCompute
@@ -45,7 +46,7 @@ class Quadratic:
         everyone = dataclasses.replace(fed, partition=shared, count=clients)
         sizing = None if policy is None else Sizing(policy, ConstantCompute(1.0, 0.0), 1.0, FLOPS)
         offline = [Offline(client, everyone, Key(3)) for client in range(clients)]
-        self.programs: list[Any] = [each if sizing is None else Sized(each.number, each, sizing) for each in offline]
+        self.programs: list[Any] = [Equipped(each.number, each, sizing) for each in offline]
         self.job, self.kept, self.round = job, [Kept()] * clients, 1
 
     def tasks(self, w: FloatArray) -> tuple[list[Task], list[Result]]:

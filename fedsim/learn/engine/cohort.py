@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
@@ -39,7 +39,7 @@ from fedsim.learn.engine.stack import Stack
 from fedsim.learn.engine.starts import Starts
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
-from fedsim.learn.engine.updates import Updates
+from fedsim.learn.engine.updates import Trained, Updates, Which
 from fedsim.learn.engine.watching import Watcher
 from fedsim.learn.job import Job
 from fedsim.learn.kept import Kept
@@ -81,8 +81,7 @@ class CohortEngine:
         self._model, self.objective, self._store = model, objective, store
         self._names, self._trained = list(carried), len(trainable(model))
         self._kept = Kept(model, objective)
-        self._remembers: bool | None = None  # Nobody has tried yet.
-        self._scorer = Scorer(model, objective, self._names, self.as_built)
+        self._scorer = Scorer(model, objective, self._names, self._kept.as_built)  # No method of ours, which would close a circle.
         self.result_bytes = sum(p.numel() * p.element_size() for p in carried.values())
         first = next(iter(carried.values()))
         self._device, self._dtype = first.device, first.dtype
@@ -100,9 +99,8 @@ class CohortEngine:
         return Site.of(self, self._model, self.objective, self._store, self.chunk, self.many_sizes, self.arithmetic)
 
     def as_built(self) -> None:
-        """Put back whatever the model keeps between calls, where that may make a difference: as a device builds it for each task."""
-        if self._remembers is not False:
-            self._kept.back()
+        """Put back whatever the model keeps between calls, where that may make a difference."""
+        self._kept.as_built()
 
     def evaluate(self, params: Params, x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores of *params* over the examples (x, y), from sums over batches of fixed size."""
@@ -152,14 +150,10 @@ class CohortEngine:
         with torch.no_grad(), one_thread():
             x, y, offsets = self._store.pool([task])
             guarded, luck = Guarded(self._starts.rows(task.job, [task]), self._names[: self._trained]), Luck([task])
-            mix = task.batches.mix if task.batches else "concat"
             self.as_built()
             return broken(
                 task.job, self._planned(task.job, [task], offsets), guarded, task.step_rates.tolist(),
-                lambda: Updates(
-                    (x, y), guarded, luck, lambda kind: self._step(kind, False, mix), self._trained, False, alone=True,
-                    mass=mass_of(self.objective, self._store.whole_targets), cuts=_cuts(task),
-                ),
+                lambda: self._updates([task], (x, y), guarded, luck, plain=False),
             )  # fmt: skip
 
     @property
@@ -253,7 +247,7 @@ class CohortEngine:
         """Return the loss of *params* on some examples of the *pool*, in the middle of a task; infinity for none."""
         if not len(places):
             return math.inf
-        before = Kept(self._model, self.objective) if self._remembers else self._kept
+        before = Kept(self._model, self.objective) if self._kept.moves else self._kept
         x, y = pool
         loss = self._scorer.scores(params, x[places], y[places])["loss"]
         before.back()
@@ -264,13 +258,8 @@ class CohortEngine:
         chunk = self._planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
         plain, rates = is_plain(job) and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
-        mix = tasks[0].batches.mix if tasks[0].batches else "concat"
         watcher, watched = Watcher.of(tasks, rows, self._trained), self._noise(tasks, x, y, offsets)
-        updates = Updates(
-            (x, y), rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
-            mass=mass_of(self.objective, self._store.whole_targets), told=watcher.gradients if watcher else None,
-            cuts=_cuts(tasks[0]),
-        )  # fmt: skip
+        updates = self._updates(tasks, (x, y), rows, luck, plain=plain, told=watcher.gradients if watcher else None)
         with torch.no_grad():
             self.as_built()
             for step, kind, which, places in chunk.batches():
@@ -291,6 +280,18 @@ class CohortEngine:
         if watcher:
             watched = [seen | steps for seen, steps in zip(watched, watcher.told(losses, chunk.sizes, np.array(rates)), strict=True)]
         return self._results(chunk, rows, losses, early, watched)
+
+    def _updates(
+        self, tasks: Sequence[Task], pool: tuple[Tensor, Tensor], rows: Trained, luck: Luck, *, plain: bool,
+        told: Callable[[Which, Sequence[Tensor]], None] | None = None,
+    ) -> Updates:  # fmt: skip
+        """Return what makes updates of *rows* from the examples of the *pool*, for *tasks* whose batches are laid out alike."""
+        batches = tasks[0].batches
+        mix = batches.mix if batches else "concat"
+        return Updates(
+            pool, rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
+            mass=mass_of(self.objective, self._store.whole_targets), told=told, cuts=batches is not None and batches.widths is not None,
+        )  # fmt: skip
 
     def _planned(self, job: Job, tasks: list[Task], offsets: IntArray) -> Chunk:
         """Return *tasks* as a chunk: which examples each reads where that goes by their losses, too."""
@@ -374,18 +375,13 @@ class CohortEngine:
             if cut:
                 x, more = x[:, :cut].contiguous(), [each[:, :cut].contiguous() for each in more]
             objective = self.objective if mix == "concat" else Mixed(self.objective, kind[1], mix)
-            if self._remembers is None:
-                self._remembers = remembers(self._model, self.objective, x, y, self._kept)
-            before = Kept(self._model, self.objective) if self._remembers else self._kept  # A task may be under way.
+            if self._kept.moves is None:
+                self._kept.moves = remembers(self._model, self.objective, x, y, self._kept)
+            before = Kept(self._model, self.objective) if self._kept.moves else self._kept  # A task may be under way.
             self._steps[*kind, plain, mix] = compile_step(
                 self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
                 more=more, templates=self._templates if mix == "concat" and not cut else None,  # These are of whole sequences.
-                remembers=self._remembers, arithmetic=self.arithmetic,
+                remembers=self._kept.moves, arithmetic=self.arithmetic,
             )
             before.back()  # Tracing and probing have called it.
         return self._steps[*kind, plain, mix]
-
-
-def _cuts(task: Task) -> bool:
-    """Return whether sequences in the batches of *task* are cut to widths of their own."""
-    return task.batches is not None and task.batches.widths is not None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap  # pyright: ignore[reportUnknownVariableType]
 
-from fedsim.learn.engine.norms import squares
+from fedsim.learn.engine.lengths import squared_lengths
 from fedsim.learn.engine.scoring import evaluating
 from fedsim.learn.models import called, trainable, travelling
 from fedsim.learn.objectives import Objective
@@ -47,14 +47,14 @@ def noises(
     with evaluating(model), seeded(0):  # Whatever draws here draws of its own.
         for begin in range(0, len(x), each):
             gradients = of_each(loss, leaves, x[begin : begin + each], y[begin : begin + each])
-            lengths, first = squares(gradients).tolist(), 0
+            lengths, first = squared_lengths(gradients).tolist(), 0
             while first < len(lengths):  # As far as the piece goes, or to the end of a set.
                 last = min(len(lengths), first + want[len(found)] - done)
                 part = [gradient[first:last].sum(dim=0) for gradient in gradients]
                 sums = [a.double() + b for a, b in zip(sums, part, strict=True)] if sums else part
                 total, done, first = total + sum(lengths[first:last]), done + last - first, last
                 if done == want[len(found)]:
-                    mean = float(squares([(whole / done).unsqueeze(0) for whole in sums])[0])
+                    mean = float(squared_lengths([(whole / done).unsqueeze(0) for whole in sums])[0])
                     trace = max(0.0, total - done * mean) / (done - 1)
                     found.append((trace, mean - trace / done))
                     total, sums, done = 0.0, [], 0

@@ -41,10 +41,10 @@ def recompute(graph: Graph) -> int:
 
 def _waiting(order: list[Node], late: set[Node]) -> set[Node]:
     """Return what of the forward nodes *order* is there for *late* ones: of a view, what it looks at."""
-    found = {node for node in order if any(user in late for user in node.users)}
+    found, forward = {node for node in order if any(user in late for user in node.users)}, set(order)
     for node in reversed(order):
         if node in found and _looks(node):
-            found |= {source for source in node.all_input_nodes[:1] if source in order}
+            found |= {source for source in node.all_input_nodes[:1] if source in forward}
     return found
 
 

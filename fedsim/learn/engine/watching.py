@@ -11,11 +11,10 @@ from torch import Tensor
 
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray
-from fedsim.learn.engine.norms import squares
+from fedsim.learn.engine.lengths import squared_lengths
 from fedsim.learn.engine.rows import Rows
+from fedsim.learn.engine.updates import Which
 from fedsim.learn.work import STEP_COLUMNS, Task
-
-Which = slice | IntArray
 
 
 @dataclass(slots=True)
@@ -79,7 +78,7 @@ class Watcher:
         to, of = np.searchsorted(now.mine, rows), np.arange(len(rows))
         there = (to < len(now.mine)) & (now.mine[np.minimum(to, len(now.mine) - 1)] == rows)
         if there.any():
-            now.gradients[torch.from_numpy(to[there])] = squares([gradient[_index(of[there])] for gradient in gradients]).sqrt()
+            now.gradients[torch.from_numpy(to[there])] = squared_lengths([gradient[_index(of[there])] for gradient in gradients]).sqrt()
 
     def end(self, rate: float) -> None:
         """Take that the step is made, at the learning rate *rate*."""
@@ -88,7 +87,7 @@ class Watcher:
             return
         for before, param in zip(now.before, self.rows.params, strict=False):
             torch.sub(param[_index(now.mine)], before, out=before)
-        updates = squares(now.before).sqrt()
+        updates = squared_lengths(now.before).sqrt()
         lengths = now.gradients
         if lengths is None:
             lengths = updates / rate if rate else torch.full_like(updates, torch.nan)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedsim.learn.signal import BLOCK
 
 
-def squares(tensors: Sequence[Tensor]) -> Tensor:
+def squared_lengths(tensors: Sequence[Tensor]) -> Tensor:
     """Return the squared length of each row over all *tensors*, in float64. Shapes: (rows, ...) each -> (rows,).
 
     Squares are added up in the tensors' own type within blocks, and blocks in float64: three times as quick as widening each number
