@@ -201,7 +201,7 @@ class _Session:
             compat.log_to(self.folder / "flower.log"), hearing() as self.heard, (self.folder / SAID).open("w", encoding="utf-8") as said,
             redirect_stdout(said), compat.cheap_collections(),
         ):  # fmt: skip
-            self.served = serve(self.app, AppGrid(self.grid, self.pool.deal), self.key.fold("app"), self)
+            serve(self.app, AppGrid(self.grid, self.pool.deal), self.key.fold("app"), self, self.served)
 
     def _first(self, folder: Path) -> None:
         self.folder = folder
