@@ -5,7 +5,9 @@
 
 The same unmodified app (``apps/tiny``: FedAvg, ten float64 numbers, half of the clients train and half evaluate in each round), the same
 machine, one after the other in turn; each run is a process of its own. A round is from one ``configure_train`` to the next, medians;
-start-up is from the start of the process to the first. Peak memory is the sum of what all processes of a run hold (PSS), sampled.
+start-up is from the start of the process to the first. Peak memory is the sum of what all processes of a run hold (PSS), sampled; CPU
+per round is the time of all of them together, between samples after start-up: it says what the wall time would be on an idle machine,
+where others' load makes that waver.
 """
 
 from __future__ import annotations
@@ -61,31 +63,33 @@ else:
     run_simulation(server_app=server, client_app=client, num_supernodes=clients,
                    backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}})
 print("RESULT" + json.dumps({
-    "startup": moments[0] - began, "rounds": [b - a for a, b in zip(moments, moments[1:])],
+    "startup": moments[0] - began, "moments": moments,
     "hash": hashlib.sha256(final[0].tobytes()).hexdigest()}))
 """
 
 
-def held_mib(mark: str) -> float:
-    """Return what all processes that carry *mark* in their environment hold, in MiB."""
-    total = 0
+def held(mark: str) -> tuple[float, float]:
+    """Return what all processes that carry *mark* in their environment hold, in MiB, and the CPU seconds that they took."""
+    total, ticks = 0, 0
     for process in Path("/proc").iterdir():
         try:
             if process.name.isdigit() and mark.encode() in (process / "environ").read_bytes():
                 lines = (process / "smaps_rollup").read_text().splitlines()
                 total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+                ticks += sum(map(int, (process / "stat").read_text().rpartition(")")[2].split()[11:13]))
         except OSError:
             continue
-    return total / 1024
+    return total / 1024, ticks / os.sysconf("SC_CLK_TCK")
 
 
 def run(python: str, side: str, clients: int, rounds: int, seed: int) -> dict[str, Any]:
     """Return the figures of one run of the app by *side*, in a process of its own."""
-    mark, peak, over = f"{MARK}={uuid.uuid4().hex}", [0.0], threading.Event()
+    mark, over = f"{MARK}={uuid.uuid4().hex}", threading.Event()
+    samples: list[tuple[float, float, float]] = []
 
     def watch() -> None:
-        while not over.wait(0.3):
-            peak[0] = max(peak[0], held_mib(mark))
+        while not over.wait(0.2):
+            samples.append((time.time(), *held(mark)))
 
     environment = {
         **os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
@@ -106,7 +110,14 @@ def run(python: str, side: str, clients: int, rounds: int, seed: int) -> dict[st
     if not lines:
         raise SystemExit(f"{side} with {clients} clients failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     found = json.loads(lines[0].removeprefix("RESULT"))
-    return {**found, "round": statistics.median(found["rounds"][1:]), "peak": peak[0]}
+    moments = found["moments"]
+    inside = [(at, cpu) for at, _, cpu in samples if moments[1] <= at <= moments[-1]]
+    cpu = float("nan")
+    if len(inside) > 1:
+        (first, before), (last, after) = inside[0], inside[-1]
+        cpu = (after - before) / (last - first) * (moments[-1] - moments[1]) / (len(moments) - 2)
+    rounds = [b - a for a, b in zip(moments[1:], moments[2:], strict=False)]
+    return {**found, "round": statistics.median(rounds), "cpu": cpu, "peak": max(mib for _, mib, _ in samples)}
 
 
 def main() -> None:
@@ -117,8 +128,8 @@ def main() -> None:
     words.add_argument("--rounds", type=int, default=10)
     words.add_argument("--turns", type=int, default=2)
     asked = words.parse_args()
-    print("| clients | by | s per round | start-up s | peak MiB | two seeded runs agree |")
-    print("|---|---|---|---|---|---|")
+    print("| clients | by | s per round | CPU s per round | start-up s | peak MiB | seeded runs agree |")
+    print("|---|---|---|---|---|---|---|")
     for clients in asked.clients:
         both: dict[str, float] = {}
         runs: dict[str, list[dict[str, Any]]] = {"Flower": [], "fedsim": []}
@@ -127,10 +138,10 @@ def main() -> None:
                 runs[side].append(run(python, side, clients, asked.rounds, seed=3))
         for side, found in runs.items():
             both[side] = statistics.median(one["round"] for one in found)
-            startup, peak = (statistics.median(one[name] for one in found) for name in ("startup", "peak"))
+            startup, peak, cpu = (statistics.median(one[name] for one in found) for name in ("startup", "peak", "cpu"))
             agree = "yes" if len({one["hash"] for one in found}) == 1 else "no"
-            print(f"| {clients:,} | {side} | {both[side]:.3f} | {startup:.1f} | {peak:.0f} | {agree} |", flush=True)
-        print(f"| {clients:,} | ratio | {both['Flower'] / both['fedsim']:.1f} | | | |", flush=True)
+            print(f"| {clients:,} | {side} | {both[side]:.3f} | {cpu:.3f} | {startup:.1f} | {peak:.0f} | {agree} |", flush=True)
+        print(f"| {clients:,} | ratio | {both['Flower'] / both['fedsim']:.1f} | | | | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,8 @@ class Served:
     strategies: list[str] = field(default_factory=list[str])
 
 
-def serve(app: App, grid: AppGrid, key: Key, ears: Ears) -> Served:
-    """Load the ServerApp of *app* and run it on *grid* to its end. Raises ScenarioError, and RunError where it breaks."""
-    served = Served()
+def serve(app: App, grid: AppGrid, key: Key, ears: Ears, served: Served) -> None:
+    """Load the ServerApp of *app*, run it on *grid* to its end, and write into *served*. Raises ScenarioError, RunError where it breaks."""
     inner = grid.inner
 
     def heard(step: str, server_round: int, result: Any) -> None:
@@ -90,7 +89,6 @@ def serve(app: App, grid: AppGrid, key: Key, ears: Ears) -> Served:
         except BaseException as error:  # SystemExit too: a server that leaves so has not come to its end.
             place = where(error, app.folder)
             raise RunError(f"the ServerApp raised {reason(error).rstrip('.')}{f' ({place})' if place else ''}.") from error
-    return served
 
 
 def params_of(arrays: Any) -> Params | None:

@@ -109,10 +109,12 @@ def execute(app: App, loaded: LoadedFleet, out: str | Path | None = None, watch:
             having = devices(loaded.fleet)
             costs = Costs(loaded, having)
         pool = Pool(load, loaded.fleet.engine.processes)
+        session = _Session(app, loaded, having, costs, pool, key, watch, measure)
         try:
-            session = _Session(app, loaded, having, costs, pool, key, watch, measure)
             session.go(name, out)
         finally:
+            if hasattr(session, "grid"):
+                session.grid.close()
             pool.close()
             pool.said.close()
     return Run(session.folder)
@@ -166,6 +168,8 @@ class _Session:
             finally:
                 patience.leaving = True
                 self._leave(status, error)
+        if patience.kept and status == "done":
+            raise KeyboardInterrupt(f"interrupted; the run is done, and safe in {self.folder}.")
 
     def metric(self, server_round: int, scope: str, name: str, value: float) -> None:
         """Record a score that the server told."""
@@ -197,7 +201,7 @@ class _Session:
             compat.log_to(self.folder / "flower.log"), hearing() as self.heard, (self.folder / SAID).open("w", encoding="utf-8") as said,
             redirect_stdout(said), compat.cheap_collections(),
         ):  # fmt: skip
-            self.served = serve(self.app, AppGrid(self.grid, self.pool.deal), self.key.fold("app"), self)
+            serve(self.app, AppGrid(self.grid, self.pool.deal), self.key.fold("app"), self, self.served)
 
     def _first(self, folder: Path) -> None:
         self.folder = folder

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,16 +163,42 @@ def test_a_server_that_waits_for_nothing_is_told(run: Go, app_of: Make) -> None:
         run(app_of("polls", server_app=loop.format(body="while not grid.pull_messages(['m1']): time.sleep(1)")))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_cut_short_leaves_no_process(number: int, app_of: Make, tmp_path: Path) -> None:
+    """Ctrl-C and a polite kill leave a folder that says so, and exit 130; whatever kills a run, its processes end with it."""
+    out, fleet = tmp_path / "run", Path(__file__).parents[2] / "scenarios" / "fleets" / "phones.toml"
+    words = ["run", str(app_of()), "--fleet", str(fleet), "--run-config", "num-server-rounds=100000", "--out", str(out), "--quiet"]
+    go = subprocess.Popen([sys.executable, "-c", "from fedsim.cli import main; main()", *words], stderr=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (out / "flower.log").is_file():
+            time.sleep(0.1)
+        workers = _children(go.pid)
+        go.send_signal(number)
+        _, said = go.communicate(timeout=30)
+    finally:
+        go.kill()
+    until = time.monotonic() + 10
+    while time.monotonic() < until and any(Path(f"/proc/{pid}").exists() for pid in workers):
+        time.sleep(0.1)
+
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    if number != signal.SIGKILL:
+        assert (130, "interrupted", 1) == (go.returncode, fedsim.load(out).status, len(said.splitlines())), said
+
+
+def _children(pid: int) -> set[str]:
+    """Return the processes of apps that *pid* has."""
+    found: set[str] = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found |= set((task / "children").read_text().split())
+    return {child for child in found if b"fedsim.foreign.worker" in Path(f"/proc/{child}/cmdline").read_bytes()}
+
+
 def test_nothing_is_left_behind(run: Go, app_of: Make) -> None:
     """No process of an app outlives its run, be it done or broken."""
-    def children() -> set[str]:
-        found: set[str] = set()
-        for task in Path(f"/proc/{os.getpid()}/task").iterdir():
-            found |= set((task / "children").read_text().split())
-        return {pid for pid in found if b"fedsim.foreign.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
     run("quickstart-numpy", run_config={"num-server-rounds": 1})
     with pytest.raises(fedsim.FedsimError):
         run(app_of(server_app="1 / 0"))
 
-    assert set() == children()
+    assert set() == _children(os.getpid())
