@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from fedsim.deploy.apps import client_app
+from fedsim.real.apps import client_app
 
 app = client_app(Path(__file__).parents[1])

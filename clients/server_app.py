@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from fedsim.deploy.apps import server_app
+from fedsim.real.apps import server_app
 
 app = server_app(Path(__file__).parents[1])

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from fedsim import laws
     from fedsim.advising import advise
     from fedsim.core.keys import Key
-    from fedsim.deploy import deploy
     from fedsim.foreign.session import run_app
+    from fedsim.real import deploy
     from fedsim.score.run import Run, load
     from fedsim.session import run
     from fedsim.studies import study
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "deploy", "laws", "load", "run", "run_app", "study"]
 
 _LATE = {
-    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "deploy": "fedsim.deploy", "laws": "fedsim.laws",
+    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "deploy": "fedsim.real", "laws": "fedsim.laws",
     "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "study": "fedsim.studies",
 }  # fmt: skip
 
@@ -37,7 +37,7 @@ def __getattr__(name: str) -> Any:
     with warnings.catch_warnings():
         spare_dependencies()
         module = import_module(_LATE[name])
-        value = module if name in ("deploy", "laws") else getattr(module, name)  # fedsim.deploy is a room that can be called.
+        value = module if name == "laws" else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
 import signal
 import sys
 import tempfile
-import traceback
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from fedsim.core.errors import RunError, ScenarioError, reason
+from fedsim.core.errors import RunError
 from fedsim.core.warned import spare_dependencies
 
 spare_dependencies()  # Before the first of them comes in.
 
 import typer  # noqa: E402
 from click.exceptions import Abort, UsageError  # noqa: E402
+
+from fedsim import cli_real  # noqa: E402
+from fedsim.cli_words import AsJson, RunFolder, ScenarioFile, Seed, Set, as_line, end, errors, loaded_from, opened, reported  # noqa: E402
 
 app = typer.Typer(
     name="fedsim",
@@ -42,15 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-
-ScenarioFile = Annotated[Path, typer.Argument(metavar="SCENARIO", help="A scenario file (.toml).")]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/quickstart-7.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.optimizer.lr=0.05. Repeatable."),
-]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override the scenario's seed.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end, and nothing else.")]
 
 studies = typer.Typer(help="Run a scenario many times, varied by a plan, and say what follows.", no_args_is_help=True)
 app.add_typer(studies, name="study")
@@ -71,7 +61,8 @@ def run(
     settings: Set = None,
     seed: Seed = None,
     fleet: Annotated[
-        Path | None, typer.Option(metavar="FLEET", help="A fleet file (.toml): the clients of a Flower app; of a scenario, their devices and links.")
+        Path | None,
+        typer.Option(metavar="FLEET", help="A fleet file (.toml): the clients of a Flower app; of a scenario, their devices and links."),
     ] = None,
     run_config: Annotated[
         list[str] | None, typer.Option("--run-config", metavar="'KEY=VALUE ...'", help="A Flower app's run config, as in 'flwr run'.")
@@ -86,18 +77,18 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
     """Run a scenario, or any Flower app on a fleet: progress while it goes, a summary at the end, a run folder with a report."""
-    with _errors():
+    with errors():
         from fedsim import show
 
         if run_config or measure or scenario.is_dir():
             done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
-            loaded = _load(scenario, settings, seed, fleet)
+            loaded = loaded_from(scenario, settings, seed, fleet)
             with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
                 from fedsim.session import execute
 
                 done = execute(loaded, out, watch)
-        _reported(done, as_json)
+        reported(done, as_json)
 
 
 @app.command()
@@ -111,16 +102,16 @@ def check(
     ] = 10.0,
 ) -> None:
     """Check a scenario and foretell its cost: builds the world, runs time without training, prints what would happen."""
-    with _errors():
+    with errors():
         from fedsim import show
 
-        loaded = _load(scenario, settings, seed)
+        loaded = loaded_from(scenario, settings, seed)
         from fedsim.preview import preview
 
         with show.rehearsing(loaded.scenario, silent=as_json) as watch:
             foretold = preview(loaded, wall_s=wall_s, watch=watch)
         if as_json:
-            print(_json(foretold.plain()))
+            print(as_line(foretold.plain()))
         else:
             show.preview(foretold)
 
@@ -133,7 +124,7 @@ def list_kinds(
     ] = None,
 ) -> None:
     """List what a scenario can name: an overview; of one noun each kind with its settings, of a section each key, in words."""
-    with _errors():
+    with errors():
         from fedsim import listing
 
         listing.kinds(noun)
@@ -142,12 +133,12 @@ def list_kinds(
 @app.command("show")
 def show_run(run: RunFolder, as_json: AsJson = False) -> None:
     """Show a run: what it was, how it ended, what it cost."""
-    with _errors():
+    with errors():
         from fedsim import show
 
-        found = _opened(run)
+        found = opened(run)
         if as_json:
-            print(_json(show.summary_line(found)))
+            print(as_line(show.summary_line(found)))
         else:
             show.summary(found)
 
@@ -159,12 +150,12 @@ def verify(
     trust: Annotated[bool, typer.Option("--trust", help="Run code of its own that was recorded elsewhere.")] = False,
 ) -> None:
     """Run a run again from its own manifest and compare the digests; exit 1 when they differ."""
-    with _errors():
+    with errors():
         from fedsim import show
         from fedsim.scenario.load import recorded
         from fedsim.session import verify as again
 
-        old = _opened(run)
+        old = opened(run)
         with tempfile.TemporaryDirectory() as scratch:
             if "app" in old.manifest:
                 from fedsim.foreign.verifying import verify as again_app
@@ -206,11 +197,11 @@ def batch_size(
     Each size is run at a rate tuned for it, at the scenario's own rate, for equal epochs, equal steps, and to a target. The runs
     stand in the study's folder; called again, the study goes on from what is done there.
     """
-    with _errors():
+    with errors():
         from fedsim import show
         from fedsim.studies import studied
 
-        loaded = _load(scenario, settings, seed)
+        loaded = loaded_from(scenario, settings, seed)
         with show.studying(loaded.scenario, silent=quiet or as_json) as told:
             found = studied(
                 loaded, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out, told=told
@@ -218,68 +209,18 @@ def batch_size(
         from fedsim.studies import table
 
         if as_json:
-            print(_json(table.summary(found)))
+            print(as_line(table.summary(found)))
         else:
             table.show(found)
 
 
 @app.command()
-def deploy(
-    scenario: ScenarioFile,
-    nodes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
-    ] = None,
-    settings: Set = None,
-    seed: Seed = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The run's folder; new or empty. Default runs/NAME-SEED.")
-    ] = None,
-    tls: Annotated[bool, typer.Option("--tls", help="Encrypt everything, and let in only the nodes of this deployment.")] = False,
-    port: Annotated[int | None, typer.Option(metavar="PORT", help="The SuperLink's. Default a free one.")] = None,
-    time_scale: Annotated[
-        float, typer.Option("--time-scale", metavar="X", help="Seconds of the clients' streams in a real one. Default 1.")
-    ] = 1.0,
-    printed: Annotated[
-        bool, typer.Option("--print", help="Start nothing: print what to type on real machines, TLS and authentication included.")
-    ] = False,
-    as_compose: Annotated[bool, typer.Option("--compose", help="With --print: a docker compose file instead.")] = False,
-    as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
-) -> None:
-    """Run a scenario on real Flower clients: a SuperLink and SuperNodes on this machine, or what to type on others.
-
-    What it starts it also ends, whatever happens. The run folder is that of 'fedsim run', with wall times.
-    """
-    with _errors():
-        from fedsim.deploy.asked import Asked, check, check_scale
-
-        words = [*(settings or []), *([] if nodes is None else [f"clients.count={nodes}"])]
-        asked = Asked(_load(scenario, words, seed), scenario, settings or [], seed, out, port, tls, time_scale)
-        if as_compose and not printed:
-            raise ScenarioError("--compose: goes with --print.")
-        if printed:
-            from fedsim.deploy import printed as words_for
-
-            check_scale(time_scale)
-            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes))
-            return
-        check(asked)
-        from fedsim import show
-        from fedsim.deploy.local import deployed
-
-        first = f"starting a SuperLink and {asked.nodes} SuperNodes"
-        with show.progress(asked.loaded.scenario, silent=quiet or as_json, clock="wall", first=first) as watch:
-            done = deployed(asked, watch)
-        _reported(done, as_json)
-
-
-@app.command()
 def report(run: RunFolder) -> None:
     """Write the HTML report of a run (again), and print its path."""
-    with _errors():
+    with errors():
         from fedsim.report.page import write_report
 
-        print(write_report(_opened(run)))
+        print(write_report(opened(run)))
 
 
 @app.command()
@@ -292,102 +233,36 @@ def advise(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
     """Advise which batch size, how many clients and which learning rate to try next, and say how sure that is."""
-    with _errors():
+    with errors():
         from fedsim import show
         from fedsim.advising import is_run, watched
         from fedsim.score.advice import advice
 
         if is_run(scenario):
-            run = _opened(scenario)
+            run = opened(scenario)
         else:
             from fedsim.scenario.load import parse_overrides
 
-            loaded = _load(scenario, settings, seed)
+            loaded = loaded_from(scenario, settings, seed)
             with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
                 run = watched(scenario, parse_overrides(settings or []), seed, out, watch)
         found = advice(run)
         if as_json:
-            print(_json({"run": str(run.path), "advice": [dataclasses.asdict(hint) for hint in found]}))
+            print(as_line({"run": str(run.path), "advice": [dataclasses.asdict(hint) for hint in found]}))
         else:
             show.advice(run, found)
 
 
 @app.command()
-def calibrate(
-    run: RunFolder,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The fleet file to write. Default fleet.toml in the run's folder.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Fit devices, links and Flower's transport to a deployed run, and write a fleet file: for 'fedsim run SCENARIO --fleet FILE'."""
-    with _errors():
-        from fedsim import show
-        from fedsim.deploy.calibrate import calibrated
-        from fedsim.report.page import toml
-
-        found, file = calibrated(_opened(run).path), out or run / "fleet.toml"
-        file.write_text(toml(found.plain()) + "\n", encoding="utf-8")
-        if as_json:
-            print(_json({**dataclasses.asdict(found), "fleet": str(file)}))
-        else:
-            show.calibration(found, file)
-
-
-@app.command()
-def validate(
-    scenario: ScenarioFile,
-    nodes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
-    ] = None,
-    settings: Set = None,
-    seed: Seed = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; new or empty. Default runs/NAME.validate.")] = None,
-    as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what is going on.")] = False,
-) -> None:
-    """Simulate a scenario and deploy it, and say whether they agree: parameters, bytes, and the time of a round. Exit 1 where they do not.
-
-    The time is foretold from another, smaller deployment that it is fitted to.
-    """
-    with _errors():
-        from fedsim import show
-        from fedsim.deploy.asked import Asked
-        from fedsim.deploy.validate import validated
-
-        words = [*(settings or []), *([] if nodes is None else [f"clients.count={nodes}"])]
-        loaded = _load(scenario, words, seed)
-        asked = Asked(loaded, scenario, words, seed)
-        found = validated(asked, out or Path("runs") / f"{loaded.scenario.name}.validate", show.steps(silent=quiet or as_json))
-        if as_json:
-            print(_json(found.plain()))
-        else:
-            show.validation(found)
-        if not found.agrees:
-            raise SystemExit(1)
-
-
-@app.command()
-def init(
-    flower: Annotated[Path, typer.Option("--flower", metavar="DIR", help="The app's folder; new or empty.")],
-    scenario: Annotated[Path | None, typer.Option(metavar="SCENARIO", help="A scenario file (.toml). Default: the quickstart.")] = None,
-    nodes: Annotated[
-        int, typer.Option(min=0, metavar="N", help="SuperNodes that take part. Default: as many as the scenario has clients.")
-    ] = 0,
-) -> None:
-    """Make the folder of a Flower app from a scenario: for real clients, with 'flwr run DIR'."""
-    with _errors():
-        from fedsim.deploy.folder import init_app
-
-        files = init_app(flower, scenario, nodes)
-        print(f"{flower}: {', '.join(files)}. {flower / 'README.md'} says how it is run.")
-
-
-@app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, for editors that complete and check TOML."""
-    with _errors():
+    with errors():
         from fedsim.scenario.jsonschema import json_schema
 
         print(json.dumps(json_schema(), indent=2))
+
+
+cli_real.add(app)
 
 
 def main() -> None:
@@ -401,51 +276,9 @@ def main() -> None:
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "fedsim"
         said = " ".join(dict.fromkeys(re.split(r"(?<=[.?]) +", " ".join(error.format_message().split()))))
-        _end(f"{said} '{command} --help' shows what it takes.", 2)
+        end(f"{said} '{command} --help' shows what it takes.", 2)
     except Abort:
-        _end("interrupted.", 130)
-
-
-def _reported(done: Any, as_json: bool) -> None:
-    """Write the report of a run that is done, and print its summary."""
-    from fedsim import show
-    from fedsim.report.page import write_report
-
-    try:
-        write_report(done)
-    except OSError as error:
-        raise RunError(
-            f"{error.filename or done.path}: the report cannot be written ({error.strerror}); the run is done, and safe in {done.path}."
-        ) from None
-    if as_json:
-        print(_json(show.summary_line(done)))
-    else:
-        show.summary(done)
-
-
-def _opened(folder: Path) -> Any:
-    """Return the run in *folder*; naming a folder that holds none is the arguments' fault, not the run's."""
-    from fedsim.record import manifest
-    from fedsim.score.run import load
-
-    try:
-        there = (folder / manifest.FILE).is_file()
-    except OSError as error:  # A name that is too long for any folder.
-        raise ScenarioError(f"{str(folder)[:60]}...: {error.strerror}.") from None
-    if not there:
-        raise ScenarioError(f"{folder}: not a run folder (it has no {manifest.FILE}).")
-    return load(folder)
-
-
-def _load(scenario: Path, settings: list[str] | None, seed: int | None, fleet: Path | None = None) -> Any:
-    from fedsim.scenario.load import load, parse_overrides
-
-    asked = parse_overrides(settings or [])
-    if fleet is not None:
-        from fedsim.scenario.fleet import load_fleet, on_fleet
-
-        asked = {**on_fleet(load_fleet(fleet).fleet), **asked}
-    return load(scenario, asked, seed)
+        end("interrupted.", 130)
 
 
 def _run_app(
@@ -460,56 +293,6 @@ def _run_app(
     found, loaded = asked(app, fleet, parse_overrides(settings or []), seed, words)
     with show.following(f"{found.name}-{loaded.fleet.name}", silent=silent) as watch:
         return execute(found, loaded, out, watch, measure=measure)
-
-
-@contextmanager
-def _errors() -> Generator[None]:
-    """Turn errors into one line and an exit code."""
-    try:
-        yield
-    except ScenarioError as error:
-        _end(str(error), 2)
-    except RunError as error:
-        _end(str(error), 1)
-    except KeyboardInterrupt as stopped:
-        _end(str(stopped) or "interrupted.", 130)
-    except BrokenPipeError:  # The reader of our output has left: 'fedsim list | head'.
-        sys.stderr.close()
-        raise SystemExit(0) from None
-    except OSError as error:  # A folder that cannot be written, a full disk.
-        _end(f"{error.filename or 'on disk'}: {error.strerror or error}.", 1)
-    except Exception as error:  # Nobody foresaw it: still one line, and the story where it can be read.
-        _end(_defect(error), 1)
-
-
-def _defect(error: Exception) -> str:
-    """Return the line about an error that nobody foresaw, its traceback written to a file."""
-    said = f"{reason(error)}: fedsim did not foresee this. "
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="fedsim-", suffix=".txt", delete=False, encoding="utf-8") as file:
-            file.write("".join(traceback.format_exception(error)))
-        return f"{said}The whole story is in {file.name}; please report it."
-    except OSError:
-        return said
-
-
-def _json(table: Any) -> str:
-    """Return *table* as JSON that every reader takes: what is no number, or no finite one, is null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(plain(table), allow_nan=False)
-
-
-def _end(line: str, code: int) -> NoReturn:
-    with suppress(OSError):  # The terminal may be closed.
-        print(f"fedsim: {' '.join(line.splitlines())}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 def _interrupt(_signal: int, _frame: Any) -> NoReturn:

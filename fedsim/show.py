@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fedsim.data.arriving import Arriving
-    from fedsim.deploy.calibrate import Calibration
-    from fedsim.deploy.validate import Validation
     from fedsim.foreign.session import Where as At
     from fedsim.preview import Preview
+    from fedsim.real.calibrate import Calibration
+    from fedsim.real.validate import Validation
     from fedsim.rehearsal import Foretold
     from fedsim.session import Progress as Where
 

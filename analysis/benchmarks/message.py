@@ -59,9 +59,9 @@ def child(words: dict[str, Any]) -> None:
     from flwr.app import ConfigRecord, Context, Message, RecordDict
 
     mark("Flower")
-    from fedsim.deploy import diary
-    from fedsim.deploy.apps import client_app
     from fedsim.flower import compat
+    from fedsim.real import diary
+    from fedsim.real.apps import client_app
 
     compat.set_identity()
     app = client_app(APP)
@@ -99,9 +99,9 @@ def _begin(app: Any, context: Any, words: dict[str, Any], kept: Path) -> None:
     import numpy as np
     from flwr.app import ConfigRecord, Message, RecordDict
 
-    from fedsim.deploy import diary
-    from fedsim.deploy.outfit import built
-    from fedsim.deploy.words import RunWords
+    from fedsim.real import diary
+    from fedsim.real.outfit import built
+    from fedsim.real.words import RunWords
 
     loaded, parts = built(RunWords.of(context.run_config, APP))
     begin = diary.Begin(time.time(), 1.0, words["nodes"], loaded.scenario.digest)

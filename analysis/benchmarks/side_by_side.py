@@ -20,10 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from fedsim.deploy.commands import ONE_THREAD
+from fedsim.real.commands import ONE_THREAD
 
 WORK = """
-import fedsim.deploy.client
+import fedsim.real.client
 from fedsim.scenario.load import load
 from fedsim.session import execute
 import tempfile

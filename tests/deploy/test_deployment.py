@@ -14,9 +14,9 @@ import pytest
 from lingering import left_of
 
 from fedsim.core.errors import RunError, ScenarioError
-from fedsim.deploy import commands
-from fedsim.deploy.certificates import make_certificates
-from fedsim.deploy.deployment import HOST, Deployment, deployment, free_ports
+from fedsim.real import commands
+from fedsim.real.certificates import make_certificates
+from fedsim.real.deployment import HOST, Deployment, deployment, free_ports
 
 ECHO = Path(__file__).parent / "echo"
 

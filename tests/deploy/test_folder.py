@@ -17,8 +17,8 @@ from flwr.cli.build import build_fab_from_disk
 from nodes_here import NodesHere
 
 import fedsim
-from fedsim.deploy import folder as folders
-from fedsim.deploy.folder import data_paths, init_app, own_files, write_app
+from fedsim.real import folder as folders
+from fedsim.real.folder import data_paths, init_app, own_files, write_app
 from fedsim.scenario.load import load
 
 HOME = Path(__file__).parents[2]
@@ -95,7 +95,7 @@ def test_a_scenario_with_code_and_data_of_its_own(scenario_file: Any, tmp_path: 
     assert "my-scenario-2" == about["project"]["name"] and {*FILES, "net.py", "parts"} == {p.name for p in (tmp_path / "app").iterdir()}
     again = load(tmp_path / "app" / "scenario.toml", {"data.source.path": str(tmp_path / "table.csv")})
     assert again.scenario.plain() == load(loaded.scenario, {"data.source.path": str(tmp_path / "table.csv")}).scenario.plain()
-    from fedsim.deploy.words import RunWords
+    from fedsim.real.words import RunWords
 
     assert str(tmp_path / "table.csv") == RunWords.of(_config(tmp_path / "app"), tmp_path / "app").loaded().scenario.data.source["path"]
 
@@ -139,7 +139,7 @@ def test_a_clone_of_this_repository_is_an_app(tmp_path: Path) -> None:
             shutil.copyfile(HOME / name, clone / name)
     names = unpacked(clone, tmp_path / "fab")
 
-    assert {"scenarios/quickstart.toml", "clients/client_app.py", "fedsim/deploy/client.py", "pyproject.toml"} <= {*names}
+    assert {"scenarios/quickstart.toml", "clients/client_app.py", "fedsim/real/client.py", "pyproject.toml"} <= {*names}
     assert not [name for name in names if name.startswith(("tests/", "analysis/"))]
     assert f"ServerApp\nClientApp\n{tmp_path / 'fab' / 'fedsim' / '__init__.py'}\n" == imported(tmp_path / "fab")
     config = _config(tmp_path / "fab")

@@ -15,9 +15,9 @@ from nodes_here import through_wire
 
 import fedsim
 from fedsim.client.kept import Kept
-from fedsim.deploy import keeping
-from fedsim.deploy.keeping import FileKeeping, written
 from fedsim.flower import records
+from fedsim.real import keeping
+from fedsim.real.keeping import FileKeeping, written
 
 
 def context() -> Context:
@@ -92,7 +92,7 @@ import numpy as np
 from pathlib import Path
 from flwr.app import Context, RecordDict
 from fedsim.client.kept import Kept
-from fedsim.deploy import keeping
+from fedsim.real import keeping
 step, place = sys.argv[1], Path(sys.argv[2])
 def of(trained):
     return Kept(trained=trained, parts={"local": {"weight": np.full(200_000, float(trained))}})

@@ -19,11 +19,11 @@ import fedsim
 from clients.client_app import app as client_app
 from clients.server_app import app as server_app
 from fedsim.core.errors import ScenarioError
-from fedsim.deploy import diary, kit
-from fedsim.deploy.part import part_of
 from fedsim.flower import compat, records
 from fedsim.learn.engine.frozen import frozen
 from fedsim.learn.models import travelling
+from fedsim.real import diary, kit
+from fedsim.real.part import part_of
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 
@@ -126,7 +126,7 @@ from pathlib import Path
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from clients.client_app import app
-from fedsim.deploy import diary
+from fedsim.real import diary
 from fedsim.flower import compat, records
 place = Path(sys.argv[1])
 compat.set_identity()
@@ -215,7 +215,7 @@ def test_what_is_wrong_with_own_data_is_said(loader: str, said: str, scenario_fi
 
 
 def _apps(folder: Path) -> tuple[Any, Any]:
-    from fedsim.deploy import apps
+    from fedsim.real import apps
 
     return apps.client_app(folder), apps.server_app(folder)
 
@@ -226,7 +226,7 @@ def _context(words: Any) -> Context:
 
 def test_words_are_checked(tmp_path: Path) -> None:
     """Each word of a run's or a node's configuration that cannot be is named, with what would work."""
-    from fedsim.deploy.words import NodeWords, RunWords
+    from fedsim.real.words import NodeWords, RunWords
 
     for config, said in (
         ({}, "scenario: missing"), ({"scenario": 3}, "scenario = 3: must be text"), ({"nodes": -1}, "nodes = -1"),

@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
-from fedsim.deploy import commands
-from fedsim.deploy.certificates import main, make_certificates
+from fedsim.real import commands
+from fedsim.real.certificates import main, make_certificates
 
 Cli = Callable[..., Any]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from lingering import left_of, until
 
-from fedsim.deploy.processes import Processes
+from fedsim.real.processes import Processes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 
@@ -28,7 +28,7 @@ time.sleep(600)
 LAUNCHER = """
 import sys, time
 from pathlib import Path
-from fedsim.deploy.processes import Processes
+from fedsim.real.processes import Processes
 with Processes(Path(sys.argv[1])) as processes:
     import os
     processes.start("it", [sys.executable, sys.argv[2], "with a child"], os.environ, Path.cwd())

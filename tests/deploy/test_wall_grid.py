@@ -15,11 +15,11 @@ from nodes_here import IDS, NodesHere
 import fedsim
 from clients.client_app import app as client_app
 from clients.server_app import app as server_app
-from fedsim.deploy import diary, roll
-from fedsim.deploy.clock import RunClock
-from fedsim.deploy.fates import Post
-from fedsim.deploy.grid import Terms, WallGrid
 from fedsim.flower import records
+from fedsim.real import diary, roll
+from fedsim.real.clock import RunClock
+from fedsim.real.fates import Post
+from fedsim.real.grid import Terms, WallGrid
 
 THREE: dict[str, Any] = {"clients.count": 3, "server.rounds": 3}
 Fault = Callable[[int, int, Message, Message], Message | None]
@@ -168,7 +168,7 @@ def test_a_clock_that_jumps(jump: float, said: str, scenario_file: Any, tmp_path
     """Durations come from clocks that never jump; what a clock says that did is held between what the server saw, and noted."""
     import time
 
-    from fedsim.deploy import client
+    from fedsim.real import client
 
     off = [0.0]
     fake = {**{name: getattr(time, name) for name in ("monotonic", "sleep", "process_time")}, "time": lambda: time.time() + off[0]}
@@ -192,7 +192,7 @@ def test_a_clock_that_is_wrong_all_along(scenario_file: Any, tmp_path: Path, mon
     """A node an hour ahead is noted; its stream and its times run by the server's clock."""
     import time
 
-    from fedsim.deploy import client
+    from fedsim.real import client
 
     fake = {**{name: getattr(time, name) for name in ("monotonic", "sleep", "process_time")}, "time": lambda: time.time() + 3600.0}
     monkeypatch.setattr(client, "time", SimpleNamespace(**fake))
@@ -293,7 +293,7 @@ def test_a_server_of_another_scenario_is_refused(scenario_file: Any, tmp_path: P
     for folder, lr in ((here, 0.1), (there, 0.2)):
         folder.mkdir()
         (folder / "s.toml").write_text(scenario_file({**THREE, "training.optimizer.lr": lr}).read_text(), encoding="utf-8")
-    from fedsim.deploy import apps
+    from fedsim.real import apps
 
     words = {"scenario": "s.toml", "out": str(tmp_path / "real"), "wait-s": 1.0}
     nodes = NodesHere(apps.client_app(there), words, [{"partition-id": c} for c in range(3)])

@@ -138,7 +138,7 @@ def test_the_entry_waits_and_says_when_the_stream_has_ended(scenario_file: Any, 
         clock[0] += seconds
 
     fake = SimpleNamespace(time=lambda: clock[0], monotonic=lambda: clock[0], process_time=lambda: 0.0, sleep=sleep)
-    monkeypatch.setattr("fedsim.deploy.client.time", fake)
+    monkeypatch.setattr("fedsim.real.client.time", fake)
     parts = build(load(path))
     streams = parts.federation.streams
     assert streams is not None

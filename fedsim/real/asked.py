@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import ScenarioError
-from fedsim.deploy import commands
-from fedsim.deploy.deployment import check_port
+from fedsim.real import commands
+from fedsim.real.deployment import check_port
 from fedsim.record.place import check_place
 from fedsim.scenario.load import Loaded, plain
 
@@ -47,7 +47,7 @@ class Asked:
 
     def words_elsewhere(self) -> dict[str, str | float]:
         """Return the same for an app that was made of the scenario's file: what it sets itself, data it has, goes on being set."""
-        from fedsim.deploy.folder import data_paths
+        from fedsim.real.folder import data_paths
 
         return {**self.words(), **(self._set([*(f"{key}={json.dumps(path)}" for key, path in data_paths(self.loaded)), *self.settings]))}
 

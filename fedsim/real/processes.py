@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fedsim.core.errors import RunError
-from fedsim.deploy import keeper
+from fedsim.real import keeper
 
 KEEPER_GONE = "the process that kept SuperLink and SuperNodes was killed, and they ended with it."
 END_S = 60.0

@@ -13,10 +13,10 @@ from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
 from fedsim.data.stream import Stream
-from fedsim.deploy.clock import RunClock
-from fedsim.deploy.diary import Entry
 from fedsim.flower import compat, records
 from fedsim.flower.records import Size
+from fedsim.real.clock import RunClock
+from fedsim.real.diary import Entry
 from fedsim.sim.rows import Outcome, PredictionRow, TaskRow
 
 NEVER = -1.0

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.errors import RunError, ScenarioError
-from fedsim.deploy.asked import Asked, check, words_of
-from fedsim.deploy.calibrate import ROUNDS, Calibration, calibrated, period_s, predicted
-from fedsim.deploy.local import deployed
+from fedsim.real.asked import Asked, check, words_of
+from fedsim.real.calibrate import ROUNDS, Calibration, calibrated, period_s, predicted
+from fedsim.real.local import deployed
 from fedsim.record.manifest import whole
 from fedsim.report.page import toml
 from fedsim.scenario.load import load
@@ -109,9 +109,9 @@ def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> V
 
 def _fit(fitted: Calibration) -> str:
     return (
-        f"Fitted to {fitted.tasks} tasks of a deployment with fewer rounds and half the local work, whose rounds took {fitted.period_s:.3g} s"
-        f" and take {fitted.predicted_s:.3g} s on the fleet that was fitted: {fitted.gflops:.3g} GFLOP/s, {fitted.overhead_s:.3g} processor"
-        f" seconds besides for each message, {fitted.latency_s:.3g} s on the way, each way."
+        f"Fitted to {fitted.tasks} tasks of a deployment with fewer rounds and half the local work, whose rounds took"
+        f" {fitted.period_s:.3g} s and take {fitted.predicted_s:.3g} s on the fleet that was fitted: {fitted.gflops:.3g} GFLOP/s,"
+        f" {fitted.overhead_s:.3g} processor seconds besides for each message, {fitted.latency_s:.3g} s on the way, each way."
     )
 
 
@@ -120,8 +120,8 @@ def _rows(simulated: Run, real: Run, foretold: Run) -> list[Row]:
     apart = max((float(np.abs(ours[name].astype(np.float64) - theirs[name]).max(initial=0.0)) for name in ours), default=0.0)
     same = all(np.array_equal(array, theirs[name]) for name, array in ours.items())
     rows = [Row("final parameters", "these bits", "these bits" if same else f"up to {apart:.2g} apart", None, None)]
-    for name in sorted(set(simulated.final) & set(real.final) - {"rounds", "scored_round"}):
-        rows.append(Row(f"final {name}", float(simulated.final[name]), float(real.final[name]), None, None))
+    scores = sorted(set(simulated.final) & set(real.final) - {"rounds", "scored_round"})
+    rows += [Row(f"final {name}", float(simulated.final[name]), float(real.final[name]), None, None) for name in scores]
     counted, asked = real.manifest.get("deployment", {}), real.manifest.get("query_bytes", {"down": 0, "up": 0})
     about = simulated.manifest
     for what, ours_bytes, extra, theirs_name in (

@@ -1,14 +1,9 @@
-"""A scenario on real Flower clients: the app that a SuperLink runs, and what starts one here. Knows no virtual time.
-
-``fedsim.deploy(scenario, nodes)`` is a call, and ``fedsim.deploy`` the room it lives in.
-"""
+"""A scenario on real Flower clients: the app that a SuperLink runs, and what starts one here. Knows no virtual time."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,8 +33,8 @@ def deploy(
     The run folder is that of a simulation, with wall times and the bits of its parameters. Whatever happens, everything that was
     started has ended when this returns or raises. Raises ScenarioError before anything is started, RunError when the run breaks.
     """
-    from fedsim.deploy.asked import Asked, words_of
-    from fedsim.deploy.local import deployed
+    from fedsim.real.asked import Asked, words_of
+    from fedsim.real.local import deployed
     from fedsim.scenario.load import load
 
     counted = {**(overrides or {}), **({} if nodes is None else {"clients.count": nodes})}
@@ -47,13 +42,3 @@ def deploy(
     file = Path(scenario) if isinstance(scenario, str | Path) else None
     settings = words_of(overrides or {}) if file is not None else ()
     return deployed(Asked(loaded, file, settings, seed if file is not None else None, out, port, tls, time_scale), watch)
-
-
-class _Room(ModuleType):
-    """A module that can be called: the room and its front door have one name."""
-
-    def __call__(self, *words: Any, **named: Any) -> Run:
-        return deploy(*words, **named)
-
-
-sys.modules[__name__].__class__ = _Room

@@ -19,12 +19,12 @@ from flwr.serverapp import Grid
 from fedsim.client.program import News
 from fedsim.core.types import Seconds
 from fedsim.data.stream import Streams
-from fedsim.deploy.clock import RunClock, Window
-from fedsim.deploy.diary import Entry
-from fedsim.deploy.fates import Letter, Post, row_of, tested
-from fedsim.deploy.roll import Roll
-from fedsim.deploy.wire import Wire
 from fedsim.flower import compat, records
+from fedsim.real.clock import RunClock, Window
+from fedsim.real.diary import Entry
+from fedsim.real.fates import Letter, Post, row_of, tested
+from fedsim.real.roll import Roll
+from fedsim.real.wire import Wire
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import UNAVAILABLE
 from fedsim.sim.rows import STREAM_ENDED, Overseer, RoundRow, WorkRow

@@ -1,6 +1,6 @@
 """Certificates and keys for one deployment: an authority of its own, the server's certificate, a key pair per node. Knows no process.
 
-``python -m fedsim.deploy.certificates FOLDER NODES HOST...`` makes them for real machines.
+``python -m fedsim.real.certificates FOLDER NODES HOST...`` makes them for real machines.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _private(path: Path, content: bytes) -> None:
 def main(words: Sequence[str]) -> int:
     """Make certificates as *words* say, and return the exit code."""
     if len(words) < 3 or not words[1].isdigit():
-        print("usage: python -m fedsim.deploy.certificates FOLDER NODES HOST [HOST ...]", file=sys.stderr)
+        print("usage: python -m fedsim.real.certificates FOLDER NODES HOST [HOST ...]", file=sys.stderr)
         return 2
     folder, nodes, hosts = Path(words[0]), int(words[1]), words[2:]
     try:

@@ -16,10 +16,10 @@ from typing import Any
 
 from fedsim.core.errors import RunError
 from fedsim.core.machine import ALONE
-from fedsim.deploy import commands
-from fedsim.deploy.asked import Asked, check
-from fedsim.deploy.deployment import Deployment, deployment
-from fedsim.deploy.folder import write_app
+from fedsim.real import commands
+from fedsim.real.asked import Asked, check
+from fedsim.real.deployment import Deployment, deployment
+from fedsim.real.folder import write_app
 from fedsim.record import manifest
 from fedsim.record.leaving import Patience
 from fedsim.scenario.build import build

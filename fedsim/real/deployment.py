@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import RunError, ScenarioError
-from fedsim.deploy import commands
-from fedsim.deploy.certificates import Certificates, make_certificates
-from fedsim.deploy.processes import Ended, Processes
+from fedsim.real import commands
+from fedsim.real.certificates import Certificates, make_certificates
+from fedsim.real.processes import Ended, Processes
 
 HOST = "127.0.0.1"
 START_S = 120.0

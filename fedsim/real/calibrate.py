@@ -13,7 +13,7 @@ from scipy.optimize import nnls  # pyright: ignore[reportMissingTypeStubs, repor
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import FloatArray, Frame, Seconds
-from fedsim.deploy.wire import POLL_S
+from fedsim.real.wire import POLL_S
 from fedsim.record import manifest
 from fedsim.scenario.fleet import Fleet, on_fleet
 from fedsim.scenario.load import Loaded, load, recorded
@@ -158,8 +158,8 @@ def _compute(table: Frame) -> tuple[float, Seconds, list[str]]:
     besides = float(np.median(cpu[used] - work))
     if flops.max() < SPREAD * flops.min():
         notes.append(
-            f"All tasks are of about one size ({flops.min():.3g} to {flops.max():.3g} FLOPs), so what is fixed of a task cannot be told from"
-            f" what grows with it: all of it is taken to grow."
+            f"All tasks are of about one size ({flops.min():.3g} to {flops.max():.3g} FLOPs), so what is fixed of a task cannot be told"
+            f" from what grows with it: all of it is taken to grow."
         )
         fixed, each = 0.0, float(np.median(work / flops))
     else:

@@ -21,14 +21,14 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from fedsim.core.errors import FedsimError, ScenarioError
 from fedsim.core.types import Seconds
-from fedsim.deploy import diary
-from fedsim.deploy.diary import BEGIN, END, RECORD, Begin, Entry, Present
-from fedsim.deploy.keeping import FileKeeping
 from fedsim.flower import records
+from fedsim.real import diary
+from fedsim.real.diary import BEGIN, END, RECORD, Begin, Entry, Present
+from fedsim.real.keeping import FileKeeping
 
 if TYPE_CHECKING:
-    from fedsim.deploy.kit import Kit
     from fedsim.flower.apps import Worked
+    from fedsim.real.kit import Kit
 
 _PROCESS = "flwr-clientapp"
 """What Flower calls the process that it starts for a message."""
@@ -102,7 +102,7 @@ def _queried(message: Message, context: Context, app: Path) -> Message:
     place = _Place.of(context)
     if asked == BEGIN:
         return _told(message, diary.record_of(_begun(diary.begin_of(said), context, app, place)))
-    from fedsim.deploy import kit, news
+    from fedsim.real import kit, news
 
     client = int(context.node_config["partition-id"])
     kit.drop(place.kit(context))
@@ -114,9 +114,9 @@ def _queried(message: Message, context: Context, app: Path) -> Message:
 
 def _begun(begin: Begin, context: Context, app: Path, place: _Place) -> Present:
     """Take that a run begins: lay out what its messages will need, and return who this is. Raises ScenarioError."""
-    from fedsim.deploy import kit
-    from fedsim.deploy.outfit import outfitted
-    from fedsim.deploy.words import RunWords
+    from fedsim.real import kit
+    from fedsim.real.outfit import outfitted
+    from fedsim.real.words import RunWords
     from fedsim.record.manifest import versions
 
     mark = _mark(context, app, begin.scenario_digest)
@@ -138,14 +138,14 @@ def _begun(begin: Begin, context: Context, app: Path, place: _Place) -> Present:
 
 def _kit(context: Context, app: Path, place: _Place) -> tuple[Kit, Begin]:
     """Return the node's kit and the run it is for: laid out when that began, or else made now."""
-    from fedsim.deploy import kit
+    from fedsim.real import kit
 
     begin = diary.run_of(context.state)
     mark = _mark(context, app, begin.scenario_digest if begin else "")
     if begin is not None and (found := kit.get(place.kit(context), mark)) is not None:
         return found, begin
-    from fedsim.deploy.outfit import outfitted
-    from fedsim.deploy.words import RunWords
+    from fedsim.real.outfit import outfitted
+    from fedsim.real.words import RunWords
 
     words = RunWords.of(context.run_config, app)
     made, loaded = outfitted(words, context.node_config, app, mark)
@@ -156,8 +156,8 @@ def _kit(context: Context, app: Path, place: _Place) -> tuple[Kit, Begin]:
 
 
 def _worked(message: Message, context: Context, app: Path, received: tuple[float, float, float]) -> Message:
-    from fedsim.deploy import kit, news
     from fedsim.flower.apps import Site, answer
+    from fedsim.real import kit, news
 
     place = _Place.of(context)
     mine, begin = _kit(context, app, place)

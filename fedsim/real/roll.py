@@ -11,11 +11,11 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedsim.client.program import News
 from fedsim.core.errors import RunError
-from fedsim.deploy import diary, news
-from fedsim.deploy.clock import RunClock, Window, ahead_of
-from fedsim.deploy.diary import BEGIN, END, QUERY, RECORD, Begin, Entry, Present
-from fedsim.deploy.wire import Wire
 from fedsim.flower import records
+from fedsim.real import diary, news
+from fedsim.real.clock import RunClock, Window, ahead_of
+from fedsim.real.diary import BEGIN, END, QUERY, RECORD, Begin, Entry, Present
+from fedsim.real.wire import Wire
 
 LOOK_S = 1.0
 """How old what is known of the nodes that are there may be, in real seconds."""

@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedsim.deploy import commands
-from fedsim.deploy.certificates import Certificates
+from fedsim.real import commands
+from fedsim.real.certificates import Certificates
 
 PORT = 8000
 """Flower's own for a SuperLink."""
@@ -38,7 +38,7 @@ def blocks(scenario: Path, words: Mapping[str, str | float], nodes: int) -> str:
         *every,
         "# Once: the app, from the scenario; certificates for the server, a key for each client; where Flower's commands find it.",
         commands.line(["fedsim", "init", "--flower", APP, "--scenario", str(scenario)]),
-        f'python -m fedsim.deploy.certificates {SECRETS} {nodes} "${SERVER}" localhost 127.0.0.1',
+        f'python -m fedsim.real.certificates {SECRETS} {nodes} "${SERVER}" localhost 127.0.0.1',
         "mkdir -p ~/.flwr && cat > ~/.flwr/config.toml <<END",
         *commands.connection(f"127.0.0.1:{PORT}", Path("$PWD") / SECRETS / "ca.pem").splitlines(),
         "END",
@@ -63,7 +63,7 @@ def compose(scenario: Path, words: Mapping[str, str | float], nodes: int) -> str
     lines = [
         "# Docker, and in $FEDSIM the folder of a clone of fedsim. Beside this file, once:",
         f"#   {commands.line(['fedsim', 'init', '--flower', APP, '--scenario', str(scenario)])}",
-        f"#   python -m fedsim.deploy.certificates {SECRETS} {nodes} superlink localhost 127.0.0.1",
+        f"#   python -m fedsim.real.certificates {SECRETS} {nodes} superlink localhost 127.0.0.1",
         "# Then docker compose up -d, and docker compose run --rm run. The run's folder is left in ./runs.",
         "x-fedsim: &fedsim",
         "  image: fedsim",

@@ -14,11 +14,11 @@ from fedsim.core.machine import ALONE
 from fedsim.core.registry import load_object
 from fedsim.data.checked import check_pool
 from fedsim.data.source import Examples, Pool
-from fedsim.deploy.kit import Kit
-from fedsim.deploy.part import part_of, with_own
-from fedsim.deploy.words import NodeWords, RunWords
 from fedsim.learn.engine.frozen import frozen
 from fedsim.learn.objectives import Classification
+from fedsim.real.kit import Kit
+from fedsim.real.part import part_of, with_own
+from fedsim.real.words import NodeWords, RunWords
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import Loaded
 

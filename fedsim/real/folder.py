@@ -173,7 +173,7 @@ _CLIENT = '''\
 
 from pathlib import Path
 
-from fedsim.deploy.apps import client_app
+from fedsim.real.apps import client_app
 
 app = client_app(Path(__file__).parent)
 '''
@@ -182,7 +182,7 @@ _SERVER = '''\
 
 from pathlib import Path
 
-from fedsim.deploy.apps import server_app
+from fedsim.real.apps import server_app
 
 app = server_app(Path(__file__).parent)
 '''

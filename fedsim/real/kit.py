@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.core import own
-from fedsim.deploy.keeping import written
+from fedsim.real.keeping import written
 
 if TYPE_CHECKING:
     from fedsim.client.program import Program

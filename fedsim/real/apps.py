@@ -18,7 +18,7 @@ def client_app(folder: str | Path) -> ClientApp:
     app, home = ClientApp(), Path(folder).resolve()
 
     def answered(message: Message, context: Context) -> Message:
-        from fedsim.deploy.client import replied
+        from fedsim.real.client import replied
 
         return replied(message, context, home)
 
@@ -33,7 +33,7 @@ def server_app(folder: str | Path) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        from fedsim.deploy.server import served
+        from fedsim.real.server import served
 
         with _interruptible():
             served(grid, context, home)

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fedsim.core.errors import ScenarioError
-from fedsim.deploy.certificates import Certificates
+from fedsim.real.certificates import Certificates
 
 OLDEST = (1, 38)
 """The first flwr whose SuperLink and SuperNode take these words."""

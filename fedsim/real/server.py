@@ -8,11 +8,11 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 
 from fedsim.core.errors import FedsimError
-from fedsim.deploy.clock import RunClock
-from fedsim.deploy.fates import Post
-from fedsim.deploy.grid import Terms, WallGrid
-from fedsim.deploy.words import RunWords
 from fedsim.learn.engine.queue import Queue
+from fedsim.real.clock import RunClock
+from fedsim.real.fates import Post
+from fedsim.real.grid import Terms, WallGrid
+from fedsim.real.words import RunWords
 from fedsim.record.journal import Journal
 from fedsim.report.page import write_report
 from fedsim.scenario.build import Parts
