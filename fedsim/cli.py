@@ -80,7 +80,7 @@ def run(
     with errors():
         from fedsim import show
 
-        if run_config or measure or scenario.is_dir():
+        if run_config or measure or scenario.is_dir() or (fleet is not None and scenario.suffix != ".toml"):
             done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
             loaded = loaded_from(scenario, settings, seed, fleet)

@@ -146,7 +146,7 @@ def test_list_names_every_kind(cli: Callable[..., Any]) -> None:
     assert [] == [word for word in words if word not in everything.out]
     assert (0, True, False) == (some.code, "dirichlet" in some.out, "FedAvg" in some.out)
     assert (2, "") == (nothing.code, nothing.out)
-    assert "fedsim: 'partitons': no such kind. Did you mean 'partition'?" in nothing.err
+    assert "fedsim: 'partitons': no such kind, and no such section. Did you mean 'partition'?" in nothing.err
 
 
 def test_list_strategy_shows_settings(cli: Callable[..., Any]) -> None:

@@ -20,6 +20,7 @@ KEYS: dict[str, dict[str, str]] = {
         "evaluate": "When the model is scored, and on what.",
         "stop": "When the run has learned enough; at its last round unless given.",
         "monitor": "What is watched of training; nothing unless given.",
+        "transport": "What Flower's own processes add to links and devices; nothing unless given.",
         "engine": "How the numbers are computed.",
     },
     "Data": {
