@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedsim.real.calibrate import Calibration
+    from fedsim.real.validate import Validation
     from fedsim.scenario.schema import Scenario
     from fedsim.score.run import Run
     from fedsim.session import Watch
@@ -42,3 +44,30 @@ def deploy(
     file = Path(scenario) if isinstance(scenario, str | Path) else None
     settings = words_of(overrides or {}) if file is not None else ()
     return deployed(Asked(loaded, file, settings, seed if file is not None else None, out, port, tls, time_scale), watch)
+
+
+def calibrate(run: str | Path) -> Calibration:
+    """Fit devices, links and Flower's transport to the deployed run in the folder *run*; ``.plain()`` is the fleet. Raises RunError."""
+    from fedsim.real.calibrate import calibrated
+
+    return calibrated(run)
+
+
+def validate(
+    scenario: str | Path | Mapping[str, Any] | Scenario,
+    nodes: int | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+) -> Validation:
+    """Simulate and deploy *scenario* with *nodes* nodes, and return whether they agree; arguments as in ``fedsim.deploy``.
+
+    All runs stand in *out*, ``runs/NAME.validate`` unless given. Raises ScenarioError before anything is started, RunError when one breaks.
+    """
+    from fedsim.real.asked import Asked
+    from fedsim.real.validate import validated
+    from fedsim.scenario.load import load
+
+    loaded = load(scenario, {**(overrides or {}), **({} if nodes is None else {"clients.count": nodes})}, seed)
+    return validated(Asked(loaded), Path(out) if out is not None else Path("runs") / f"{loaded.scenario.name}.validate")

@@ -90,7 +90,7 @@ def calibrated(path: str | Path) -> Calibration:
         raise RunError(f"{path}: is a simulated run. fedsim calibrate takes one on real clients (fedsim deploy).")
     if about["status"] != "done":
         raise RunError(f"{path}: is {about['status']}; only a deployed run that is done can be fitted to.")
-    table = _tasks(run)
+    observed_s, table = period_s(run), _tasks(run)
     gflops, overhead_s, notes = _compute(table)
     hosts = {str(node["host"]) for node in about["nodes"]}
     cores = float(about.get("deployment", {}).get("cores") or 0) or None
@@ -106,7 +106,7 @@ def calibrated(path: str | Path) -> Calibration:
     if strange:
         raise RunError(f"{path}: this version does not know {', '.join(strange)} of its scenario.")
     found = Calibration(
-        f"{scenario.name}-fleet", scenario.clients.count, gflops, overhead_s, 0.0, server_s, cores, len(table), period_s(run), 0.0, ()
+        f"{scenario.name}-fleet", scenario.clients.count, gflops, overhead_s, 0.0, server_s, cores, len(table), observed_s, 0.0, ()
     )
     loaded = Loaded(scenario, manifest.scenario_folder(about, run.path))
     return replace(_with_latency(found, loaded), notes=tuple(notes))

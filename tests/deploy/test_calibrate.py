@@ -1,0 +1,66 @@
+"""What is fitted to a deployed run: a fleet that was planted is found again, and what cannot be told is said."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedsim
+from fedsim.core.errors import RunError
+from fedsim.real.calibrate import calibrated, period_s, predicted
+from fedsim.scenario.load import load
+
+GFLOPS, OVERHEAD_S, LATENCY_S, SERVER_S = 0.004, 1.5, 0.35, 0.2
+PLANTED: dict[str, Any] = {
+    "name": "planted", "clients": {
+        "count": 4, "compute": {"kind": "constant", "gflops": GFLOPS, "overhead_s": OVERHEAD_S},
+        "network": {"kind": "constant", "down_mbps": 10_000.0, "up_mbps": 10_000.0, "latency_s": LATENCY_S},
+    },
+    "transport": {"node_poll_s": 3.0, "reply_poll_s": 0.5, "server_poll_s": 0.2, "server_s": SERVER_S, "cores": 2.0},
+}  # fmt: skip
+SMALL: dict[str, Any] = {"clients.count": 4, "server.rounds": 6, "data.partition": {"kind": "dirichlet", "alpha": 0.5}}
+
+
+def deployed(run: fedsim.Run, *, tells: bool = True) -> Path:
+    """Make of a simulated *run* one that says that its nodes were real, and what their processors took by the planted fleet."""
+    about = json.loads((run.path / "manifest.json").read_text())
+    about |= {"ground": "flower", "nodes": [{"host": "here"}] * 4, "deployment": {"cores": 2}}
+    (run.path / "manifest.json").write_text(json.dumps(about))
+    with sqlite3.connect(run.path / "journal.sqlite") as file:
+        for row in run.tasks.itertuples():
+            if tells:
+                work_s = row.flops / (1e9 * GFLOPS)
+                file.execute("INSERT INTO worked VALUES (?, ?, ?, ?)", (row.message, int(row.client), work_s + OVERHEAD_S, work_s))
+    return run.path
+
+
+def test_a_planted_fleet_is_found_again(tiny: Any, tmp_path: Path) -> None:
+    """Speed, fixed costs, latency and the server's time of a run on a known fleet come out, and foretell another scenario's rounds."""
+    path = deployed(predicted(load(tiny(SMALL)), PLANTED, tmp_path / "planted"))
+    found = calibrated(path)
+
+    assert found.gflops == pytest.approx(GFLOPS, rel=0.01)
+    assert found.overhead_s == pytest.approx(OVERHEAD_S, rel=0.02)
+    assert found.server_s == pytest.approx(SERVER_S, abs=0.01)
+    assert found.cores == 2.0
+    assert found.predicted_s == pytest.approx(found.period_s, rel=0.02)
+    other = load(tiny({**SMALL, "clients.count": 3, "training.epochs": 4, "model": {"kind": "mlp", "hidden": [32]}}))
+    real, told = (period_s(predicted(other, fleet, tmp_path / name)) for name, fleet in (("r", PLANTED), ("t", found.plain())))
+    assert told == pytest.approx(real, rel=0.10)
+
+
+def test_what_cannot_be_told_is_said(tiny: Any, tmp_path: Path) -> None:
+    """Tasks of one size say nothing of what is fixed; a simulated run, a short one and a silent one are refused by name."""
+    alike = {**SMALL, "data.partition": {"kind": "iid"}}
+    simulated = predicted(load(tiny(alike)), PLANTED, tmp_path / "alike")
+    with pytest.raises(RunError, match="simulated"):
+        calibrated(simulated.path)
+    assert any("about one size" in note for note in calibrated(deployed(simulated)).notes)
+    with pytest.raises(RunError, match="no node told"):
+        calibrated(deployed(predicted(load(tiny(alike)), PLANTED, tmp_path / "silent"), tells=False))
+    with pytest.raises(RunError, match="has 2 rounds"):
+        calibrated(deployed(predicted(load(tiny({**alike, "server.rounds": 2})), PLANTED, tmp_path / "short")))
