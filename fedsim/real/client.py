@@ -21,7 +21,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from fedsim.core.errors import FedsimError, ScenarioError
 from fedsim.core.types import Seconds
-from fedsim.flower import records
+from fedsim.flower import compat_draws, records
 from fedsim.real import diary
 from fedsim.real.diary import BEGIN, END, RECORD, Begin, Entry, Present
 from fedsim.real.keeping import FileKeeping
@@ -42,6 +42,7 @@ def replied(message: Message, context: Context, app: Path) -> Message:
     What is wrong with its words, its data or the message is an error reply, in a line.
     """
     received = _received()
+    compat_draws.keep_apart()
     try:
         if message.metadata.message_type == diary.QUERY:
             return _queried(message, context, app)

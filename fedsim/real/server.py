@@ -8,6 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid
 
 from fedsim.core.errors import FedsimError
+from fedsim.flower import compat_draws
 from fedsim.learn.engine.queue import Queue
 from fedsim.real.clock import RunClock
 from fedsim.real.fates import Post
@@ -26,6 +27,7 @@ def served(grid: Grid, context: Context, folder: Path) -> Run:
 
     Raises ScenarioError for what is wrong with the words or the scenario, before a node is asked; RunError when the run breaks.
     """
+    compat_draws.keep_apart()
     words = RunWords.of(context.run_config, folder)
     loaded = words.loaded()
 

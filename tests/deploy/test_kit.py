@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore import heartbeat
 from nodes_here import NodesHere
 
 import fedsim
@@ -23,7 +26,9 @@ from fedsim.flower import compat, records
 from fedsim.learn.engine.frozen import frozen
 from fedsim.learn.models import travelling
 from fedsim.real import diary, kit
+from fedsim.real.client import replied
 from fedsim.real.part import part_of
+from fedsim.real.server import served
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 
@@ -263,3 +268,15 @@ def test_what_clients_predicted_is_told_at_the_end(scenario_file: Any, tmp_path:
     assert tested.y.tolist() == simulated.y.tolist() and (tested.time_s >= tested.arrived_s).all()
     assert real.prequential().shape == run.prequential().shape and (tmp_path / "real" / "report.html").is_file()
     assert not list(tmp_path.glob("s*/*.news"))
+
+
+def test_flowers_threads_draw_apart_from_the_first_message_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever a client's or a server's process is asked first, a heartbeat beside it moves no generator of models or samples."""
+    for heard in (
+        lambda: replied(Message(RecordDict(), 1, "query"), Context(5, 1, {}, RecordDict(), {}), tmp_path),
+        lambda: served(cast(Any, None), Context(5, 1, {}, RecordDict(), {"seed": "none"}), tmp_path),
+    ):
+        monkeypatch.setattr(heartbeat, "random", random)
+        with suppress(ScenarioError):
+            heard()
+        assert heartbeat.__dict__["random"] is not random

@@ -176,3 +176,31 @@ def test_unnamed_draws_would_be_noticed() -> None:
         asked.append([m.metadata.dst_node_id for m in messages[-1]])
 
     assert asked[0] != asked[1]
+
+
+def test_flowers_own_threads_draw_from_a_generator_of_their_own() -> None:
+    """Heartbeats and pauses before another try leave Python's generator alone; without ``keep_apart`` they still would not."""
+    beat = """
+import importlib, random, threading
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.retry.retry_invoker import full_jitter
+from fedsim.flower import compat_draws
+{}
+def heartbeat():
+    with_one.append(threading.get_ident()); beaten.set(); return True
+moved, beaten, with_one = [], threading.Event(), []
+for what in ("heartbeat", "jitter", "pull"):
+    before = random.getstate()
+    if what == "heartbeat":
+        sender = HeartbeatSender(heartbeat); sender.start(); beaten.wait(10); sender.stop()
+    else:
+        (full_jitter(1.0) if what == "jitter" else importlib.import_module(compat_draws.DRAWERS[2]).random.uniform(0, 1))
+    moved += [what] if random.getstate() != before else []
+print(len(with_one), *moved)
+"""
+    said = [
+        subprocess.run([sys.executable, "-c", beat.replace("{}", words)], capture_output=True, text=True, check=True).stdout.split()
+        for words in ("", "compat_draws.keep_apart()")
+    ]
+
+    assert [["1", "heartbeat", "jitter", "pull"], ["1"]] == said

@@ -29,10 +29,15 @@ from fedsim.learn.engine.noise import Mask
 from fedsim.learn.kept import worn
 from fedsim.learn.models import buffers, trainable, travelling
 from fedsim.learn.objectives import Objective
-from fedsim.learn.seeded import watched
+from fedsim.learn.seeded import seeded, watched
 
 ROWS = 1_000_003
 """The stand-in for "number of rows" while tracing: prime, and larger than any real size in a graph."""
+
+TRACES = 20
+"""How often a model is traced, until no other thread draws from a global generator meanwhile."""
+RUNS = 5
+"""How often a step is run to see whether it draws from one itself."""
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = {_aten.convolution.default, _aten.convolution_backward.default}
@@ -59,20 +64,41 @@ def trace(
     run it but not trace it.
     """
     step = gradient_of(model, objective, arithmetic)
-    given = [torch.empty(mask.shape, dtype=_precision(model), device=x.device) for mask in masks]
+    given = [torch.ones(mask.shape, dtype=_precision(model), device=x.device) for mask in masks]
     lead = () if rows is None else (rows,)
-    shapes = [*travelling(model).values(), x, y, *given]
+    flat = [*travelling(model).values(), x, y, *given]
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), _no_loops(), watched() as drawn:
-            flat = [torch.empty((*lead, *t.shape), dtype=t.dtype, device=t.device) for t in shapes]
-            graph = make_fx(vmap(step, randomness="different") if rows else step)(*flat)
-            if drawn():  # The trace would repeat what was drawn this once for ever.
+        for _ in range(TRACES):
+            graph, quiet = _traced(vmap(step, randomness="different") if rows else step, [(*lead, *t.shape) for t in flat], flat)
+            if quiet:
+                return graph
+            if _draws(step, flat):  # The trace would repeat what was drawn this once for ever.
                 raise Untraceable("it draws from Python's or numpy's random numbers")
-            return graph
+        raise Untraceable("another thread draws from Python's or numpy's random numbers all the while, as the model may not")
     except (ScenarioError, Untraceable):
         raise
     except Exception as error:  # Anything a stranger's forward() may raise.
         raise Untraceable(reason(error)) from error
+
+
+def _traced(step: Callable[..., Any], shapes: Sequence[tuple[int, ...]], like: Sequence[Tensor]) -> tuple[GraphModule, bool]:
+    """Return the graph of *step*, and whether nobody drew from Python's or numpy's global generator meanwhile."""
+    with FakeTensorMode(allow_non_fake_inputs=True), _no_loops(), watched() as drawn:
+        fake = [torch.empty(shape, dtype=t.dtype, device=t.device) for shape, t in zip(shapes, like, strict=True)]
+        return make_fx(step)(*fake), not drawn()
+
+
+def _draws(step: Callable[..., Any], flat: Sequence[Tensor]) -> bool:
+    """Return whether it is *step* that draws from Python's or numpy's global generator, and not another thread: these share them.
+
+    Flower's heartbeat is such a thread. It would have to hit each of a few short runs, while the step draws in all of them.
+    """
+    for _ in range(RUNS):
+        with seeded(0), watched() as drawn:
+            step(*(t.detach().clone() for t in flat))
+            if not drawn():
+                return False
+    return True
 
 
 @contextmanager
