@@ -90,7 +90,7 @@ def calibrate(
     """Fit devices, links and Flower's transport to a deployed run, and write a fleet file: for 'fedsim run SCENARIO --fleet FILE'."""
     with errors():
         from fedsim import show
-        from fedsim.real.calibrate import calibrated
+        from fedsim.real.calibration import calibrated
         from fedsim.report.page import toml
 
         found, file = calibrated(opened(run).path), out or run / "fleet.toml"
@@ -119,7 +119,7 @@ def validate(
     with errors():
         from fedsim import show
         from fedsim.real.asked import Asked
-        from fedsim.real.validate import validated
+        from fedsim.real.validation import validated
 
         words = [*(settings or []), *([] if nodes is None else [f"clients.count={nodes}"])]
         loaded = loaded_from(scenario, words, seed)

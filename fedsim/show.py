@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from fedsim.data.arriving import Arriving
     from fedsim.foreign.session import Where as At
     from fedsim.preview import Preview
-    from fedsim.real.calibrate import Calibration
-    from fedsim.real.validate import Validation
+    from fedsim.real.calibration import Calibration
+    from fedsim.real.validation import Validation
     from fedsim.rehearsal import Foretold
     from fedsim.session import Progress as Where
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedsim.real.calibrate import Calibration
-    from fedsim.real.validate import Validation
+    from fedsim.real.calibration import Calibration
+    from fedsim.real.validation import Validation
     from fedsim.scenario.schema import Scenario
     from fedsim.score.run import Run
     from fedsim.session import Watch
@@ -48,7 +48,7 @@ def deploy(
 
 def calibrate(run: str | Path) -> Calibration:
     """Fit devices, links and Flower's transport to the deployed run in the folder *run*; ``.plain()`` is the fleet. Raises RunError."""
-    from fedsim.real.calibrate import calibrated
+    from fedsim.real.calibration import calibrated
 
     return calibrated(run)
 
@@ -66,7 +66,7 @@ def validate(
     All runs stand in *out*, ``runs/NAME.validate`` unless given. Raises ScenarioError before anything is started, RunError when one breaks.
     """
     from fedsim.real.asked import Asked
-    from fedsim.real.validate import validated
+    from fedsim.real.validation import validated
     from fedsim.scenario.load import load
 
     loaded = load(scenario, {**(overrides or {}), **({} if nodes is None else {"clients.count": nodes})}, seed)

@@ -11,7 +11,7 @@ import pytest
 
 import fedsim
 from fedsim.core.errors import RunError
-from fedsim.real.calibrate import calibrated, period_s, predicted
+from fedsim.real.calibration import calibrated, period_s, predicted
 from fedsim.scenario.load import load
 
 GFLOPS, OVERHEAD_S, LATENCY_S, SERVER_S = 0.004, 1.5, 0.35, 0.2

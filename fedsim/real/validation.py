@@ -13,7 +13,7 @@ import numpy as np
 
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.real.asked import Asked, check, words_of
-from fedsim.real.calibrate import ROUNDS, Calibration, calibrated, period_s, predicted
+from fedsim.real.calibration import ROUNDS, Calibration, calibrated, period_s, predicted
 from fedsim.real.local import deployed
 from fedsim.record.manifest import whole
 from fedsim.report.page import toml
