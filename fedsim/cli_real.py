@@ -89,7 +89,7 @@ def calibrate(
 ) -> None:
     """Fit devices, links and Flower's transport to a deployed run, and write a fleet file: for 'fedsim run SCENARIO --fleet FILE'."""
     with errors():
-        from fedsim import show
+        from fedsim import show_real
         from fedsim.real.calibration import calibrated
         from fedsim.report.page import toml
 
@@ -98,7 +98,7 @@ def calibrate(
         if as_json:
             print(as_line({**dataclasses.asdict(found), "fleet": str(file)}))
         else:
-            show.calibration(found, file)
+            show_real.calibration(found, file)
 
 
 def validate(
@@ -117,17 +117,17 @@ def validate(
     The time is foretold from another, smaller deployment that it is fitted to.
     """
     with errors():
-        from fedsim import show
+        from fedsim import show_real
         from fedsim.real.asked import Asked
         from fedsim.real.validation import validated
 
         words = [*(settings or []), *([] if nodes is None else [f"clients.count={nodes}"])]
         loaded = loaded_from(scenario, words, seed)
         asked = Asked(loaded, scenario, words, seed)
-        found = validated(asked, out or Path("runs") / f"{loaded.scenario.name}.validate", show.steps(silent=quiet or as_json))
+        found = validated(asked, out or Path("runs") / f"{loaded.scenario.name}.validate", show_real.steps(silent=quiet or as_json))
         if as_json:
             print(as_line(found.plain()))
         else:
-            show.validation(found)
+            show_real.validation(found)
         if not found.agrees:
             raise SystemExit(1)

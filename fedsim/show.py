@@ -22,13 +22,10 @@ from fedsim.score.outcomes import streams_ended, uncounted, waiting
 from fedsim.score.run import Run
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from fedsim.data.arriving import Arriving
     from fedsim.foreign.session import Where as At
     from fedsim.preview import Preview
-    from fedsim.real.calibration import Calibration
-    from fedsim.real.validation import Validation
     from fedsim.rehearsal import Foretold
     from fedsim.session import Progress as Where
 
@@ -373,47 +370,3 @@ def _labels(figures: dict[str, Any], outputs: int) -> str:
     median = figures["labels_per_client_median"]
     looked = f" of {figures['labels_from_clients']:,} clients" if figures["labels_from_clients"] < figures["clients"] else ""
     return f"{median:g} of {outputs} labels (median{looked})" if median is not None else "no class labels"
-
-
-def calibration(found: Calibration, file: Path) -> None:
-    """Print what was fitted to a deployed run, and where the fleet file is."""
-    console = Console(highlight=False)
-    table = Table(title=f"{found.name}: fitted to {found.tasks} tasks", title_justify="left", show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for name, value in (
-        ("speed of a node", f"{found.gflops:.3g} GFLOP/s"), ("besides, each message", f"{found.overhead_s:.3g} s of a processor"),
-        ("on the way", f"{found.latency_s:.3g} s, each way"), ("server, between exchanges", f"{found.server_s:.3g} s"),
-        ("cores that all share", "none" if found.cores is None else f"{found.cores:g}"),
-        ("a round, observed", f"{found.period_s:.3g} s"), ("a round, on this fleet", f"{found.predicted_s:.3g} s"),
-        ("fleet file", str(file)),
-    ):  # fmt: skip
-        table.add_row(name, escape(value))
-    console.print(table)
-    for note in found.notes:
-        console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
-
-
-def validation(found: Validation) -> None:
-    """Print what a simulation foretold, what the deployment did, and whether they agree."""
-    console = Console(highlight=False)
-    table = Table(title=f"{found.name}: {'agree' if found.agrees else 'do not agree'}", title_justify="left", box=None, padding=(0, 2))
-    for heading in ("", "foretold", "observed", "error", ""):
-        table.add_column(heading, justify="left" if not heading else "right", overflow="fold")
-    for row in found.rows:
-        error = "" if row.error is None else f"{row.error:+.1%} of {row.bound:.0%}"
-        table.add_row(row.what, _number(row.foretold), _number(row.observed), error, "yes" if row.agrees else "[red]no[/]")
-    console.print(table)
-    for note in found.notes:
-        console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
-    console.print(f"[dim]{escape(str(found.folder))}[/]", soft_wrap=True)
-
-
-def _number(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
-
-
-def steps(*, silent: bool) -> Callable[[str], None]:
-    """Return what to tell what is being done, a line each on standard error; nothing when *silent*."""
-    console = Console(stderr=True)
-    return (lambda _words: None) if silent else (lambda words: console.print(f"[dim]{escape(words)} ...[/]"))

@@ -8,13 +8,13 @@ import fedsim
 
 HOUSE = Path(fedsim.__file__).parent
 RANK = {
-    "cli": -3, "cli_real": -2, "cli_words": -1, "show": 0, "listing": 0, "laws": 0, "advising": 0, "studies": 0, "real": 0,
+    "cli": -3, "cli_real": -2, "cli_words": -1, "show": 0, "show_real": 0, "listing": 0, "laws": 0, "advising": 0, "studies": 0, "real": 0,
     "preview": 1, "rehearsal": 1, "session": 1, "foreign": 1, "scenario": 2, "report": 2, "score": 3, "record": 3, "sim": 4,
     "flower": 5, "strategy": 5, "client": 6, "data": 7, "learn": 7, "cost": 7, "codec": 7, "core": 8,
 }  # fmt: skip
 """Smaller is further left; a file may import from its own room, and from rooms of a larger rank."""
 BESIDE = {
-    ("show", "real"), ("preview", "rehearsal"), ("score", "record"), ("strategy", "flower"), ("learn", "data"),
+    ("show_real", "real"), ("preview", "rehearsal"), ("score", "record"), ("strategy", "flower"), ("learn", "data"),
 }  # fmt: skip
 """Rooms of one rank of which the first may import the second."""
 ONLY_IN = {
