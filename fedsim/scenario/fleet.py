@@ -166,10 +166,9 @@ def devices(fleet: Fleet) -> Devices:
 
 
 def on_fleet(fleet: Fleet) -> dict[str, Any]:
-    """Return, by dotted key, what a scenario takes over from *fleet*: devices, links, availability and transport, where it says them.
+    """Return, by dotted key, what a scenario takes over from *fleet*: devices, links, availability, and transport where it has any.
 
     How many clients there are is the scenario's.
     """
-    given = fleet.clients.model_fields_set & {"compute", "network", "availability"}
-    found: dict[str, Any] = {f"clients.{name}": getattr(fleet.clients, name) for name in sorted(given)}
+    found: dict[str, Any] = {f"clients.{name}": getattr(fleet.clients, name) for name in ("compute", "network", "availability")}
     return found if fleet.transport is None else {**found, "transport": fleet.transport.model_dump(exclude_none=True)}

@@ -66,6 +66,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "stop": {"stop": {"metric": "accuracy", "at_least": 1}},
     "stop low": {"stop": {"metric": "loss", "at_most": 0.1}},
     "plateau": {"stop": {"metric": "accuracy", "plateau": 3, "least": 0.1, "goal": "max"}},
+    "transport": {"transport": {"server_s": 0.5, "cores": 2.0}},
     "floor": {"stop": {"noise_floor": 3}, "monitor": {}},
     "monitor": {"monitor": {"every": 5, "tasks": 0.5, "noise": 1, "noise_every": 2, "examples": 4}},
     "engine": {"engine": {"dtype": "float64", "executor": {"kind": "local"}, "chunk": 2, "device": "auto", "workers": 1}},
