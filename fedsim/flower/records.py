@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,15 +44,14 @@ class Framing:
     chunk: int = 160
     back: Framing | None = None
 
-    def around(self, payload: int, records: int, arrays: Iterable[int]) -> Size:
+    def around(self, payload: int, records: int, arrays: Sequence[int]) -> Size:
         """Return the size of a message of so many *records*, with *arrays* of so many bytes each among the *payload*."""
-        sizes = list(arrays)
-        return Size(payload, self.of(records, sizes), self.back.of(records, sizes) if self.back else 0)
+        counted = records, len(arrays), chunks(arrays)
+        return Size(payload, self.of(*counted), self.back.of(*counted) if self.back else 0)
 
-    def of(self, records: int, arrays: Iterable[int]) -> int:
-        """Return the bytes added to so many *records*, with *arrays* of so many bytes each in them."""
-        sizes = list(arrays)
-        return self.message + self.record * records + self.array * len(sizes) + self.chunk * chunks(sizes)
+    def of(self, records: int, arrays: int, pieces: int) -> int:
+        """Return the bytes added to so many *records*, *arrays* and *pieces* of arrays."""
+        return self.message + self.record * records + self.array * arrays + self.chunk * pieces
 
 
 ACKNOWLEDGED = Framing(272, record=66, array=66, chunk=66)
@@ -67,7 +66,7 @@ def chunks(arrays: Iterable[int]) -> int:
     >>> chunks([100, 6_000_000])
     3
     """
-    return sum(max(1, -(-size // CHUNK_BYTES)) for size in arrays)
+    return sum([max(1, -(-size // CHUNK_BYTES)) for size in arrays])
 
 
 _JOB = {
