@@ -192,8 +192,11 @@ def _words(value: Any) -> list[str]:
 
 @cache
 def _processor() -> str:
+    """Return the processor's name and generation: one name ("AMD EPYC") can stand for several, whose kernels have other last bits."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
+        found = {name.strip(): value.strip() for name, _, value in reversed([*lines])}  # Of the first core.
+        name = found["model name"]
+    except (OSError, KeyError):
         return platform.processor() or "unknown"
+    return f"{name} (family {found['cpu family']}, model {found['model']})" if {"cpu family", "model"} <= {*found} else name
