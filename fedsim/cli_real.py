@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedsim.cli_words import AsJson, RunFolder, ScenarioFile, Seed, Set, as_line, errors, loaded_from, opened, reported
+from fedsim.cli_words import AsJson, ScenarioFile, Seed, Set, as_line, errors, loaded_from, opened, reported
 from fedsim.core.errors import ScenarioError
 
 
@@ -83,17 +83,20 @@ def deploy(
 
 
 def calibrate(
-    run: RunFolder,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The fleet file to write. Default RUN/fleet.toml.")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of deployed runs of the same nodes.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="The fleet file to write. Default fleet.toml in the first RUN.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit devices, links and Flower's transport to a deployed run, and write a fleet file: for 'fedsim run SCENARIO --fleet FILE'."""
+    """Fit devices, links and Flower's transport to deployed runs, and write a fleet file: for 'fedsim run SCENARIO --fleet FILE'.
+
+    Runs that differ in local work, and in batch size, tell what a task takes anyway from what it takes for each step and operation.
+    """
     with errors():
         from fedsim import show_real
         from fedsim.real.calibration import calibrated
         from fedsim.report.page import toml
 
-        found, file = calibrated(opened(run).path), out or run / "fleet.toml"
+        found, file = calibrated(*(opened(run).path for run in runs)), out or runs[0] / "fleet.toml"
         file.write_text(toml(found.plain()) + "\n", encoding="utf-8")
         if as_json:
             print(as_line({**dataclasses.asdict(found), "fleet": str(file)}))
@@ -114,7 +117,7 @@ def validate(
 ) -> None:
     """Simulate a scenario and deploy it, and say whether they agree: parameters, bytes, and the time of a round. Exit 1 where they do not.
 
-    The time is foretold from another, smaller deployment that it is fitted to.
+    The time is foretold from other, shorter deployments: less local work, more, and larger batches.
     """
     with errors():
         from fedsim import show_real

@@ -20,10 +20,11 @@ def calibration(found: Calibration, file: Path) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in (
-        ("speed of a node", f"{found.gflops:.3g} GFLOP/s"), ("besides, each message", f"{found.overhead_s:.3g} s of a processor"),
+        ("speed of a node", f"{found.gflops:.3g} GFLOP/s"), ("besides, each step", f"{found.step_s:.2g} s of a processor"),
+        ("besides, each message", f"{found.overhead_s:.3g} s of a processor"),
         ("on the way", f"{found.latency_s:.3g} s, each way"), ("server, between exchanges", f"{found.server_s:.3g} s"),
         ("cores that all share", "none" if found.cores is None else f"{found.cores:g}"),
-        ("a round, observed", f"{found.period_s:.3g} s"), ("a round, on this fleet", f"{found.predicted_s:.3g} s"),
+        *((f"a round of {Path(fit.run).name}", f"{fit.period_s:.3g} s, on this fleet {fit.predicted_s:.3g} s") for fit in found.fits),
         ("fleet file", str(file)),
     ):  # fmt: skip
         table.add_row(name, escape(value))

@@ -11,7 +11,7 @@ import numpy as np
 from fedsim.client.kept import Kept
 from fedsim.client.program import Finished, Order
 from fedsim.core.types import Seconds
-from fedsim.cost.compute import Compute
+from fedsim.cost.compute import Compute, step_s
 from fedsim.cost.loading import Loader
 from fedsim.learn.batch_policies import EXAMPLES, BatchPolicy, Situation
 from fedsim.learn.flops import Flops
@@ -44,7 +44,7 @@ class Sizing:
         who = np.array([client])
         gflops, each = float(self.compute.gflops(who)[0]), self.flops.training
         loads_per_s = math.inf if self.loader is None else float(self.loader.examples_per_s(who)[0])
-        fixed = self.flops.update(order.job) / each
+        fixed = self.flops.update(order.job) / each + step_s(self.compute, client) * gflops * _GIGA / each
         return Situation(order.when(kept, now), gflops / self.usual_gflops, fixed, gflops * _GIGA / each, loads_per_s)
 
     @property

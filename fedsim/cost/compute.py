@@ -1,6 +1,6 @@
 """Compute models: how fast each client's device is, and how many seconds a task takes on it.
 
-Pure functions of (key, client, task, FLOPs). Nothing is stored, so a million devices cost nothing until they are asked
+Pure functions of (key, client, task, FLOPs, steps). Nothing is stored, so a million devices cost nothing until they are asked
 about. Knows no clock, neither the host's nor the virtual one.
 """
 
@@ -30,9 +30,18 @@ class Compute(Protocol):
         """Return the effective speed of each client's device, in GFLOP/s. Shapes: (n,) -> (n,)."""
         ...
 
-    def seconds(self, client: int, task: int, flops: float) -> Seconds:
-        """Return how long *client*'s own *task*-th task takes, if it needs *flops* floating-point operations."""
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
+        """Return how long *client*'s own *task*-th task takes that needs *flops* floating-point operations, in *steps* local steps."""
         ...
+
+
+def step_s(compute: Compute, client: int) -> Seconds:
+    """Return what a local step takes on *client*'s device besides its operations: what one of none takes.
+
+    >>> step_s(constant(gflops=5.0, step_s=0.25), 3)
+    0.25
+    """
+    return compute.seconds(client, 0, 0.0, 1) - compute.seconds(client, 0, 0.0, 0)
 
 
 computes: Registry[Callable[..., Compute]] = Registry(
@@ -48,14 +57,15 @@ class ConstantCompute:
 
     speed: float
     overhead_s: Seconds
+    step_s: Seconds = 0.0
 
     def gflops(self, clients: IntArray) -> FloatArray:
         """Return the one speed, in GFLOP/s, for each of *clients*. Shapes: (n,) -> (n,)."""
         return np.full(len(clients), self.speed, dtype=np.float64)
 
-    def seconds(self, client: int, task: int, flops: float) -> Seconds:
-        """Return the overhead and the time at the one speed."""
-        return self.overhead_s + flops / (self.speed * _GIGA)
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
+        """Return the overhead, the steps' own, and the time at the one speed."""
+        return self.overhead_s + flops / (self.speed * _GIGA) + steps * self.step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +76,18 @@ class LognormalCompute:
     sigma: float
     overhead_s: Seconds
     key: Key
+    step_s: Seconds = 0.0
 
     def gflops(self, clients: IntArray) -> FloatArray:
         """Return the speed of each client's device, in GFLOP/s. Shapes: (n,) -> (n,)."""
         normals: FloatArray = ndtri(self.key.uniform(clients))
         return self.median * np.exp(self.sigma * normals)
 
-    def seconds(self, client: int, task: int, flops: float) -> Seconds:
-        """Return the overhead and the time at this client's speed, which no task changes."""
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
+        """Return the overhead, the steps' own, and the time at this client's speed, which no task changes."""
         # numpy's exp here too: Python's may differ from it in the last bit. Drawn anew each time, in 2 microseconds.
         speed = self.median * float(np.exp(self.sigma * ndtri(self.key.uniform_at(client))))
-        return self.overhead_s + flops / (speed * _GIGA)
+        return self.overhead_s + flops / (speed * _GIGA) + steps * self.step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +97,29 @@ class ExponentialCompute:
     speed: float
     overhead_s: Seconds
     key: Key
+    step_s: Seconds = 0.0
 
     def gflops(self, clients: IntArray) -> FloatArray:
         """Return the one speed, in GFLOP/s, at which the mean task runs. Shapes: (n,) -> (n,)."""
         return np.full(len(clients), self.speed, dtype=np.float64)
 
-    def seconds(self, client: int, task: int, flops: float) -> Seconds:
-        """Return the overhead, and the mean time multiplied by a draw that this task has to itself."""
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
+        """Return the overhead, the steps' own, and the mean time multiplied by a draw that this task has to itself."""
         draw = self.key.uniform_at(client * _TASKS + task)
-        return self.overhead_s - math.log(draw) * flops / (self.speed * _GIGA)
+        return self.overhead_s - math.log(draw) * flops / (self.speed * _GIGA) + steps * self.step_s
 
 
 @computes.register("constant")
-def constant(*, gflops: Positive, overhead_s: NonNegative = 0.0) -> ConstantCompute:
-    """Return devices that all do *gflops* GFLOP/s, and need *overhead_s* seconds for any task.
+def constant(*, gflops: Positive, overhead_s: NonNegative = 0.0, step_s: NonNegative = 0.0) -> ConstantCompute:
+    """Return devices that all do *gflops* GFLOP/s, and need *overhead_s* seconds for any task and *step_s* for each of its local steps.
 
-    *gflops* is the effective speed, what training reaches, and not the peak of a data sheet.
+    *gflops* is the effective speed, what training reaches, and not the peak of a data sheet. Small models reach little of any: what
+    their steps take is starting operations, not doing them. That is *step_s*, some 50 to 100 microseconds of torch on a processor.
 
     >>> constant(gflops=5.0, overhead_s=1.0).seconds(17, task=0, flops=1e10)
     3.0
     """
-    return ConstantCompute(gflops, overhead_s)
+    return ConstantCompute(gflops, overhead_s, step_s)
 
 
 @computes.register("lognormal")
@@ -116,29 +129,30 @@ def lognormal(
     gflops: Positive,
     sigma: Annotated[float, Range(ge=0, le=10, why="of the logarithm of the speed")] = 0.6,
     overhead_s: NonNegative = 0.0,
+    step_s: NonNegative = 0.0,
 ) -> LognormalCompute:
     """Return devices of LogNormal speed with median *gflops*: fast and slow clients, each the same at every task.
 
     *sigma* is the standard deviation of the logarithm: at 0.6 the ninth decile is 4.7 times the first, and
-    the mean speed of the fastest tenth is 8.3 times that of the slowest.
+    the mean speed of the fastest tenth is 8.3 times that of the slowest. *step_s* is what each local step takes besides, on all alike.
     Reference: Lai et al. 2022 (FedScale), arXiv:2105.11367, whose simulator spreads devices with the same 0.6.
 
     >>> devices = lognormal(Key(0), gflops=5.0)
     >>> devices.seconds(3, task=0, flops=1e9) == devices.seconds(3, task=8, flops=1e9)
     True
     """
-    return LognormalCompute(gflops, sigma, overhead_s, key.fold("speed"))
+    return LognormalCompute(gflops, sigma, overhead_s, key.fold("speed"), step_s)
 
 
 @computes.register("exponential")
-def exponential(key: Key, *, gflops: Positive, overhead_s: NonNegative = 0.0) -> ExponentialCompute:
+def exponential(key: Key, *, gflops: Positive, overhead_s: NonNegative = 0.0, step_s: NonNegative = 0.0) -> ExponentialCompute:
     """Return devices of mean time FLOPs / *gflops*, where each task is longer or shorter by its own Exp(1) factor.
 
     The model of queueing theory, under which much is known exactly: a synchronous round of n such clients takes
-    H_n = 1 + 1/2 + ... + 1/n mean task times. *overhead_s* is added as it is.
+    H_n = 1 + 1/2 + ... + 1/n mean task times. *overhead_s*, and *step_s* for each local step, are added as they are.
 
     >>> devices = exponential(Key(0), gflops=5.0)
     >>> devices.seconds(3, task=0, flops=1e9) == devices.seconds(3, task=1, flops=1e9)
     False
     """
-    return ExponentialCompute(gflops, overhead_s, key.fold("tasks"))
+    return ExponentialCompute(gflops, overhead_s, key.fold("tasks"), step_s)

@@ -39,7 +39,7 @@ def answers(model: object, clients: IntArray) -> dict[int, list[float]]:
 def _of_compute(compute: Compute, clients: IntArray) -> dict[int, list[float]]:
     speeds = compute.gflops(clients)
     return {
-        int(client): [float(speed), *(compute.seconds(int(client), task, 1e9) for task in (0, 1, 5, 1 << 22))]
+        int(client): [float(speed), *(compute.seconds(int(client), task, 1e9, steps) for task in (0, 1, 5, 1 << 22) for steps in (0, 7))]
         for client, speed in zip(clients, speeds, strict=True)
     }
 
@@ -98,13 +98,16 @@ def adding_clients_leaves_the_others(make: Make) -> None:
 
 
 def tasks_take_finite_time_and_more_for_more(make: Make) -> None:
-    """A task takes some seconds, and one of more operations no fewer."""
+    """A task takes some seconds, one of more operations more, and one of more steps no fewer."""
     compute, sizes = make(key=Key(6)), (0.0, 1.0, 1e6, 1e9, 2e9, 1e15)
     for client in CLIENTS.tolist():
         for task in range(3):
             times = [compute.seconds(client, task, flops) for flops in sizes]
             words = f"task {task} of client {client} takes {times} s for {sizes} operations"
             want(all(0.0 <= time < math.inf for time in times) and sorted(times) == times and times[-2] < times[-1], words)
+            by_steps = [compute.seconds(client, task, 1e6, steps) for steps in (0, 1, 100, 10**6)]
+            fine = all(0.0 <= time < math.inf for time in by_steps) and sorted(by_steps) == by_steps and by_steps[0] == times[2]
+            want(fine, f"task {task} of client {client} takes {by_steps} s in 0, 1, 100 and 1,000,000 steps, and {times[2]} s unasked")
 
 
 def speeds_are_positive_and_keep_shape(make: Make) -> None:

@@ -46,11 +46,14 @@ def deploy(
     return deployed(Asked(loaded, file, settings, seed if file is not None else None, out, port, tls, time_scale), watch)
 
 
-def calibrate(run: str | Path) -> Calibration:
-    """Fit devices, links and Flower's transport to the deployed run in the folder *run*; ``.plain()`` is the fleet. Raises RunError."""
+def calibrate(run: str | Path, *more: str | Path) -> Calibration:
+    """Fit devices, links and Flower's transport to the deployed runs in the folders *run* and *more*; ``.plain()`` is the fleet.
+
+    Runs of the same nodes that differ in local work, and in batch size, tell what is fixed from what grows. Raises RunError.
+    """
     from fedsim.real.calibration import calibrated
 
-    return calibrated(run)
+    return calibrated(run, *more)
 
 
 def validate(

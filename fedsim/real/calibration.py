@@ -1,14 +1,16 @@
-"""From a deployed run to a fleet file: how fast its nodes were, and what Flower's transport took. Starts nothing."""
+"""From deployed runs to a fleet file: how fast their nodes were, and what Flower's transport took. Starts nothing."""
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import nnls  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]  # It has none.
 
 from fedsim.core.errors import RunError
@@ -24,32 +26,49 @@ NODE_POLL_S, REPLY_POLL_S = 3.0, 0.5
 """How often Flower's SuperNode looks for messages, and for its app's reply; a canary looks that it still does."""
 WIRE_MBPS = 10_000.0
 """What a wire of one computer brings, or what is said of one where messages of one size cannot tell: time per byte is then latency."""
-SPREAD = 1.25
-"""The ratio of the largest task to the smallest from which on what is fixed of a task can be told from what grows with it."""
+APART = 20.0
+"""The condition number of scaled columns up to which they can be told apart; of (1, FLOPs) that is tasks a quarter larger than others."""
 ROUNDS = 3
 """The fewest rounds that a run must have to be fitted to: the first is apart, since processes and disks are cold, and steps compiled."""
-STEPS = 12
-"""Halvings of the interval that the latency is looked for in."""
+HALVINGS, AROUND = 6, tuple(0.7 + 0.05 * step for step in range(13))
+"""Halvings of the interval that the latency is looked for in, and what is tried around what they come to, in times of it: by how a
+poll falls, a round takes a step longer with a little more latency, or even shorter.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What tasks take of a processor: GFLOP/s, *step_s* for each local step, *overhead_s* for any task; *notes* say what was not told."""
+
+    gflops: float
+    step_s: Seconds
+    overhead_s: Seconds
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well a fleet fits a run, in the folder *run*: what its rounds took, the first left out, and what they take in simulation."""
+
+    run: str
+    period_s: Seconds
+    predicted_s: Seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a deployed run says of its nodes and its transport; *notes* are what it cannot say.
-
-    *period_s* is what a round took, from its start to the next one's, the first left out; *predicted_s* the same of a simulation on
-    the fleet that this is.
-    """
+    """What deployed runs say of their nodes and their transport; *notes* are what they cannot say."""
 
     name: str
     clients: int
     gflops: float
+    step_s: Seconds
     overhead_s: Seconds
     latency_s: Seconds
     server_s: Seconds
     cores: float | None
     tasks: int
-    period_s: Seconds
-    predicted_s: Seconds
+    fits: tuple[Fit, ...]
     notes: tuple[str, ...]
 
     def plain(self) -> dict[str, Any]:
@@ -57,13 +76,26 @@ class Calibration:
         transport: dict[str, Any] = {
             "node_poll_s": NODE_POLL_S, "reply_poll_s": REPLY_POLL_S, "server_poll_s": POLL_S, "server_s": _digits(self.server_s),
         }  # fmt: skip
+        speeds = {"gflops": _digits(self.gflops), "step_s": _digits(self.step_s), "overhead_s": _digits(self.overhead_s)}
         clients = {
-            "count": self.clients,
-            "compute": {"kind": "constant", "gflops": _digits(self.gflops), "overhead_s": _digits(self.overhead_s)},
+            "count": self.clients, "compute": {"kind": "constant", **speeds},
             "network": {"kind": "constant", "down_mbps": WIRE_MBPS, "up_mbps": WIRE_MBPS, "latency_s": _digits(self.latency_s)},
-        }
+        }  # fmt: skip
         shared = {} if self.cores is None else {"cores": self.cores}
         return {"name": self.name, "clients": clients, "transport": {**transport, **shared}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one deployed run shows: its scenario, what its rounds took, its tasks, and what its server took between exchanges."""
+
+    run: Run
+    loaded: Loaded
+    period_s: Seconds
+    tasks: Frame
+    gaps_s: FloatArray
+    hosts: frozenset[str]
+    cores: float | None
 
 
 def period_s(run: Run) -> Seconds:
@@ -77,39 +109,29 @@ def period_s(run: Run) -> Seconds:
     return float((ends + gap_s - begins[1]) / (len(begins) - 1))
 
 
-def calibrated(path: str | Path) -> Calibration:
-    """Return what the deployed run in *path* says. Raises RunError where it says too little.
+def calibrated(*paths: str | Path) -> Calibration:
+    """Return what the deployed runs in *paths* say together, one or several of the same nodes. Raises RunError where they say too little.
 
-    Compute: the processor seconds of each task, least squares without negative ones over (1, FLOPs), by relative errors; what its
-    process took besides is fixed. The transport's polls are Flower's and ours. What they leave of a round is latency, equal both ways:
-    found by halving, each a simulation, until a simulated round takes what a real one took.
+    Compute: the processor seconds of each task, least squares without negative ones over (1, steps, FLOPs), by relative errors; what its
+    process took besides is fixed. Runs that differ in local work and in batch size tell these apart. The transport's polls are Flower's
+    and ours. What they leave of a round is latency, equal both ways: by simulations, that with which the rounds of all runs take most
+    nearly what the real ones took.
     """
-    run = Run(Path(path))
-    about = run.manifest
-    if about.get("ground") != "flower":
-        raise RunError(f"{path}: is a simulated run. fedsim calibrate takes one on real clients (fedsim deploy).")
-    if about["status"] != "done":
-        raise RunError(f"{path}: is {about['status']}; only a deployed run that is done can be fitted to.")
-    observed_s, table = period_s(run), _tasks(run)
-    gflops, overhead_s, notes = _compute(table)
-    hosts = {str(node["host"]) for node in about["nodes"]}
-    cores = float(about.get("deployment", {}).get("cores") or 0) or None
+    seen = [_seen(Run(Path(path))) for path in paths]
+    table = pd.concat([each.tasks for each in seen])
+    speed, first, notes = speed_of(table), seen[0], list[str]()
+    hosts, cores = frozenset().union(*(each.hosts for each in seen)), first.cores
     if len(hosts) > 1:
         cores = None
-        notes.append(f"Its nodes were on {len(hosts)} hosts, and are taken as devices of their own.")
+        notes.append(f"The nodes were on {len(hosts)} hosts, and are taken as devices of their own.")
     elif cores is None:
-        notes.append("Its folder does not say how many cores its nodes shared, and they are taken as devices of their own.")
-    rounds: Frame = run.rounds
-    gaps = (rounds.started_s.to_numpy()[1:] - rounds.ended_s.to_numpy()[:-1])[1:]
-    server_s = max(0.0, float(np.median(gaps)))
-    scenario, strange = recorded(about["scenario"])
-    if strange:
-        raise RunError(f"{path}: this version does not know {', '.join(strange)} of its scenario.")
+        notes.append("The run does not say how many cores its nodes shared, and they are taken as devices of their own.")
+    scenario = first.loaded.scenario
     found = Calibration(
-        f"{scenario.name}-fleet", scenario.clients.count, gflops, overhead_s, 0.0, server_s, cores, len(table), observed_s, 0.0, ()
-    )
-    loaded = Loaded(scenario, manifest.scenario_folder(about, run.path))
-    return replace(_with_latency(found, loaded), notes=tuple(notes))
+        f"{scenario.name}-fleet", scenario.clients.count, speed.gflops, speed.step_s, speed.overhead_s, 0.0,
+        max(0.0, float(np.median(np.concatenate([each.gaps_s for each in seen])))), cores, len(table), (), (*speed.notes, *notes),
+    )  # fmt: skip
+    return _with_latency(found, seen)
 
 
 def predicted(loaded: Loaded, fleet: Mapping[str, Any] | Fleet, out: str | Path) -> Run:
@@ -118,23 +140,57 @@ def predicted(loaded: Loaded, fleet: Mapping[str, Any] | Fleet, out: str | Path)
     return execute(replace(load(loaded.scenario.plain(), changes), folder=loaded.folder), out)
 
 
-def _with_latency(found: Calibration, loaded: Loaded) -> Calibration:
+def _seen(run: Run) -> _Seen:
+    about = run.manifest
+    if about.get("ground") != "flower":
+        raise RunError(f"{run.path}: is a simulated run. fedsim calibrate takes one on real clients (fedsim deploy).")
+    if about["status"] != "done":
+        raise RunError(f"{run.path}: is {about['status']}; only a deployed run that is done can be fitted to.")
+    observed_s, rounds = period_s(run), run.rounds
+    scenario, strange = recorded(about["scenario"])
+    if strange:
+        raise RunError(f"{run.path}: this version does not know {', '.join(strange)} of its scenario.")
+    gaps_s: FloatArray = (rounds.started_s.to_numpy()[1:] - rounds.ended_s.to_numpy()[:-1])[1:]
+    return _Seen(
+        run, Loaded(scenario, manifest.scenario_folder(about, run.path)), observed_s, _tasks(run), gaps_s,
+        frozenset(str(node["host"]) for node in about["nodes"]), float(about.get("deployment", {}).get("cores") or 0) or None,
+    )  # fmt: skip
+
+
+def _with_latency(found: Calibration, seen: Sequence[_Seen]) -> Calibration:
     with tempfile.TemporaryDirectory() as scratch:
         tried = 0
 
         def at(latency_s: float) -> Calibration:
             nonlocal tried
-            tried += 1
-            here = replace(found, latency_s=latency_s)
-            return replace(here, predicted_s=period_s(predicted(loaded, here.plain(), Path(scratch) / str(tried))))
+            here, fits = replace(found, latency_s=latency_s), list[Fit]()
+            for each in seen:
+                tried += 1
+                fits.append(
+                    Fit(str(each.run.path), each.period_s, period_s(predicted(each.loaded, here.plain(), Path(scratch) / str(tried))))
+                )
+            return replace(here, fits=tuple(fits))
 
-        low, high = at(0.0), at(found.period_s)
-        if low.predicted_s >= found.period_s:
+        low, high = at(0.0), at(max(each.period_s for each in seen))
+        if _over(low) >= 0:
             return low
-        for _ in range(STEPS):
+        for _ in range(HALVINGS):
             middle = at((low.latency_s + high.latency_s) / 2)
-            low, high = (middle, high) if middle.predicted_s < found.period_s else (low, middle)
-        return min((low, high), key=lambda each: abs(each.predicted_s - found.period_s))
+            low, high = (middle, high) if _over(middle) < 0 else (low, middle)
+        tried_out = [low, high, *(at((low.latency_s + high.latency_s) / 2 * times) for times in AROUND)]
+        least = min(map(_apart, tried_out))
+        best = sorted((each for each in tried_out if _apart(each) <= least * (1 + 1e-9)), key=lambda each: each.latency_s)
+        return best[len(best) // 2]
+
+
+def _over(found: Calibration) -> float:
+    """Return by how much predicted rounds take longer than real ones: the mean logarithm of their ratio."""
+    return sum(math.log(fit.predicted_s / fit.period_s) for fit in found.fits) / len(found.fits)
+
+
+def _apart(found: Calibration) -> float:
+    """Return how far predicted rounds are from real ones: the sum of the squared logarithms of their ratios."""
+    return sum(math.log(fit.predicted_s / fit.period_s) ** 2 for fit in found.fits)
 
 
 def _tasks(run: Run) -> Frame:
@@ -148,28 +204,39 @@ def _tasks(run: Run) -> Frame:
     return found
 
 
-def _compute(table: Frame) -> tuple[float, Seconds, list[str]]:
-    """Return the speed in GFLOP/s, what any task takes besides, and what could not be told."""
-    flops, work, cpu = (table[name].to_numpy(dtype=np.float64) for name in ("flops", "work_s", "cpu_s"))
-    used, notes = (flops > 0) & (work > 0), list[str]()
+def work_s(run: Run) -> Seconds:
+    """Return what a training task of the deployed *run* took of its processor besides its process, in the median."""
+    return float(_tasks(run).work_s.median())
+
+
+def speed_of(table: Frame) -> Speed:
+    """Return what the tasks of *table* took, by its columns flops, steps, work_s and cpu_s. Raises RunError where none took any."""
+    flops, steps, work, cpu = (table[name].to_numpy(dtype=np.float64) for name in ("flops", "steps", "work_s", "cpu_s"))
+    used = (flops > 0) & (work > 0)
     if not used.any():
         raise RunError("no task of the run took any operations, so that the speed of its nodes cannot be told.")
-    flops, work = flops[used], work[used]
-    besides = float(np.median(cpu[used] - work))
-    if flops.max() < SPREAD * flops.min():
-        notes.append(
+    flops, steps, work = flops[used], steps[used], work[used]
+    besides, note = float(np.median(cpu[used] - work)), ""
+    told: FloatArray = np.stack([flops, np.ones(len(work)), steps], axis=1) / work[:, None]
+    told = told / np.linalg.norm(told, axis=0)
+    known = next(count for count in (3, 2, 1) if float(np.linalg.cond(told[:, :count])) <= APART)
+    if known == 1:
+        note = (
             f"All tasks are of about one size ({flops.min():.3g} to {flops.max():.3g} FLOPs), so what is fixed of a task cannot be told"
-            f" from what grows with it: all of it is taken to grow."
+            f" from what grows with it: all of it is taken to grow. Another run with more local work tells (fedsim calibrate RUN RUN)."
         )
-        fixed, each = 0.0, float(np.median(work / flops))
+        each, fixed, step = float(np.median(work / flops)), 0.0, 0.0
     else:
-        lines: FloatArray = np.stack([1 / work, flops / work], axis=1)
+        lines: FloatArray = np.stack([flops, np.ones(len(work)), steps], axis=1)[:, :known] / work[:, None]
         scale = np.abs(lines).max(axis=0)
-        fixed, each = (float(value) for value in nnls(lines / scale, np.ones(len(work)))[0] / scale)
+        each, fixed, step = (float(value) for value in [*(nnls(lines / scale, np.ones(len(work)))[0] / scale), 0.0][:3])
+        if known == 2:
+            note = "Steps are all of about one size, so what a step takes besides its operations cannot be told: it is taken to be speed."
+            note += " Another run with another batch size tells (fedsim calibrate RUN RUN)."
         if not each:
-            notes.append("Larger tasks took no longer than smaller ones: what a task takes is its process, and its speed is a bound.")
+            note = "More operations took no longer: what a task takes is its process and its steps, and its speed is a bound."
             each = float(np.median(work / flops)) / 10
-    return 1e-9 / each, besides + fixed, notes
+    return Speed(1e-9 / each, step, besides + fixed, (note,) if note else ())
 
 
 def _digits(value: float) -> float:

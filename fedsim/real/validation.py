@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.errors import RunError, ScenarioError
+from fedsim.core.types import Seconds
 from fedsim.real.asked import Asked, check, words_of
-from fedsim.real.calibration import ROUNDS, Calibration, calibrated, period_s, predicted
+from fedsim.real.calibration import ROUNDS, Calibration, calibrated, period_s, predicted, work_s
 from fedsim.real.local import deployed
 from fedsim.record.manifest import whole
 from fedsim.report.page import toml
@@ -25,6 +27,10 @@ FILE = "validation.json"
 """What was found, in the folder of the validation and of the deployed run."""
 BYTES, TIME = 0.02, 0.10
 """How far what is foretold may be from what a deployment does."""
+SHOWS_S, MOST_TIMES, WIDER = 1.0, 50, 4
+"""Processor seconds from which on a task's work shows beside its process; how many times the local work is done at most to come to
+them, and how many times larger batches are, in what is fitted to.
+"""
 Told = Callable[[str], None]
 
 
@@ -67,7 +73,7 @@ class Validation:
 
 
 def smaller(asked: Asked) -> dict[str, Any]:
-    """Return what makes the deployment that is fitted to another than the one that is foretold: fewer rounds, half the local work."""
+    """Return what makes the deployment that is fitted to first another than the one that is foretold: fewer rounds, half the local work."""
     training, rounds = asked.loaded.scenario.training, asked.loaded.scenario.server.rounds
     work: dict[str, Any] = {"training.epochs": (training.epochs or 1) / 2} if training.steps is None else {
         "training.steps": max(1, training.steps // 2)
@@ -75,11 +81,27 @@ def smaller(asked: Asked) -> dict[str, Any]:
     return {"server.rounds": max(ROUNDS + 1, rounds // 2), **work}
 
 
+def larger(asked: Asked, work_s: Seconds) -> list[dict[str, Any]]:
+    """Return what makes the further deployments that are fitted to: more local work, and that in larger batches.
+
+    Tasks of the first took *work_s* processor seconds, so that those of the second show: what grows with work is told from what does
+    not, and what grows with steps from what grows with operations. All of a client's examples at once are no batch to be larger.
+    """
+    training = asked.loaded.scenario.training
+    times = min(MOST_TIMES, max(2, math.ceil(SHOWS_S / max(work_s, 1e-3))))
+    work: dict[str, Any] = {"training.epochs": (training.epochs or 1) * times} if training.steps is None else {
+        "training.steps": training.steps * times
+    }
+    more = {"server.rounds": ROUNDS + 1, **work}
+    size = training.batch_size
+    return [more] if size == "full" else [more, {**more, "training.batch_size": size * WIDER}]
+
+
 def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> Validation:
     """Return how *asked*, simulated and deployed, agrees with itself; all runs stand in *folder*, new or empty.
 
-    A smaller deployment is fitted to, and the one that was asked for foretold by what was found there. Raises ScenarioError before
-    anything is started, RunError where a run breaks.
+    Other, shorter deployments are fitted to, and the one that was asked for is foretold by what was found there. Raises ScenarioError
+    before anything is started, RunError where a run breaks.
     """
     scenario = asked.loaded.scenario
     if scenario.server.rounds < ROUNDS:
@@ -89,29 +111,41 @@ def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> V
         raise ScenarioError(f"{folder}: is there already and not empty. Name another folder with --out.")
     told("simulating")
     simulated = execute(asked.loaded, folder / "simulated")
-    told("deploying a smaller one, to fit to")
-    changes = smaller(asked)
-    small = replace(
-        asked, loaded=replace(load(scenario.plain(), changes), folder=asked.loaded.folder),
-        settings=[*asked.settings, *words_of(changes)] if asked.source is not None else asked.settings, out=folder / "fitted-to",
-    )  # fmt: skip
-    fitted = calibrated(deployed(small).path)
+    told("deploying one with half the local work, to fit to")
+    small = deployed(_changed(asked, smaller(asked), folder / "fitted-to" / "less-work"))
+    places, notes = [small.path], list[str]()
+    for changes, name in zip(larger(asked, work_s(small)), ("more-work", "larger-batches"), strict=False):
+        told(f"deploying one with {name.replace('-', ' ')}, to fit to")
+        try:
+            places.append(deployed(_changed(asked, changes, folder / "fitted-to" / name)).path)
+        except RunError as error:  # So much local work may end without numbers; that says nothing of the scenario.
+            notes.append(f"The deployment with {name.replace('-', ' ')} broke and is not fitted to: {error}")
+    told("fitting")
+    fitted = calibrated(*places)
     (folder / "fleet.toml").write_text(toml(fitted.plain()) + "\n", encoding="utf-8")
     told("deploying it")
     real = deployed(replace(asked, out=folder / "deployed"))
     told("foretelling it")
     foretold = predicted(asked.loaded, fitted.plain(), folder / "foretold")
-    found = Validation(scenario.name, folder, tuple(_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes))
+    found = Validation(scenario.name, folder, tuple(_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes, *notes))
     for place in (folder, real.path):
         whole(place / FILE, json.dumps(found.plain(), indent=2) + "\n")
     return found
 
 
+def _changed(asked: Asked, changes: dict[str, Any], out: Path) -> Asked:
+    return replace(
+        asked, loaded=replace(load(asked.loaded.scenario.plain(), changes), folder=asked.loaded.folder),
+        settings=[*asked.settings, *words_of(changes)] if asked.source is not None else asked.settings, out=out,
+    )  # fmt: skip
+
+
 def _fit(fitted: Calibration) -> str:
+    fits = ", ".join(f"{Path(fit.run).name} {fit.period_s:.3g} s ({fit.predicted_s:.3g} on the fleet)" for fit in fitted.fits)
     return (
-        f"Fitted to {fitted.tasks} tasks of a deployment with fewer rounds and half the local work, whose rounds took"
-        f" {fitted.period_s:.3g} s and take {fitted.predicted_s:.3g} s on the fleet that was fitted: {fitted.gflops:.3g} GFLOP/s,"
-        f" {fitted.overhead_s:.3g} processor seconds besides for each message, {fitted.latency_s:.3g} s on the way, each way."
+        f"Fitted to {fitted.tasks} tasks of {len(fitted.fits)} other deployments; their rounds took: {fits}. The fleet:"
+        f" {fitted.gflops:.3g} GFLOP/s, {fitted.step_s:.2g} s besides for each step and {fitted.overhead_s:.3g} processor seconds for"
+        f" each message, {fitted.latency_s:.3g} s on the way, each way."
     )
 
 

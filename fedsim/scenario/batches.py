@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedsim.core.errors import ScenarioError
+from fedsim.cost.compute import step_s
 from fedsim.learn.batch_policies import BatchPolicy
 from fedsim.learn.job import FULL
 from fedsim.scenario import judge
@@ -34,10 +35,11 @@ def loading_bound(fleet: Fleet) -> str:
         return ""
     clients = np.arange(min(count, LOADERS_OF))
     size = np.maximum(1, fleet.federation.sizes(clients) if fleet.job.batch_size == FULL else fleet.job.batch_size * fleet.job.accumulate)
-    step_s = (fleet.flops.training * size + fleet.flops.update(fleet.job)) / (fleet.compute.gflops(clients) * 1e9)
+    at_work_s = (fleet.flops.training * size + fleet.flops.update(fleet.job)) / (fleet.compute.gflops(clients) * 1e9)
+    at_work_s = at_work_s + np.array([step_s(fleet.compute, client) for client in clients.tolist()])
     load_s = size / loader.examples_per_s(clients)
-    bound = load_s > step_s
-    share = float(np.median(step_s / (load_s + step_s if not loader.depth else np.maximum(load_s, step_s))))
+    bound = load_s > at_work_s
+    share = float(np.median(at_work_s / (load_s + at_work_s if not loader.depth else np.maximum(load_s, at_work_s))))
     who = "" if len(clients) == count else f" first {len(clients):,}"
     what = "loading and steps take turns" if not loader.depth else f"{bound.sum():,} of the{who} {len(clients):,} clients are loading bound"
     return f"clients.loading: {what}; a step is at work {share:.0%} of the time, in the median."

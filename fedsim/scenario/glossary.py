@@ -66,6 +66,7 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "gflops": "speed in GFLOP/s; of lognormal devices the median, of exponential ones that of the mean time",
         "sigma": "how much devices differ: standard deviation of the logarithm of their speed",
         "overhead_s": "seconds that any task takes besides",
+        "step_s": "seconds that each local step takes besides its operations",
     },
     "network": {
         "down_mbps": "rate to the client in Mbit/s; of lognormal links the median",

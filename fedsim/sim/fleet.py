@@ -17,7 +17,7 @@ from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
 from fedsim.core.types import Seconds
 from fedsim.cost.availability import Availability
-from fedsim.cost.compute import Compute
+from fedsim.cost.compute import Compute, step_s
 from fedsim.cost.loading import Loader, waited
 from fedsim.cost.network import Network
 from fedsim.cost.transport import Transport
@@ -63,11 +63,12 @@ class Fleet:
 
         Only mini-batches go through the loader: what else passes through the model, and evaluations, is at hand.
         """
-        compute_s = self.compute.seconds(client, number, flops)
+        compute_s = self.compute.seconds(client, number, flops, steps)
         if self.loader is None or task.job.kind != "train" or not flops:
             return compute_s, 0.0
         # What it takes besides operations is known from a task of none; all operations of a task go at one speed.
-        each_s = self.flops.of_steps(task, steps) * ((compute_s - self.compute.seconds(client, number, 0.0)) / flops)
+        bare_s = self.compute.seconds(client, number, 0.0, steps)
+        each_s = self.flops.of_steps(task, steps) * ((compute_s - bare_s) / flops) + step_s(self.compute, client)
         per_s = float(self.loader.examples_per_s(np.array([client]))[0])
         wait_s = waited(task.sizes[:steps], per_s, each_s, self.loader.depth)
         return compute_s + wait_s, wait_s

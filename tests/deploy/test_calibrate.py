@@ -14,10 +14,10 @@ from fedsim.core.errors import RunError
 from fedsim.real.calibration import calibrated, period_s, predicted
 from fedsim.scenario.load import load
 
-GFLOPS, OVERHEAD_S, LATENCY_S, SERVER_S = 0.004, 1.5, 0.35, 0.2
+GFLOPS, STEP_S, OVERHEAD_S, LATENCY_S, SERVER_S = 0.04, 0.002, 1.5, 0.35, 0.2
 PLANTED: dict[str, Any] = {
     "name": "planted", "clients": {
-        "count": 4, "compute": {"kind": "constant", "gflops": GFLOPS, "overhead_s": OVERHEAD_S},
+        "count": 4, "compute": {"kind": "constant", "gflops": GFLOPS, "step_s": STEP_S, "overhead_s": OVERHEAD_S},
         "network": {"kind": "constant", "down_mbps": 10_000.0, "up_mbps": 10_000.0, "latency_s": LATENCY_S},
     },
     "transport": {"node_poll_s": 3.0, "reply_poll_s": 0.5, "server_poll_s": 0.2, "server_s": SERVER_S, "cores": 2.0},
@@ -33,24 +33,33 @@ def deployed(run: fedsim.Run, *, tells: bool = True) -> Path:
     with sqlite3.connect(run.path / "journal.sqlite") as file:
         for row in run.tasks.itertuples():
             if tells:
-                work_s = row.flops / (1e9 * GFLOPS)
+                work_s = row.flops / (1e9 * GFLOPS) + row.steps * STEP_S
                 file.execute("INSERT INTO worked VALUES (?, ?, ?, ?)", (row.message, int(row.client), work_s + OVERHEAD_S, work_s))
     return run.path
 
 
 def test_a_planted_fleet_is_found_again(tiny: Any, tmp_path: Path) -> None:
-    """Speed, fixed costs, latency and the server's time of a run on a known fleet come out, and foretell another scenario's rounds."""
-    path = deployed(predicted(load(tiny(SMALL)), PLANTED, tmp_path / "planted"))
-    found = calibrated(path)
+    """What runs of other work and other batches took on a known fleet gives that fleet, and foretells another model's rounds."""
+    more = {"more": {"training.epochs": 20}, "wider": {"training.epochs": 20, "training.batch_size": 40}}
+    runs = [
+        deployed(predicted(load(tiny({**SMALL, **changes})), PLANTED, tmp_path / name)) for name, changes in {"small": {}, **more}.items()
+    ]
+    found = calibrated(*runs)
 
+    assert found.notes == ()
     assert found.gflops == pytest.approx(GFLOPS, rel=0.01)
+    assert found.step_s == pytest.approx(STEP_S, rel=0.01)
     assert found.overhead_s == pytest.approx(OVERHEAD_S, rel=0.02)
     assert found.server_s == pytest.approx(SERVER_S, abs=0.01)
     assert found.cores == 2.0
-    assert found.predicted_s == pytest.approx(found.period_s, rel=0.02)
-    other = load(tiny({**SMALL, "clients.count": 3, "training.epochs": 4, "model": {"kind": "mlp", "hidden": [32]}}))
+    assert all(fit.predicted_s == pytest.approx(fit.period_s, rel=0.02) for fit in found.fits)
+    other = load(tiny({**SMALL, "clients.count": 3, "training.epochs": 40, "model": {"kind": "mlp", "hidden": [512]}}))
     real, told = (period_s(predicted(other, fleet, tmp_path / name)) for name, fleet in (("r", PLANTED), ("t", found.plain())))
-    assert told == pytest.approx(real, rel=0.10)
+    assert told == pytest.approx(real, rel=0.02)
+    alone = calibrated(runs[0])  # Steps of one size: their own cost is taken for speed, and the note says so.
+    assert "another batch size" in alone.notes[0]
+    assert alone.gflops < GFLOPS / 2
+    assert period_s(predicted(other, alone.plain(), tmp_path / "alone")) > 1.1 * real
 
 
 def test_what_cannot_be_told_is_said(tiny: Any, tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("constant", {"gflops": 1e-3, "overhead_s": 10.0}),
         ("lognormal", {"gflops": 5.0, "sigma": 0.0}),
         ("lognormal", {"gflops": 5.0, "sigma": 10.0, "overhead_s": 1.0}),
-        ("exponential", {"gflops": 1e6, "overhead_s": 1.0}),
+        ("exponential", {"gflops": 1e6, "overhead_s": 1.0, "step_s": 1e-4}),
+        ("lognormal", {"gflops": 5.0, "step_s": 2.0}),
     ],
     "network": [
         ("constant", {"down_mbps": 1e6, "up_mbps": 1e-3, "latency_s": 0.5}),
@@ -78,7 +79,7 @@ class DrawsInTurn:
     def gflops(self, clients: IntArray) -> FloatArray:
         return 1.0 + self.draws.random(len(clients))
 
-    def seconds(self, client: int, task: int, flops: float) -> float:
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> float:
         return flops * self.draws.random()
 
 
@@ -113,7 +114,7 @@ class FirstComeFirstDrawn:
     def gflops(self, clients: IntArray) -> FloatArray:
         return np.array([self.speeds.setdefault(client, self.draws.random() + 1.0) for client in clients.tolist()])
 
-    def seconds(self, client: int, task: int, flops: float) -> float:
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> float:
         return flops / float(self.gflops(np.array([client]))[0])
 
 
@@ -127,8 +128,8 @@ class Relative:
         speeds = self.inner.gflops(clients)
         return speeds / speeds.max(initial=0.0)
 
-    def seconds(self, client: int, task: int, flops: float) -> float:
-        return self.inner.seconds(client, task, flops)
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> float:
+        return self.inner.seconds(client, task, flops, steps)
 
 
 @dataclass
@@ -138,7 +139,7 @@ class Draining:
     def gflops(self, clients: IntArray) -> FloatArray:
         return np.full(len(clients), -1.0)
 
-    def seconds(self, client: int, task: int, flops: float) -> float:
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> float:
         return 10.0 - flops / 1e16
 
 
@@ -235,7 +236,9 @@ SHARED: dict[str, list[Callable[[Key], Any]]] = {
 WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
     "compute": {
         **SHARED,
-        "tasks_take_finite_time_and_more_for_more": [lambda key: Draining(), lambda key: ConstantCompute(-1.0, 0.0)],
+        "tasks_take_finite_time_and_more_for_more": [
+            lambda key: Draining(), lambda key: ConstantCompute(-1.0, 0.0), lambda key: ConstantCompute(5.0, 10.0, -1e-6),
+        ],
         "speeds_are_positive_and_keep_shape": [lambda key: Draining()],
     },
     "network": {
