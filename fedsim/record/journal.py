@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from operator import attrgetter
@@ -46,10 +46,10 @@ class MetricRow:
 
 
 _TABLES: dict[str, type] = {
-    "tasks": TaskRow, "rounds": RoundRow, "metrics": MetricRow, "tested": PredictionRow, "versions": VersionRow, "steps": StepRow,
-    "examined": ExaminedRow, "noise": NoiseRow, "worked": WorkRow,
+    "tasks": TaskRow, "settled": TaskRow, "rounds": RoundRow, "metrics": MetricRow, "tested": PredictionRow, "versions": VersionRow,
+    "steps": StepRow, "examined": ExaminedRow, "noise": NoiseRow, "worked": WorkRow,
 }  # fmt: skip
-LATER = ("versions", "steps", "examined", "noise", "worked")
+LATER = ("settled", "versions", "steps", "examined", "noise", "worked")
 """Tables that journals of earlier versions do not have; there, they are empty."""
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
@@ -80,6 +80,7 @@ class Journal:
         self._flushed = time.monotonic()
         self.digest, self.metrics_digest = digest.Chain(), digest.Chain()
         self.down_bytes = self.up_bytes = self.wasted_bytes = 0
+        self._ahead, self._cleared = set[str](), True  # Messages of which the rest is still to be told; whether their table is empty.
         self.signals: list[float] = []
         """The estimates of |G|^2 between clients so far."""
 
@@ -89,9 +90,24 @@ class Journal:
         self._rows["tasks"].append(self._values["tasks"](row))
         self.down_bytes += row.down_bytes + row.down_framing_bytes
         self.up_bytes += row.up_bytes + row.up_framing_bytes
-        if row.outcome != "arrived":
+        if row.message in self._ahead:
+            self._ahead.remove(row.message)
+        elif row.outcome != "arrived":
             self.wasted_bytes += row.wire_bytes
         self._maybe_flush()
+
+    def settled(self, rows: Iterable[TaskRow]) -> None:
+        """Record what is known so far of tasks whose fate is sealed, for a reader to whom ``task`` never tells the rest.
+
+        It is in the file at once, and goes once all of them are told. No digest covers it.
+        """
+        for row in rows:
+            self._ahead.add(row.message)
+            self._rows["settled"].append(self._values["settled"](row))
+            if row.outcome != "arrived":
+                self.wasted_bytes += row.wire_bytes
+        self._cleared = False
+        self.flush()
 
     def round(self, row: RoundRow) -> None:
         """Record that a batch of replies was handed over."""
@@ -148,6 +164,8 @@ class Journal:
                 if rows:
                     marks = ", ".join("?" * len(rows[0]))
                     self._file.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+            if clear := not (self._cleared or self._ahead):
+                self._file.execute("DELETE FROM settled")
             self._file.commit()
         except sqlite3.Error:
             with suppress(sqlite3.Error):  # Half of it must not stay, to be written again.
@@ -155,6 +173,7 @@ class Journal:
             raise
         for rows in self._rows.values():
             rows.clear()
+        self._cleared = self._cleared or clear
         self._flushed = time.monotonic()
 
     def close(self) -> None:

@@ -249,6 +249,8 @@ class Rows:
 
     def worked(self, row: Any) -> None: ...
 
+    def settled(self, rows: Any) -> None: ...
+
 
 def test_push_and_pull(scenario_file: Any) -> None:
     """A server with a loop of its own pushes and pulls: replies go by the ids it was given, and come from clients, not nodes."""
