@@ -194,6 +194,7 @@ class WallGrid(Grid):
         self._observer.round(
             RoundRow(sent[0].round, sent[0].kind, started, ended, len(sent), len(ready) - failed, failed, len(missed))
         )
+        self._observer.settled(())  # The next row may be minutes away.
         return replies
 
     # -- real time ----------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class Journal:
     def settled(self, rows: Iterable[TaskRow]) -> None:
         """Record what is known so far of tasks whose fate is sealed, for a reader to whom ``task`` never tells the rest.
 
-        It is in the file at once, and goes once all of them are told. No digest covers it.
+        It is in the file at once, and all that waits with it; it goes once all of them are told. No digest covers it.
         """
         for row in rows:
             self._ahead.add(row.message)
