@@ -27,7 +27,8 @@ _NOTHING = Size(0, 0)
 class Letter:
     """One message to a client, and what came of it. *id* counts the run's messages; *wire_id* is the SuperLink's.
 
-    What it *carried* is let go of when its fate is sealed: a model each round, that nobody else may hold any more.
+    What it *carried*, and the *arrays* in it as they were sent, are let go of when its fate is sealed: a model each round, that nobody
+    else may hold any more.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Letter:
     version: int
     down: Size
     sent_s: Seconds
+    arrays: ArrayRecord | None = None
     sent_wall_s: float = 0.0
     wire_id: str = ""
     arrived_s: Seconds = NEVER
@@ -105,7 +107,7 @@ class Letter:
 
     def settle(self, outcome: Outcome) -> None:
         """Seal its fate."""
-        self.outcome, self._reply, self.carried = outcome, None, None
+        self.outcome, self._reply, self.carried, self.arrays = outcome, None, None, None
 
 
 class Post:
@@ -127,22 +129,23 @@ class Post:
         return came if self._coding is None else self._coding.got_up(came)
 
     def start(self, letter: Letter) -> Params:
-        """Return the parameters that the client of *letter* started from."""
-        return self._starts.of(next(iter(letter.message.content.array_records.values()))).params
+        """Return the parameters that the client of *letter* started from; none where it was sent none."""
+        return {} if letter.arrays is None else self._starts.of(letter.arrays).params
 
     def letters(self, messages: Iterable[Message], now: Seconds) -> list[Letter]:
         """Return *messages*, as they are *now*; what carries the same is looked at once."""
-        read: dict[int, tuple[RecordDict, int, int, Size]] = {}
+        read: dict[int, tuple[ArrayRecord | None, int, int, Size]] = {}
         letters: list[Letter] = []
         for message in messages:
             content = message.content
             if id(content) not in read:
-                version = self._starts.version(next(iter(content.array_records.values()), None))
-                read[id(content)] = content, records.round_of(content), version, records.size_of(content, records.DOWN)
-            _, number, version, size = read[id(content)]
+                arrays = next(iter(content.array_records.values()), None)
+                version = self._starts.version(arrays)
+                read[id(content)] = arrays, records.round_of(content), version, records.size_of(content, records.DOWN)
+            arrays, number, version, size = read[id(content)]
             self.sent += 1
             client = records.client_of(message.metadata.dst_node_id)
-            letters.append(Letter(f"m{self.sent:09d}", client, message, message.metadata.message_type, number, version, size, now))
+            letters.append(Letter(f"m{self.sent:09d}", client, message, message.metadata.message_type, number, version, size, now, arrays))
         return letters
 
 
