@@ -119,7 +119,8 @@ class Frames:
     def _tasks(self) -> pd.DataFrame:
         import pandas as pd
 
-        known, told = self._table("settled"), self._table("tasks")  # In this order: a run that ends meanwhile tells, and then clears.
+        known: Any = self._table("settled")  # First: a run that ends meanwhile tells the rest, and then clears these.
+        told = self._table("tasks")
         known = known[~known.message.isin(told.message)] if len(told) else known
         return told if not len(known) else known if not len(told) else pd.concat([told, known], ignore_index=True)
 
