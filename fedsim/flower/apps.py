@@ -20,6 +20,7 @@ from fedsim.flower import compat, records
 from fedsim.flower.decode import recoded
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.job import Job
+from fedsim.learn.monitor import Monitor
 from fedsim.learn.work import Result, Task
 
 Mod = Callable[[Message, Context, Callable[[Message, Context], Message]], Message]
@@ -76,7 +77,8 @@ class Site:
     """What one node has: its client program, the scenario's job, an engine, and the mods its training replies go through.
 
     On a stream *now* says how long the stream has been going, in seconds, and *wait* lets seconds pass until a trigger
-    holds. *keeping* is where it keeps what it carries on; *worked* is told of each task that is done.
+    holds. *keeping* is where it keeps what it carries on; *worked* is told of each task that is done. *monitor* says what is watched;
+    a node sees no versions, and takes the server's rounds for them.
     """
 
     client: Program
@@ -88,6 +90,7 @@ class Site:
     coding: Coding | None = None
     keeping: Keeping = IN_STATE
     worked: Callable[[Worked], None] = lambda _worked: None
+    monitor: Monitor | None = None
 
 
 def with_mods(mods: Sequence[Mod], app: App) -> App:
@@ -152,6 +155,8 @@ def _answer(message: Message, context: Context, site: Site) -> Message:
         task, kept = site.client.plan(order, kept, ready_s)
     except Unable as error:
         return Message(Error(records.CLIENT_RAISED, str(error)), reply_to=message)
+    if site.monitor is not None:
+        task = site.monitor.watched(task, max(0, records.round_of(message.content) - 1))
     result = site.engine.run([task])[0]
     finished = site.client.finish(task, result, kept)
     site.keeping.keep(context, kept.having(finished.parts))

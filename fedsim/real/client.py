@@ -76,6 +76,10 @@ class _Place:
         """Return where it is written what *client* predicted."""
         return self.folder / f"{self.run}-{client}.news"
 
+    def watched(self, client: int) -> Path:
+        """Return where it is written what was watched of the training of *client*."""
+        return self.folder / f"{self.run}-{client}.watched"
+
     def keeping(self, client: int) -> FileKeeping:
         """Return where *client* keeps what it carries on."""
         return FileKeeping(self.folder, self.run, client, self.named)
@@ -108,9 +112,12 @@ def _queried(message: Message, context: Context, app: Path) -> Message:
     client = int(context.node_config["partition-id"])
     kit.drop(place.kit(context))
     place.keeping(client).forget()
-    predicted = news.read(place.news(client))
-    place.news(client).unlink(missing_ok=True)
-    return _told(message, diary.diary_of(context.state), {news.NEWS: predicted} if predicted else {})
+    more = {news.NEWS: news.read(place.news(client)), news.WATCHED: news.read(place.watched(client))}
+    for path in (place.news(client), place.watched(client)):
+        path.unlink(missing_ok=True)
+    if noted := diary.notes_of(context.state):
+        more[diary.NOTES] = ConfigRecord({"notes": noted})
+    return _told(message, diary.diary_of(context.state), {name: record for name, record in more.items() if record})
 
 
 def _begun(begin: Begin, context: Context, app: Path, place: _Place) -> Present:
@@ -165,14 +172,17 @@ def _worked(message: Message, context: Context, app: Path, received: tuple[float
     engine, keeping, done = mine.engine(), place.keeping(mine.client), list[Any]()
     here = Site(
         mine.program, mine.job, engine, mine.mods, lambda context: _now(begin, keeping, context),
-        lambda seconds: time.sleep(seconds / begin.time_scale), mine.coding, keeping, done.append,
+        lambda seconds: time.sleep(seconds / begin.time_scale), mine.coding, keeping, done.append, mine.monitor,
     )  # fmt: skip
     reply = answer(message, context, here)
     ended = time.monotonic(), time.process_time()
     for work in done:
         diary.wrote(context.state, _entry(message.metadata.message_id, mine, work, received, ended))
         if work.finished.news is not None:
-            news.wrote(place.news(mine.client), message.metadata.message_id, work.finished.news)
+            news.wrote(place.news(mine.client), message.metadata.message_id, news.state_of(work.finished.news))
+        if work.result.watched:
+            news.wrote(place.watched(mine.client), message.metadata.message_id, work.result.watched)
+    diary.note(context.state, engine.notes)
     kit.learn(place.kit(context), mine, engine)
     return reply
 

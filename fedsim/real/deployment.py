@@ -170,20 +170,22 @@ class Deployment:
 
 @contextmanager
 def deployment(
-    place: Path, configs: Sequence[Mapping[str, str | int]], *, port: int | None = None, tls: bool = False, cwd: Path | None = None
+    place: Path, configs: Sequence[Mapping[str, str | int]], *, port: int | None = None, tls: bool = False, cwd: Path | None = None,
+    private: bool = False,
 ) -> Generator[Deployment]:
     """Bring up a SuperLink and a SuperNode for each node_config in *configs*, with all they need in the folder *place*.
 
     *port* is the SuperLink's, a free one unless given; with *tls* everything is encrypted and only these nodes are let in. Whatever
-    was started has ended when this is left, however it is left. Raises ScenarioError for a port in use, RunError for the rest.
+    was started has ended when this is left, however it is left; a *private* place goes too, where whoever asked is killed. Raises
+    ScenarioError for a port in use, RunError for the rest.
     """
     if port is not None:
         check_port(port)
     logs = place / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    secured = make_certificates(place / "certificates", len(configs)) if tls else None
     with ExitStack() as stack:
-        processes = stack.enter_context(Processes(logs))
+        processes = stack.enter_context(Processes(logs, place if private else None))
+        secured = make_certificates(place / "certificates", len(configs)) if tls else None  # Now that somebody would take them away.
         here = Deployment(place, processes, configs, cwd or Path.cwd(), secured, port)
         here.bring_up()
         yield here

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 from typing import Any, cast
 
@@ -14,6 +14,8 @@ BEGIN, END = "begin", "end"
 """What a query asks: who are you, the run begins; and what did you do, the run ends."""
 QUERY = "query"
 """Flower's type of such a message."""
+NOTES = "fedsim-notes"
+"""The name of the record of what a reader must know of how a node trained."""
 _RUN, _DIARY = "fedsim-run", "fedsim-diary"
 
 
@@ -103,6 +105,18 @@ def wrote(state: RecordDict, entry: Entry) -> None:
 def diary_of(state: RecordDict) -> ConfigRecord:
     """Return the diary in a node's state, as it is told."""
     return state.config_records.get(_DIARY, _blank())
+
+
+def note(state: RecordDict, said: Iterable[str]) -> None:
+    """Write what is *said* of how the node trains into its state, once each."""
+    known = notes_of(state)
+    if fresh := [each for each in dict.fromkeys(said) if each not in known]:
+        state[NOTES] = ConfigRecord({"notes": [*known, *fresh]})
+
+
+def notes_of(content: RecordDict) -> list[str]:
+    """Return the notes in a node's state, or in what it tells."""
+    return list(cast(Mapping[str, Any], content.config_records.get(NOTES, {})).get("notes", []))
 
 
 def entries_of(record: Mapping[str, Any]) -> list[Entry]:

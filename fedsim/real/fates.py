@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from flwr.app import Message, RecordDict
+from flwr.app import ArrayRecord, Message
 
 from fedsim.client.program import News
 from fedsim.codec import Coding
 from fedsim.core.errors import RunError
-from fedsim.core.types import Seconds
+from fedsim.core.types import Params, Seconds
 from fedsim.data.stream import Stream
 from fedsim.flower import compat, records
 from fedsim.flower.records import Size
@@ -25,16 +25,21 @@ _NOTHING = Size(0, 0)
 
 @dataclass(slots=True)
 class Letter:
-    """One message to a client, and what came of it. *id* counts the run's messages; *wire_id* is the SuperLink's."""
+    """One message to a client, and what came of it. *id* counts the run's messages; *wire_id* is the SuperLink's.
+
+    What it *carried*, and the *arrays* in it as they were sent, are let go of when its fate is sealed: a model each round, that nobody
+    else may hold any more.
+    """
 
     id: str
     client: int
-    message: Message
+    carried: Message | None
     kind: str
     round: int
     version: int
     down: Size
     sent_s: Seconds
+    arrays: ArrayRecord | None = None
     sent_wall_s: float = 0.0
     wire_id: str = ""
     arrived_s: Seconds = NEVER
@@ -46,6 +51,13 @@ class Letter:
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     digest: str = ""
     _reply: Message | None = None
+
+    @property
+    def message(self) -> Message:
+        """Return what was sent. Raises RunError once its fate is sealed."""
+        if self.carried is None:
+            raise RunError(f"message {self.id} to client {self.client} was asked for after its end. This is a defect of fedsim.")
+        return self.carried
 
     @property
     def number(self) -> int:
@@ -95,14 +107,14 @@ class Letter:
 
     def settle(self, outcome: Outcome) -> None:
         """Seal its fate."""
-        self.outcome, self._reply = outcome, None
+        self.outcome, self._reply, self.carried, self.arrays = outcome, None, None, None
 
 
 class Post:
     """Makes letters of messages, numbered in the order of sending, and of models, numbered in the order of first meeting."""
 
     def __init__(self, coding: Coding | None = None) -> None:
-        self._starts = records.StartCache(coding)
+        self._coding, self._starts = coding, records.StartCache(coding)
         self.sent = 0
         """How many messages were sent so far."""
 
@@ -111,19 +123,29 @@ class Post:
         """Return the number of the newest model sent, -1 before the first."""
         return self._starts.newest
 
+    def read(self, arrays: Iterable[ArrayRecord]) -> Params:
+        """Return the parameters that *arrays* of a reply carry, as a strategy is given them."""
+        came = {name: array for record in arrays for name, array in records.params_of(record).items()}
+        return came if self._coding is None else self._coding.got_up(came)
+
+    def start(self, letter: Letter) -> Params:
+        """Return the parameters that the client of *letter* started from; none where it was sent none."""
+        return {} if letter.arrays is None else self._starts.of(letter.arrays).params
+
     def letters(self, messages: Iterable[Message], now: Seconds) -> list[Letter]:
         """Return *messages*, as they are *now*; what carries the same is looked at once."""
-        read: dict[int, tuple[RecordDict, int, int, Size]] = {}
+        read: dict[int, tuple[ArrayRecord | None, int, int, Size]] = {}
         letters: list[Letter] = []
         for message in messages:
             content = message.content
             if id(content) not in read:
-                version = self._starts.version(next(iter(content.array_records.values()), None))
-                read[id(content)] = content, records.round_of(content), version, records.size_of(content, records.DOWN)
-            _, number, version, size = read[id(content)]
+                arrays = next(iter(content.array_records.values()), None)
+                version = self._starts.version(arrays)
+                read[id(content)] = arrays, records.round_of(content), version, records.size_of(content, records.DOWN)
+            arrays, number, version, size = read[id(content)]
             self.sent += 1
             client = records.client_of(message.metadata.dst_node_id)
-            letters.append(Letter(f"m{self.sent:09d}", client, message, message.metadata.message_type, number, version, size, now))
+            letters.append(Letter(f"m{self.sent:09d}", client, message, message.metadata.message_type, number, version, size, now, arrays))
         return letters
 
 

@@ -16,36 +16,46 @@ from typing import Any
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.client.program import News
-from fedsim.core.types import Seconds
+from fedsim.core.types import Params, Seconds
 from fedsim.data.stream import Streams
 from fedsim.flower import compat, records
 from fedsim.real.clock import RunClock, Window
-from fedsim.real.diary import Entry
 from fedsim.real.fates import Letter, Post, row_of, tested
-from fedsim.real.roll import Roll
+from fedsim.real.roll import Roll, Told
 from fedsim.real.wire import Wire
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import UNAVAILABLE
 from fedsim.sim.rows import STREAM_ENDED, Overseer, RoundRow, WorkRow
 from fedsim.sim.versions import Versions
+from fedsim.sim.watched import Head, Made, examined_of, noise_of, steps_of
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What a grid holds to: how many clients there are, the digest of their scenario, and how long their nodes are waited for.
 
-    *streams* are the clients', where there are any: what they predict is told with what they do not know.
+    *streams* are the clients', where there are any: what they predict is told with what they do not know. *trained* names the arrays
+    that are parameters, where noise between clients is watched.
     """
 
     clients: int
     scenario_digest: str
     wait_s: float
     streams: Streams | None = None
+    trained: Sequence[str] = ()
+
+
+UNTOLD = (
+    "What only nodes know of their tasks is told when the run is over, and is not here: their own moments, steps, FLOPs and processor"
+    " time, and what was predicted and watched there."
+)
+"""What a reader must know of a run that did not come to its end, or did not yet."""
 
 
 class WallGrid(Grid):
-    """The nodes of *inner*, Flower's own grid, as clients 0 to n - 1, on *clock*; *observer* hears every message's fate at the end.
+    """The nodes of *inner*, Flower's own grid, as clients 0 to n - 1, on *clock*.
+
+    *observer* hears of every message's fate when that is sealed, as far as a server knows, and all of it at the end.
 
     Replies that come late are never applied, and what a node says of its own times is asked when the run is over.
     """
@@ -59,6 +69,7 @@ class WallGrid(Grid):
         self._fates: list[Letter] = []  # In the order in which they were sealed.
         self._ended: set[int] = set()  # Clients that said that their stream had ended.
         self._over: Seconds | None = None
+        self._heard = False  # Nodes have told what they know.
         self.strangers: list[int] = []
         """Nodes that were sent messages, and that there are not."""
         self.arrived = 0
@@ -89,7 +100,7 @@ class WallGrid(Grid):
     @property
     def notes(self) -> Sequence[str]:
         """Return what a reader must know of how it went."""
-        return tuple(self._roll.notes)
+        return (*self._roll.notes, *([UNTOLD] if self._roll.mates and not self._heard else ()))
 
     def described(self) -> Mapping[str, Any]:
         """Return what a manifest says of the ground: who was there."""
@@ -116,8 +127,9 @@ class WallGrid(Grid):
             return
         if not broken:
             self._look()
-        told, predicted = ({}, {}) if broken else self._roll.told()
+        told = Told() if broken else self._roll.told()
         if not broken:
+            self._heard = True
             self._look()
         self._over = self._clock.now
         self.invariants.at(self._over, "the end of the run")
@@ -125,7 +137,7 @@ class WallGrid(Grid):
             letter.settle("failed" if letter.failure else "in flight")
             self._fates.append(letter)
         self._open, self._ready = {}, {}
-        self._tell(told, predicted)
+        self._tell(told)
         self._versions.finish()
         if not broken:
             self.invariants.finished()
@@ -182,6 +194,7 @@ class WallGrid(Grid):
         self._observer.round(
             RoundRow(sent[0].round, sent[0].kind, started, ended, len(sent), len(ready) - failed, failed, len(missed))
         )
+        self._observer.settled(())  # The next row may be minutes away.
         return replies
 
     # -- real time ----------------------------------------------------------------------------------------------
@@ -234,6 +247,7 @@ class WallGrid(Grid):
 
     def _look(self) -> None:
         """Take what has come in: what somebody waits for is ready, and what nobody does is late."""
+        late: list[Letter] = []
         for each, reply in self._wire.pull(self._open).items():
             if each not in self._open:
                 continue
@@ -242,37 +256,58 @@ class WallGrid(Grid):
             self.invariants.sent(up=letter.up.total, down=letter.up.back)
             if letter.abandoned:
                 letter.settle("failed" if letter.failure else "late")
-                self._fates.append(letter)
+                late.append(letter)
             else:
                 self._ready[each] = letter
+        self._sealed(late)
+
+    def _sealed(self, letters: list[Letter]) -> None:
+        """Take that the fate of *letters* is sealed, and tell the observer what is known of it by now."""
+        self._fates += letters
+        if letters:
+            self._observer.settled([row_of(letter, None, self._clock, 0.0, self.now) for letter in letters])
 
     def _answered(self, ready: list[Letter]) -> list[Message]:
         """Return the replies to *ready*, sorted by client: float sums depend on order."""
         ready.sort(key=lambda letter: (letter.client, letter.id))
         replies: list[Message] = []
-        for letter in ready:
-            letter.check()
-            reply = letter.taken()
-            if letter.failure == STREAM_ENDED:
-                self._ended.add(letter.client)
-            if letter.failure:
-                letter.settle("failed")
-            else:
-                self.arrived += 1
-                letter.settle("arrived")
-                if letter.kind == "train":
+        trained: dict[int, list[tuple[Letter, Message]]] = {}  # By version, where that is watched.
+        starts: dict[int, Params] = {}
+        try:
+            for letter in ready:
+                letter.check()
+                reply = letter.taken()
+                if letter.failure == STREAM_ENDED:
+                    self._ended.add(letter.client)
+                if letter.kind == "train" and not letter.failure:
                     self._versions.handed(letter.number, self.now)
-            self._fates.append(letter)
-            replies.append(reply)
+                    if self._terms.trained:
+                        trained.setdefault(letter.version, []).append((letter, reply))
+                        starts[letter.version] = self._post.start(letter)
+                self.arrived += not letter.failure
+                letter.settle("failed" if letter.failure else "arrived")
+                replies.append(reply)
+        finally:  # What broke the run, and what was not looked at any more, get their fate at its end.
+            self._ready |= {letter.wire_id: letter for letter in ready[len(replies) :]}
+            self._sealed(ready[: len(replies)])
+        for version in sorted(trained):
+            self._noise(trained[version], starts[version])
         weights = [letter.examples for letter in ready if not letter.failure]
         if weights:
             self.invariants.weights(ready[0].round, weights)
         return replies
 
-    def _tell(self, told: Mapping[str, Entry], predicted: Mapping[str, News]) -> None:
-        """Tell the observer the fate of all messages, in the order in which they were sealed, and what clients predicted."""
+    def _noise(self, trained: Sequence[tuple[Letter, Message]], start: Params) -> None:
+        """Tell the observer signal and noise between the clients that *trained* one version, *start*, where there are several."""
+        made = [Made(self._post.read(reply.content.array_records.values()), letter.examples) for letter, reply in trained]
+        at = trained[0][0].round, trained[0][0].version, self.now
+        if (row := noise_of(at, start, made, self._terms.trained)) is not None:
+            self._observer.noise(row)
+
+    def _tell(self, told: Told) -> None:
+        """Tell the observer the fate of all messages, in the order in which they were sealed, and what nodes told of them."""
         for letter in self._fates:
-            entry = told.get(letter.wire_id)
+            entry = told.entries.get(letter.wire_id)
             if entry is not None and letter.arrived_s >= 0:
                 self._roll.windows.setdefault(letter.client, []).append(
                     Window(entry.computed_wall_s - letter.arrived_wall_s, entry.received_wall_s - letter.sent_wall_s)
@@ -280,13 +315,19 @@ class WallGrid(Grid):
         ahead = {client: self._roll.ahead_s(client) for client in sorted({letter.client for letter in self._fates} & {*self._roll.mates})}
         until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
         for letter in self._fates:
-            entry = told.get(letter.wire_id)
+            entry = told.entries.get(letter.wire_id)
             row = row_of(letter, entry, self._clock, ahead.get(letter.client, 0.0), self.now)
             self.invariants.settled(row, self._post.newest)
-            if letter.wire_id in predicted and self._terms.streams is not None and not self._roll.mates[letter.client].present.own_data:
+            own = letter.client in self._roll.mates and self._roll.mates[letter.client].present.own_data
+            if letter.wire_id in told.predicted and self._terms.streams is not None and not own:
                 before = until.get(letter.client, -math.inf)
                 until[letter.client] = max(before, row.started_s)
-                self._observer.tested(tested(row, predicted[letter.wire_id], self._terms.streams.of(letter.client), before))
+                self._observer.tested(tested(row, told.predicted[letter.wire_id], self._terms.streams.of(letter.client), before))
             self._observer.task(row)
             if entry is not None:
                 self._observer.worked(WorkRow(letter.id, letter.client, entry.cpu_s, entry.work_s))
+            if entry is not None and (seen := told.watched.get(letter.wire_id)) is not None:
+                head = Head(letter.number, letter.client, entry.number, letter.round, letter.version)
+                self._observer.watched(steps_of([(head, seen)]))
+                if (examined := examined_of(letter.id, head, seen)) is not None:
+                    self._observer.examined(examined)

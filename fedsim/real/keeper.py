@@ -2,6 +2,7 @@
 
 Started as a script of its own: the standard library only, so that it is there at once. It reads lines of JSON from its standard input
 (start this, signal that) and writes one for each child that has begun or ended. The end of its input is the end of everything below it.
+It may be left a folder: where its input ends without a farewell, whoever started it was killed, and the folder, keys and all, goes last.
 
 On Linux it is the reaper of its orphans, so that a grandchild whose parent has died is below it still and found by its parent's number
 in ``/proc``; and its children are killed by the system should the keeper itself be killed. Elsewhere (macOS) only children and what is
@@ -14,6 +15,7 @@ import ctypes
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +41,7 @@ def main() -> None:
         keeper.serve()
     finally:
         keeper.end()
+        keeper.tidy()
 
 
 class Keeper:
@@ -48,6 +51,8 @@ class Keeper:
         self.children: dict[int, subprocess.Popen[bytes]] = {}
         self.names: dict[int, str] = {}
         self.over = False
+        self.left: str | None = None
+        self.alone = False
         self.set = _prctl()
         self.set(SUBREAPER, 1)
 
@@ -64,6 +69,7 @@ class Keeper:
                 if ready.select(POLL_S):
                     data = os.read(0, 1 << 16)
                     if not data:
+                        self.alone = True
                         return
                     *lines, waiting = (waiting + data).split(b"\n")
                     for line in lines:
@@ -71,7 +77,10 @@ class Keeper:
                 self.reap()
 
     def do(self, asked: dict[str, Any]) -> None:
-        """Start a child, or signal one, or one of its own."""
+        """Start a child, or signal one, or one of its own; take which folder is *left* to it, or that none is."""
+        if "left" in asked:
+            self.left = asked["left"]
+            return
         if "signal" in asked:
             if asked["pid"] in below(os.getpid()):
                 with suppress(OSError):
@@ -126,6 +135,12 @@ class Keeper:
                 time.sleep(POLL_S / 2)
                 with suppress(OSError):  # Whoever listened may be gone.
                     self.reap()
+
+
+    def tidy(self) -> None:
+        """Take away the folder that is left to us, where nobody else is there to do it."""
+        if self.alone and self.left is not None:
+            shutil.rmtree(self.left, ignore_errors=True)
 
 
 def below(keeper: int) -> set[int]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fedsim.learn.engine.frozen import Frozen
     from fedsim.learn.flops import Flops
     from fedsim.learn.job import Job
+    from fedsim.learn.monitor import Monitor
     from fedsim.learn.objectives import Objective
     from fedsim.learn.store import Store
 
@@ -42,7 +43,8 @@ _KIT, _STEPS = "kit.pickle", "steps.pickle"
 class Kit:
     """A client's program and order, an engine's parts, and what its replies go through. *mark* says of which run, node and versions.
 
-    *sized* says that its batch sizes are a policy's. *steps* are those that were compiled before, by the kind of batches.
+    *sized* says that its batch sizes are a policy's, *monitor* what is watched of its training. *steps* are those that were compiled
+    before, by the kind of batches.
     """
 
     mark: str
@@ -54,6 +56,7 @@ class Kit:
     coding: Coding | None
     flops: Flops
     sized: bool
+    monitor: Monitor | None = None
     steps: Mapping[Any, Frozen] = field(default_factory=dict[Any, Any])
 
     def engine(self) -> CohortEngine:

@@ -79,7 +79,7 @@ class _Follower:
             {"partition-id": node, "num-partitions": asked.nodes, "state-dir": str(place / f"state-{node}")} for node in range(asked.nodes)
         ]
         try:
-            with deployment(place, configs, port=asked.port, tls=asked.tls) as here:
+            with deployment(place, configs, port=asked.port, tls=asked.tls, private=True) as here:
                 try:
                     self._follow(here, app, config)
                 except BaseException as broken:

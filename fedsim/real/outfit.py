@@ -44,7 +44,7 @@ def outfitted(words: RunWords, config: Mapping[str, Any], app: Path, mark: str) 
     fleet = dataclasses.replace(parts.fleet, federation=federation)
     kit = Kit(
         mark, mine.client, fleet.client(mine.client), parts.job, (model, objective, store.of(federation), chunk, many_sizes, arithmetic),
-        parts.strategy.mods, fleet.coding, fleet.flops, fleet.sizing is not None, frozen(parts.engine.compiled),
+        parts.strategy.mods, fleet.coding, fleet.flops, fleet.sizing is not None, fleet.monitor, frozen(parts.engine.compiled),
     )  # fmt: skip
     return kit, loaded
 

@@ -43,10 +43,12 @@ class Ended:
 class Processes:
     """What one deployment has started, each with a log in *logs*. Use it in a ``with``: nothing outlives it, whatever happens.
 
-    The launcher's own end, by whatever signal, ends them too: see ``keeper``.
+    The launcher's own end, by whatever signal, ends them too, and takes the folder *private* with it: see ``keeper``. A launcher that
+    leaves in order takes it away itself.
     """
 
     logs: Path
+    private: Path | None = None
     pids: dict[str, int] = field(default_factory=dict[str, int])
     ended: dict[str, Ended] = field(default_factory=dict[str, Ended])
     _news: list[Ended] = field(default_factory=list[Ended])
@@ -57,9 +59,14 @@ class Processes:
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", keeper.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
+        if self.private is not None:
+            self._ask({"left": str(self.private.resolve())})
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.private is not None:
+            with suppress(RunError):
+                self._ask({"left": None})
         if self._keeper.stdin is not None:
             with suppress(OSError):
                 self._keeper.stdin.close()

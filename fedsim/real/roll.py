@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedsim.client.program import News
 from fedsim.core.errors import RunError
+from fedsim.core.state import State
 from fedsim.flower import records
 from fedsim.real import diary, news
 from fedsim.real.clock import RunClock, Window, ahead_of
@@ -34,6 +35,15 @@ class Mate:
     node: int
     present: Present
     window: Window
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What nodes tell when the run is over, by the SuperLink's message id: their diaries, what was predicted, what was *watched*."""
+
+    entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
+    predicted: dict[str, News] = field(default_factory=dict[str, News])
+    watched: dict[str, State] = field(default_factory=dict[str, State])
 
 
 @dataclass
@@ -94,27 +104,29 @@ class Roll:
         there = set(self._there)
         return sorted(client for client, mate in self.mates.items() if mate.node in there)
 
-    def told(self, wait_s: float = LATER_S) -> tuple[dict[str, Entry], dict[str, News]]:
-        """Return what each node tells of its tasks, and of what it predicted, by the SuperLink's message id.
-
-        Who tells nothing is named in the notes.
-        """
+    def told(self, wait_s: float = LATER_S) -> Told:
+        """Return what each node tells of its tasks; who tells nothing is named in the notes, and so is what nodes have to note."""
         there = self.there()
         ids = self._push([_query(self.mates[client].node, ConfigRecord({"ask": END})) for client in there])
-        asked, found, heard_of = dict(zip(ids, there, strict=True)), dict[str, Entry](), dict[str, News]()
+        asked, found, noted = dict(zip(ids, there, strict=True)), Told(), dict[str, list[int]]()
 
         def heard(each: str, reply: Message) -> None:
             self._came(reply)
             if not reply.has_error():
-                found.update({entry.message: entry for entry in diary.entries_of(_record(reply))})
-                heard_of.update(news.told(cast(Mapping[str, Any], reply.content.config_records.get(news.NEWS, {}))))
+                found.entries.update({entry.message: entry for entry in diary.entries_of(_record(reply))})
+                predicted, watched = (news.told(_record(reply, name)) for name in (news.NEWS, news.WATCHED))
+                found.predicted.update({message: news.news_of(state) for message, state in predicted.items()})
+                found.watched.update(watched)
+                for note in diary.notes_of(reply.content):
+                    noted.setdefault(note, []).append(asked[each])
                 del asked[each]
 
         self.wire.wait(ids, time.monotonic() + wait_s, heard)
         silent = sorted({*asked.values(), *(client for client in self.mates if client not in there)})
         if silent:
             self.notes.append(f"{_clients(silent)} did not tell what tasks took when the run was over: these have no times of their own.")
-        return found, heard_of
+        self.notes += [f"On {_clients(sorted(clients))}: {note}" for note, clients in sorted(noted.items())]
+        return found
 
     def ahead_s(self, client: int) -> float:
         """Return how far the clock of *client* is ahead of ours, in real seconds, and note where it is, or where it jumped."""
@@ -198,8 +210,10 @@ def _query(node: int, record: ConfigRecord) -> Message:
     return Message(RecordDict({RECORD: record}), node, QUERY)
 
 
-def _record(reply: Message) -> Mapping[str, Any]:
-    found = reply.content.config_records.get(RECORD)
+def _record(reply: Message, name: str = RECORD) -> Mapping[str, Any]:
+    found = reply.content.config_records.get(name)
+    if found is None and name != RECORD:  # There was nothing of the kind.
+        return {}
     if found is None:
         raise RunError(f"a node answered a query without a record {RECORD!r}: it runs another app, or another version of this one.")
     return cast(Mapping[str, Any], found)

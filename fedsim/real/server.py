@@ -32,7 +32,8 @@ def served(grid: Grid, context: Context, folder: Path) -> Run:
     loaded = words.loaded()
 
     def lay(parts: Parts, queue: Queue, journal: Journal) -> Ground:
-        terms = Terms(loaded.scenario.clients.count, loaded.scenario.digest, words.wait_s, parts.federation.streams)
+        watched = parts.fleet.trained if parts.fleet.monitor is not None else ()
+        terms = Terms(loaded.scenario.clients.count, loaded.scenario.digest, words.wait_s, parts.federation.streams, watched)
         return WallGrid(grid, terms, journal, RunClock(words.time_scale), Post(parts.fleet.coding))
 
     try:

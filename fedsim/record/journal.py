@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from operator import attrgetter
@@ -45,11 +45,11 @@ class MetricRow:
     up_bytes: int
 
 
-_TABLES: dict[type, str] = {
-    TaskRow: "tasks", RoundRow: "rounds", MetricRow: "metrics", PredictionRow: "tested", VersionRow: "versions", StepRow: "steps",
-    ExaminedRow: "examined", NoiseRow: "noise", WorkRow: "worked",
+_TABLES: dict[str, type] = {
+    "tasks": TaskRow, "settled": TaskRow, "rounds": RoundRow, "metrics": MetricRow, "tested": PredictionRow, "versions": VersionRow,
+    "steps": StepRow, "examined": ExaminedRow, "noise": NoiseRow, "worked": WorkRow,
 }  # fmt: skip
-LATER = ("versions", "steps", "examined", "noise", "worked")
+LATER = ("settled", "versions", "steps", "examined", "noise", "worked")
 """Tables that journals of earlier versions do not have; there, they are empty."""
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
@@ -71,70 +71,86 @@ class Journal:
         self._file = sqlite3.connect(folder / FILE)
         self._file.execute("PRAGMA journal_mode=WAL")  # Readers never wait for the writer, nor it for them.
         self._file.execute("PRAGMA synchronous=NORMAL")
-        for row, table in _TABLES.items():
+        for table, row in _TABLES.items():
             columns = ", ".join(f'"{f.name}" {_SQL.get(str(f.type), "TEXT")}' for f in dataclasses.fields(row))
             self._file.execute(f"CREATE TABLE {table} ({columns})")
         self._file.commit()
-        self._rows: dict[type, list[tuple[Any, ...]]] = {row: [] for row in _TABLES}
-        self._values = {row: attrgetter(*(f.name for f in dataclasses.fields(row))) for row in _TABLES}
+        self._rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in _TABLES}
+        self._values = {table: attrgetter(*(f.name for f in dataclasses.fields(row))) for table, row in _TABLES.items()}
         self._flushed = time.monotonic()
         self.digest, self.metrics_digest = digest.Chain(), digest.Chain()
         self.down_bytes = self.up_bytes = self.wasted_bytes = 0
+        self._ahead, self._cleared = set[str](), True  # Messages of which the rest is still to be told; whether their table is empty.
         self.signals: list[float] = []
         """The estimates of |G|^2 between clients so far."""
 
     def task(self, row: TaskRow) -> None:
         """Record a task whose fate is sealed."""
         (self.digest if row.kind == "train" else self.metrics_digest).add(*digest.task(row))
-        self._rows[TaskRow].append(self._values[TaskRow](row))
+        self._rows["tasks"].append(self._values["tasks"](row))
         self.down_bytes += row.down_bytes + row.down_framing_bytes
         self.up_bytes += row.up_bytes + row.up_framing_bytes
-        if row.outcome != "arrived":
+        if row.message in self._ahead:
+            self._ahead.remove(row.message)
+        elif row.outcome != "arrived":
             self.wasted_bytes += row.wire_bytes
         self._maybe_flush()
 
+    def settled(self, rows: Iterable[TaskRow]) -> None:
+        """Record what is known so far of tasks whose fate is sealed, for a reader to whom ``task`` never tells the rest.
+
+        It is in the file at once, and all that waits with it; it goes once all of them are told. No digest covers it.
+        """
+        for row in rows:
+            self._ahead.add(row.message)
+            self._rows["settled"].append(self._values["settled"](row))
+            if row.outcome != "arrived":
+                self.wasted_bytes += row.wire_bytes
+        self._cleared = False
+        self.flush()
+
     def round(self, row: RoundRow) -> None:
         """Record that a batch of replies was handed over."""
-        self._rows[RoundRow].append(self._values[RoundRow](row))
+        self._rows["rounds"].append(self._values["rounds"](row))
         self._maybe_flush()
 
     def tested(self, row: PredictionRow) -> None:
         """Record what a client predicted before it trained."""
         values = _written(row)
         self.metrics_digest.add(*digest.tested(row))
-        self._rows[PredictionRow].append(values)
+        self._rows["tested"].append(values)
         self._maybe_flush()
 
     def version(self, row: VersionRow) -> None:
         """Record a version of the model; no digest covers it."""
-        self._rows[VersionRow].append(_written(row))
+        self._rows["versions"].append(_written(row))
         self._maybe_flush()
 
     def watched(self, row: StepRow) -> None:
         """Record what was watched of training tasks; no digest covers it."""
-        self._rows[StepRow].append(_written(row))
+        self._rows["steps"].append(_written(row))
         self._maybe_flush()
 
     def examined(self, row: ExaminedRow) -> None:
         """Record signal and noise within a client; no digest covers it."""
-        self._rows[ExaminedRow].append(self._values[ExaminedRow](row))
+        self._rows["examined"].append(self._values["examined"](row))
         self._maybe_flush()
 
     def noise(self, row: NoiseRow) -> None:
         """Record signal and noise between clients; no digest covers it."""
         self.signals.append(row.signal)
-        self._rows[NoiseRow].append(self._values[NoiseRow](row))
+        self._rows["noise"].append(self._values["noise"](row))
         self._maybe_flush()
 
     def worked(self, row: WorkRow) -> None:
         """Record what a real node's processor took; no digest covers it."""
-        self._rows[WorkRow].append(self._values[WorkRow](row))
+        self._rows["worked"].append(self._values["worked"](row))
         self._maybe_flush()
 
     def metric(self, row: MetricRow) -> None:
         """Record a score."""
         self.metrics_digest.add(*digest.metric(row))
-        self._rows[MetricRow].append(self._values[MetricRow](row))
+        self._rows["metrics"].append(self._values["metrics"](row))
         self._maybe_flush()
 
     def seal(self, params: Params, extras: Mapping[str, Array] | None = None) -> None:
@@ -144,10 +160,12 @@ class Journal:
     def flush(self) -> None:
         """Write what waits in memory, all of it or nothing. Raises sqlite3.Error; what could not be written goes on waiting."""
         try:
-            for row, table in _TABLES.items():
-                if rows := self._rows[row]:
+            for table, rows in self._rows.items():
+                if rows:
                     marks = ", ".join("?" * len(rows[0]))
                     self._file.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+            if clear := not (self._cleared or self._ahead):
+                self._file.execute("DELETE FROM settled")
             self._file.commit()
         except sqlite3.Error:
             with suppress(sqlite3.Error):  # Half of it must not stay, to be written again.
@@ -155,6 +173,7 @@ class Journal:
             raise
         for rows in self._rows.values():
             rows.clear()
+        self._cleared = self._cleared or clear
         self._flushed = time.monotonic()
 
     def close(self) -> None:
@@ -194,7 +213,7 @@ def read(folder: Path, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
     """
     if not (folder / FILE).is_file():
         raise RunError(f"{folder}: has no rows; there is no {FILE}.")
-    fields = dataclasses.fields(next(row for row, name in _TABLES.items() if name == table))
+    fields = dataclasses.fields(_TABLES[table])
     kinds = {f.name: _SQL.get(str(f.type), "TEXT") for f in fields}
     try:
         with closing(sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)) as file:

@@ -77,7 +77,8 @@ class Run:
     def tasks(self) -> pd.DataFrame:
         """Return one row per message to a client, in the order in which its fate was sealed.
 
-        Times are virtual seconds, NaN for what never happened, so that differences of them are durations or NaN.
+        Times are virtual seconds, NaN for what never happened, so that differences of them are durations or NaN. On real clients that
+        is also what their nodes did not tell; of a run that was killed, what its server knew: number is -1 there, steps and flops are 0.
         """
         return self._frames.tasks
 

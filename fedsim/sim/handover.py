@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 
 from fedsim.client.program import News, Reply
@@ -15,13 +14,13 @@ from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, records
 from fedsim.flower.apps import Mod, with_mods
 from fedsim.flower.decode import recoded
-from fedsim.learn.signal import of_updates
-from fedsim.learn.work import STEP_COLUMNS, Result
+from fedsim.learn.work import Result
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.ledger import Ledger
 from fedsim.sim.mail import Delivery
 from fedsim.sim.programs import Programs
-from fedsim.sim.rows import ExaminedRow, NoiseRow, Observer, PredictionRow, StepRow
+from fedsim.sim.rows import Observer, PredictionRow
+from fedsim.sim.watched import Head, Made, examined_of, noise_of, steps_of
 
 
 class Handover:
@@ -134,28 +133,23 @@ class Handover:
 
     def _watched(self, found: Sequence[tuple[Delivery, Result]]) -> None:
         """Tell the observer what was watched of the tasks *found*."""
-        watched = [(delivery, result.watched) for delivery, result in found if result.watched]
+        watched = [(delivery, _head(delivery), result.watched) for delivery, result in found if result.watched]
         if not watched:
             return
-        heads = [(d.number, d.client, d.planned.number, d.round, d.parcel.version) for d, _ in watched]
-        lengths = [seen["steps"].shape[1] for _, seen in watched]
-        table = np.concatenate([seen["steps"] for _, seen in watched], axis=1)
-        self._observer.watched(StepRow(*np.repeat(np.array(heads), lengths, axis=0).T, *table))
-        for (delivery, seen), (_, client, number, asked, version) in zip(watched, heads, strict=True):
-            if "noise" in seen:
-                signal, trace, examples = seen["noise"].tolist()
-                batch = int(seen["steps"][STEP_COLUMNS.index("batch"), 0])
-                row = ExaminedRow(delivery.id, client, number, asked, version, batch, int(examples), signal, trace)
+        self._observer.watched(steps_of([(head, seen) for _, head, seen in watched]))
+        for delivery, head, seen in watched:
+            if (row := examined_of(delivery.id, head, seen)) is not None:
                 self._observer.examined(row)
 
     def _noise(self, version: int, trained: Sequence[tuple[Delivery, Result]], now: Seconds) -> None:
         """Tell the observer signal and noise between the clients that trained *version*, where there are several."""
-        tasks = [(delivery.planned, result) for delivery, result in trained if not delivery.failure and delivery.planned.examples]
-        if len(tasks) < 2:
+        there = [(delivery.planned, result) for delivery, result in trained if not delivery.failure]
+        if not there:
             return
-        ends, weights = [result.params for _, result in tasks], [task.examples for task, _ in tasks]
-        signal, trace, counted = of_updates(tasks[0][0].start.params, ends, weights, self._fleet.trained)
-        self._observer.noise(NoiseRow(trained[0][0].round, version, now, len(tasks), counted, signal, trace))
+        at, start = (trained[0][0].round, version, now), there[0][0].start.params
+        row = noise_of(at, start, [Made(result.params, task.examples) for task, result in there if task.examples], self._fleet.trained)
+        if row is not None:
+            self._observer.noise(row)
 
     def _told(self, delivery: Delivery, news: News) -> None:
         """Tell the observer what was tested before training, and where a detector signalled drift."""
@@ -235,6 +229,10 @@ class Handover:
                 state=RecordDict(), run_config={},
             )  # fmt: skip
         return self._contexts[client]
+
+
+def _head(delivery: Delivery) -> Head:
+    return Head(delivery.number, delivery.client, delivery.planned.number, delivery.round, delivery.parcel.version)
 
 
 _NO_CONTEXT = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -212,6 +213,10 @@ class Observer(Protocol):
 
 class Overseer(Observer, Protocol):
     """Hears of real nodes too."""
+
+    def settled(self, rows: Sequence[TaskRow]) -> None:
+        """Hear what a server knows of tasks whose fate is sealed, before their nodes tell the rest, and ``task`` all of it."""
+        ...
 
     def worked(self, row: WorkRow) -> None:
         """Hear what a node's processor took for a message."""

@@ -112,15 +112,23 @@ def test_ctrl_c_in_a_round(scenario_file: Callable[..., Path], tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_a_killed_launcher(scenario_file: Callable[..., Path], tmp_path: Path, marker: str) -> None:
-    """Killed with -9, the launcher takes everything with it, and the folder says that the run was killed."""
-    launcher = launched(scenario_file({**REAL, "server.rounds": 50}), tmp_path / "run")
+def test_a_killed_launcher(scenario_file: Callable[..., Path], tmp_path: Path, marker: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed with -9, the launcher takes everything with it, keys too, and the folder says that the run was killed, and has its rows."""
+    private = tmp_path / "private"
+    private.mkdir()
+    monkeypatch.setenv("TMPDIR", str(private))
+    launcher = launched(scenario_file({**REAL, "server.rounds": 50}), tmp_path / "run", "--tls")
     until(lambda: rounds_of(tmp_path / "run") >= 1, 240.0)
+    keys = [*private.glob("fedsim-deploy-*/certificates/*")]
     launcher.kill()
     launcher.communicate()
     until(lambda: not set(left_of(marker)) - {os.getpid()})
+    until(lambda: not [*private.glob("fedsim-deploy-*")])
+    run = fedsim.load(tmp_path / "run")
 
-    assert fedsim.load(tmp_path / "run").status in ("killed", "interrupted", "failed")
+    assert run.status in ("killed", "interrupted", "failed")
+    assert keys and [] == [*private.glob("fedsim-deploy-*")]
+    assert {0, 1, 2} == set(run.tasks.client) and "arrived" in set(run.tasks.outcome) and run.tasks.started_s.isna().all()
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ LAUNCHER = """
 import sys, time
 from pathlib import Path
 from fedsim.real.processes import Processes
-with Processes(Path(sys.argv[1])) as processes:
+with Processes(Path(sys.argv[1]), Path(sys.argv[3])) as processes:
     import os
     processes.start("it", [sys.executable, sys.argv[2], "with a child"], os.environ, Path.cwd())
     print("started", flush=True)
@@ -55,11 +55,14 @@ def stubborn(tmp_path: Path) -> Path:
 
 def test_nothing_is_left(marker: str, stubborn: Path, tmp_path: Path) -> None:
     """A child that ignores SIGTERM, and its child in another session, have ended when the block is left."""
-    with Processes(tmp_path) as processes:
+    private = tmp_path / "private"
+    private.mkdir()
+    with Processes(tmp_path, private) as processes:
         processes.start("it", [sys.executable, str(stubborn), "with a child"], os.environ, tmp_path)
         until(lambda: len(left_of(marker, "stubborn")) == 2)
 
     assert [] == left_of(marker, "stubborn")
+    assert private.exists()  # A launcher that is there keeps logs first.
 
 
 def test_an_orphan_is_found(marker: str, stubborn: Path, tmp_path: Path) -> None:
@@ -78,14 +81,20 @@ def test_an_orphan_is_found(marker: str, stubborn: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_launcher_is_killed(number: signal.Signals, marker: str, stubborn: Path, tmp_path: Path) -> None:
-    """Killed with -9 itself, or by a signal that nobody caught, a launcher leaves nothing."""
-    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(tmp_path), str(stubborn)], stdout=subprocess.PIPE)
+    """Killed with -9 itself, or by a signal that nobody caught, a launcher leaves nothing: no process, and not its private folder."""
+    private = tmp_path / "private"
+    (private / "certificates").mkdir(parents=True)
+    (private / "certificates" / "node-0.key").write_text("secret", encoding="utf-8")
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(tmp_path), str(stubborn), str(private)], stdout=subprocess.PIPE)
     until(lambda: len(left_of(marker, "stubborn")) == 2)
     launcher.send_signal(number)
+    there_to_the_end = private.exists()
     launcher.communicate()
     until(lambda: not left_of(marker, "stubborn"))
+    until(lambda: not private.exists())
 
     assert [] == left_of(marker, "stubborn")
+    assert (True, False, True) == (there_to_the_end, private.exists(), stubborn.exists())
 
 
 def test_the_keeper_is_killed(marker: str, stubborn: Path, tmp_path: Path) -> None:

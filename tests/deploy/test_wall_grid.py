@@ -152,15 +152,18 @@ def test_a_strange_reply_is_said_by_name(scenario_file: Any, tmp_path: Path) -> 
 
 
 def test_no_number_stops_the_run(scenario_file: Any, tmp_path: Path) -> None:
-    """A loss that is no number names client and round, as in a simulation."""
+    """A loss that is no number names client and round, as in a simulation; what came beside it has a row, too."""
 
     def fault(node: int, count: int, message: Message, reply: Message) -> Message:
-        if message.metadata.message_type == "train" and node == IDS[2]:
+        if message.metadata.message_type == "train" and node == IDS[1]:
             reply.content["metrics"] = MetricRecord({"num-examples": 3, "train_loss": float("nan")})
         return reply
 
-    with pytest.raises(fedsim.RunError, match="round 1: train_loss of client 2 became nan"):
+    with pytest.raises(fedsim.RunError, match="round 1: train_loss of client 1 became nan"):
         served(scenario_file(THREE), tmp_path / "real", [0, 1, 2], fault)
+
+    tasks = fedsim.load(tmp_path / "real").tasks
+    assert ["arrived", "failed", "in flight"] == tasks.sort_values("client").outcome.tolist()
 
 
 @pytest.mark.parametrize(("jump", "said"), [(-3000.0, "jumped"), (3000.0, "jumped")])
@@ -248,6 +251,8 @@ class Rows:
     def version(self, row: Any) -> None: ...
 
     def worked(self, row: Any) -> None: ...
+
+    def settled(self, rows: Any) -> None: ...
 
 
 def test_push_and_pull(scenario_file: Any) -> None:

@@ -102,7 +102,7 @@ def test_a_folder_of_before_has_a_new_column_at_its_default(tmp_path: Path, monk
     written.metric(METRIC)
     written.close()
     kind = type(wider(METRIC, "none"))
-    monkeypatch.setattr(journal, "_TABLES", {kind: "metrics"})
+    monkeypatch.setattr(journal, "_TABLES", {"metrics": kind})
     columns, rows = journal.read(tmp_path, "metrics")
 
     assert ([*digest.METRIC, "link"], [(*dataclasses.astuple(METRIC), "none")]) == (columns, rows)
