@@ -254,12 +254,12 @@ def advise(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of scenario files, for editors that complete and check TOML."""
+def schema(fleet: Annotated[bool, typer.Option("--fleet", help="That of fleet files.")] = False) -> None:
+    """Print the JSON Schema of scenario files, or of fleet files, for editors that complete and check TOML."""
     with errors():
-        from fedsim.scenario.jsonschema import json_schema
+        from fedsim.scenario.jsonschema import fleet_schema, json_schema
 
-        print(json.dumps(json_schema(), indent=2))
+        print(json.dumps(fleet_schema() if fleet else json_schema(), indent=2))
 
 
 cli_real.add(app)
