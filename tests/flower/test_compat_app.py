@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import random
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,27 +102,6 @@ def test_a_strategy_that_starts_is_heard_and_left_as_it_was() -> None:
     assert drawn[0] == drawn[1] and [0, 0] == scored
     assert "configure_train" == heard[0]
     assert "start" in vars(Strategy)
-
-
-def test_clocks_are_virtual_for_the_app_alone() -> None:
-    """Within, time.sleep and the clocks are ours in this thread, the host's elsewhere, for whom *real* names, and afterwards."""
-    slept: list[float] = []
-    plain = time.sleep, time.time
-    elsewhere: list[float] = []
-    with compat_app.virtual_clock(lambda: 7.0, slept.append, lambda module: module == "other", RuntimeError) as host:
-        time.sleep(30)
-        assert (compat_app.EPOCH_S + 7.0, 7.0, 7_000_000_000) == (time.time(), time.monotonic(), time.monotonic_ns())
-        thread = threading.Thread(target=lambda: elsewhere.append(time.time()))
-        thread.start()
-        thread.join()
-        assert plain[1]() - 5 < eval("time.time()", {"__name__": "other", "time": time}) < plain[1]() + 5
-        with host():
-            assert plain[1]() - 5 < time.time() < plain[1]() + 5
-        kept = time.sleep
-    kept(0.0)  # What was imported by name within is the host's now.
-
-    assert ([30.0], plain) == (slept, (time.sleep, time.time))
-    assert plain[1]() - 60 < elsewhere[0] <= plain[1]()
 
 
 def test_apps_are_read_and_loaded_as_flower_does(tmp_path: Path) -> None:
