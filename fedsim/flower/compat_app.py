@@ -6,6 +6,7 @@ Flower's loader of apps, and the hooks of strategies and of the legacy server.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -81,6 +82,12 @@ def app_spec(words: str) -> tuple[str, str | None]:
     """Return the publisher and name, and the version if any, of ``@publisher/name==version``. Raises ValueError in Flower's words."""
     name, version = parse_app_spec(words if words.startswith("@") else f"@{words}")
     return name.removeprefix("@"), version
+
+
+@functools.cache
+def nodes_apart() -> bool:
+    """Return whether this flwr's SuperLink listens for SuperNodes at an address of their own: before they spoke HTTP it did."""
+    return importlib.util.find_spec("flwr.supernode.fleet_http_connection") is None
 
 
 def empty_run() -> Run:

@@ -33,10 +33,11 @@ POLLS: Mapping[str, str] = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05"}
 """How often a SuperExec asks for a task, in seconds. Flower's own is 1; the SuperNode's 3 s between two looks for a message are fixed."""
 
 
-def superlink(host: str, port: int, secured: Certificates | None) -> list[str]:
-    """Return the command of a SuperLink that listens at *host* and *port*."""
+def superlink(host: str, port: int, secured: Certificates | None, nodes_port: int | None = None) -> list[str]:
+    """Return the command of a SuperLink that listens at *host* and *port*, for SuperNodes at *nodes_port* where these have one."""
+    apart = [] if nodes_port is None else ["--fleet-api-address", f"{host}:{nodes_port}"]
     return [
-        "flower-superlink", *_tls(secured), "--disable-runtime-dependency-installation", "--host", host, "--port", str(port),
+        "flower-superlink", *_tls(secured), "--disable-runtime-dependency-installation", "--host", host, "--port", str(port), *apart,
     ]  # fmt: skip
 
 

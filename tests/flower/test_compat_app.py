@@ -104,6 +104,27 @@ def test_a_strategy_that_starts_is_heard_and_left_as_it_was() -> None:
     assert "start" in vars(Strategy)
 
 
+def test_where_supernodes_find_a_superlink() -> None:
+    """Where this flwr's SuperNode asks which transport to speak, its SuperLink listens for it apart, at an address that it takes."""
+    from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as words
+
+    assert compat_app.nodes_apart() == ("--grpc-rere" in words().format_help())
+    assert link is not None and "--fleet-api-address" in Path(str(link.origin)).read_text()
+
+
+def test_a_bundle_is_installed_by_flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Specs of apps are read as Flower reads them, apps lie in its home, and what is no bundle is a ValueError."""
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / "x.fab").write_bytes(b"PK")
+
+    assert tmp_path / "apps" == compat_app.installed()
+    assert (("a/b", "1.0.0"), ("a/b", None)) == (compat_app.app_spec("@a/b==1.0.0"), compat_app.app_spec("a/b"))
+    with pytest.raises(ValueError, match="version"):
+        compat_app.app_spec("@a/b==x")
+    with pytest.raises(ValueError, match="zip"):
+        compat_app.install(tmp_path / "x.fab")
+
+
 def test_apps_are_read_and_loaded_as_flower_does(tmp_path: Path) -> None:
     """The loader takes 'module:attribute' from a folder, a missing attribute is Unloadable, and run configs merge by known keys."""
     (tmp_path / "canary_component.py").write_text("class inner:\n    app = 7\n")
