@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import random
 import threading
@@ -108,6 +109,7 @@ def test_where_supernodes_find_a_superlink() -> None:
     """Where this flwr's SuperNode asks which transport to speak, its SuperLink listens for it apart, at an address that it takes."""
     from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as words
 
+    link = importlib.util.find_spec("flwr.superlink.cli.flower_superlink")
     assert compat_app.nodes_apart() == ("--grpc-rere" in words().format_help())
     assert link is not None and "--fleet-api-address" in Path(str(link.origin)).read_text()
 
