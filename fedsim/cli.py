@@ -57,7 +57,9 @@ def _options(version: Annotated[bool, typer.Option("--version", help="Print vers
 
 @app.command()
 def run(
-    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO|APP", help="A scenario file (.toml), or a Flower app's folder (--fleet).")],
+    scenario: Annotated[
+        Path, typer.Argument(metavar="SCENARIO|APP", help="A scenario file (.toml); or a Flower app's folder, its .fab file, or @NAME/APP.")
+    ],
     settings: Set = None,
     seed: Seed = None,
     fleet: Annotated[
@@ -80,7 +82,8 @@ def run(
     with errors():
         from fedsim import show
 
-        if run_config or measure or scenario.is_dir() or (fleet is not None and scenario.suffix != ".toml"):
+        an_app = scenario.is_dir() or scenario.suffix == ".fab" or str(scenario).startswith("@")
+        if run_config or measure or an_app or (fleet is not None and scenario.suffix != ".toml"):
             done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
             loaded = loaded_from(scenario, settings, seed, fleet)
@@ -254,12 +257,12 @@ def advise(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of scenario files, for editors that complete and check TOML."""
+def schema(fleet: Annotated[bool, typer.Option("--fleet", help="That of fleet files.")] = False) -> None:
+    """Print the JSON Schema of scenario files, or of fleet files, for editors that complete and check TOML."""
     with errors():
-        from fedsim.scenario.jsonschema import json_schema
+        from fedsim.scenario.jsonschema import fleet_schema, json_schema
 
-        print(json.dumps(json_schema(), indent=2))
+        print(json.dumps(fleet_schema() if fleet else json_schema(), indent=2))
 
 
 cli_real.add(app)

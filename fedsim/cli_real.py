@@ -70,7 +70,7 @@ def deploy(
             from fedsim.real import printed as words_for
 
             check_scale(time_scale)
-            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes))
+            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes, port))
             return
         check(asked)
         from fedsim import show

@@ -1,22 +1,25 @@
 """Every touch of Flower's private names that running a stranger's app takes; ``compat`` has the others. Canaries: ``tests/flower``.
 
-Flower's loader of apps, the hooks of strategies and of the legacy server, and clocks that a server reads.
+Flower's loader of apps, and the hooks of strategies and of the legacy server.
 """
 
 from __future__ import annotations
 
 import functools
-import sys
+import importlib.util
+import io
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+from click import ClickException
 from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.cli.install import install_from_fab
 from flwr.common.config import flatten_dict, fuse_dicts, parse_config_args, validate_fields_in_config
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import APP_DIR, ErrorCode
 from flwr.server import client_manager
 from flwr.server import server as legacy
 from flwr.server.compat import app as legacy_app
@@ -25,7 +28,7 @@ from flwr.serverapp.grid import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
-from flwr.supercore.utils import get_flwr_home
+from flwr.supercore.utils import get_flwr_home, parse_app_spec
 
 from fedsim.core.keys import Key
 from fedsim.flower.compat import Heard, named_step, replaced
@@ -60,7 +63,31 @@ def component(reference: str, folder: Path) -> Any:
 
 def installed() -> Path:
     """Return the folder in which Flower keeps apps that were installed."""
-    return get_flwr_home() / "apps"
+    return get_flwr_home() / APP_DIR
+
+
+def install(bundle: Path) -> Path:
+    """Return the folder of the app in the file *bundle*, installed as ``flwr install`` does it, which checks the hashes of its files.
+
+    Raises ValueError, with what Flower finds wrong.
+    """
+    try:
+        with redirect_stdout(io.StringIO()):
+            return install_from_fab(bundle.read_bytes(), skip_prompt=True)
+    except (ClickException, ValueError, BadZipFile, KeyError, UnicodeDecodeError) as error:
+        raise ValueError(error.message if isinstance(error, ClickException) else str(error)) from None
+
+
+def app_spec(words: str) -> tuple[str, str | None]:
+    """Return the publisher and name, and the version if any, of ``@publisher/name==version``. Raises ValueError in Flower's words."""
+    name, version = parse_app_spec(words if words.startswith("@") else f"@{words}")
+    return name.removeprefix("@"), version
+
+
+@functools.cache
+def nodes_apart() -> bool:
+    """Return whether this flwr's SuperLink listens for SuperNodes at an address of their own: before they spoke HTTP it did."""
+    return importlib.util.find_spec("flwr.supernode.fleet_http_connection") is None
 
 
 def empty_run() -> Run:
@@ -225,62 +252,3 @@ def _question(proxy: Any, ask: Callable[[], Any]) -> Message:
     finally:
         proxy.grid = grid
     raise RuntimeError("a client proxy sent no message")
-
-
-# -- clocks -----------------------------------------------------------------------------------------------------------
-
-EPOCH_S = 1_767_225_600.0
-"""What ``time.time()`` says at the start of a run on virtual time: the first of January 2026, so that two runs agree."""
-READS = 1_000_000
-"""How often a server may read a clock that stands still, before it is told so."""
-
-
-@contextmanager
-def virtual_clock(
-    now: Callable[[], float], sleep: Callable[[float], None], real: Callable[[str], bool], stuck: Callable[[], Exception]
-) -> Generator[Callable[[], AbstractContextManager[None]]]:
-    """Within, and in this thread, ``time.sleep`` is *sleep*, and ``time.time`` and its kin tell *now*.
-
-    Yields what gives a context in which they are the host's again. Callers whose module *real* names keep the host's clock. Whoever
-    reads a clock that stands still without end gets what *stuck* makes. ``datetime.now()`` stays as it is.
-    """
-    owner, seen = threading.get_ident(), [-1.0, 0]
-
-    @contextmanager
-    def host() -> Generator[None]:
-        nonlocal owner
-        before, owner = owner, -1
-        try:
-            yield
-        finally:
-            owner = before
-
-    def ours() -> bool:
-        return threading.get_ident() == owner and not real(str(sys._getframe(2).f_globals.get("__name__", "")))  # pyright: ignore[reportPrivateUsage]
-
-    def told() -> float:
-        moment = now()
-        seen[1] = seen[1] + 1 if seen[0] == moment else 0
-        seen[0] = moment
-        if seen[1] > READS:
-            raise stuck()
-        return moment
-
-    def sleeping(plain: Callable[[float], None]) -> Callable[[float], None]:
-        return lambda seconds: sleep(float(seconds)) if ours() else plain(seconds)
-
-    def reading(plain: Callable[[], Any], value: Callable[[], Any]) -> Callable[[], Any]:
-        return lambda: value() if ours() else plain()
-
-    clocks: dict[str, Callable[[], Any]] = {
-        "time": lambda: EPOCH_S + told(), "monotonic": told, "perf_counter": told, "time_ns": lambda: int((EPOCH_S + told()) * 1e9),
-        "monotonic_ns": lambda: int(told() * 1e9), "perf_counter_ns": lambda: int(told() * 1e9),
-    }  # fmt: skip
-    with ExitStack() as stack:
-        stack.enter_context(replaced(time, "sleep", sleeping(time.sleep)))
-        for name, value in clocks.items():
-            stack.enter_context(replaced(time, name, reading(getattr(time, name), value)))
-        try:
-            yield host
-        finally:
-            owner = -1  # What was imported by name within goes on as the host's.

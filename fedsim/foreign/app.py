@@ -17,6 +17,10 @@ from fedsim.flower import compat_app
 CONFIG = "pyproject.toml"
 SERVER, CLIENT = "tool.flwr.app.components.serverapp", "tool.flwr.app.components.clientapp"
 """Where an app's components stand."""
+BUNDLE = ".fab"
+"""How the file of an app's bundle ends."""
+OTHERS = f"a {BUNDLE} file, or @publisher/name of one that 'flwr install' installed"
+"""What else names an app."""
 LEFT_OUT = {"__pycache__", "node_modules", "venv", "build", "dist"}
 """Folders in an app that hold nothing of its own code; nor does one whose name begins with a dot."""
 FILES = 500
@@ -46,8 +50,9 @@ class App:
 
 
 def find(where: str | Path, words: Sequence[str] | Mapping[str, Any] = ()) -> App:
-    """Return the app in the folder *where*, or the installed one of that name (``publisher/name``). Raises ScenarioError.
+    """Return the app *where* says: a folder, a bundle (a .fab file, installed first), or an installed one. Raises ScenarioError.
 
+    An installed one is called as Flower calls it: ``@publisher/name``, or ``@publisher/name==version``.
     *words* are the run config that is asked for: ``key=value``, as ``flwr run --run-config`` takes them, or a table.
     """
     folder = _folder(where)
@@ -88,14 +93,46 @@ def _folder(where: str | Path) -> Path:
         if not (folder / CONFIG).is_file():
             raise ScenarioError(f"{folder}: not a Flower app: it has no {CONFIG}.")
         return folder.resolve()
-    if folder.exists():
-        raise ScenarioError(f"{folder}: not a Flower app: it is a file. An app is a folder with a {CONFIG}.")
-    if str(where).lstrip("@").count("/") == 1:
-        home = compat_app.installed()
-        there = sorted(home.glob(f"{str(where).lstrip('@').replace('/', '.')}.*"), key=lambda path: path.stat().st_mtime)
-        if there:
-            return there[-1].resolve()
-    raise ScenarioError(f"{where}: there is no such folder, and no app of that name is installed. An app is a folder with a {CONFIG}.")
+    if folder.is_file():
+        return _bundled(folder)
+    if folder.suffix == BUNDLE:
+        raise ScenarioError(f"{folder}: there is no such file. 'flwr build' makes an app's bundle.")
+    if str(where).startswith("@") or (str(where).count("/") == 1 and not str(where).startswith((".", "/", "~"))):
+        return _installed(str(where))
+    raise ScenarioError(f"{where}: there is no such folder. An app is a folder with a {CONFIG}, {OTHERS}.")
+
+
+def _bundled(file: Path) -> Path:
+    """Return the folder of the app in the bundle *file*, installed where Flower keeps apps. Raises ScenarioError."""
+    if file.suffix != BUNDLE:
+        raise ScenarioError(f"{file}: not a Flower app: it is a file. An app is a folder with a {CONFIG}, {OTHERS}.")
+    try:
+        return compat_app.install(file).resolve()
+    except ValueError as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ScenarioError(f"{file}: not a bundle of a Flower app: {said[:1].lower()}{said[1:]}. 'flwr build' makes one.") from None
+    except OSError as error:
+        raise ScenarioError(f"{error.filename or file}: cannot be read or written ({error.strerror}).") from None
+
+
+def _installed(words: str) -> Path:
+    """Return the folder of the app that *words* (``@publisher/name==version``) names: without a version, that installed last."""
+    try:
+        name, version = compat_app.app_spec(words)
+    except ValueError as error:
+        raise ScenarioError(f"{words}: {str(error).rstrip('.')}; there is no such folder either.") from None
+    home = compat_app.installed()
+    beginning = f"{name.replace('/', '.')}."
+    found = {path: path.name.removeprefix(beginning).rpartition(".")[0] for path in home.glob(f"{beginning}*") if (path / CONFIG).is_file()}
+    there = [path for path, its in found.items() if version in (None, its)]
+    if there:
+        return max(there, key=lambda path: (path.stat().st_mtime, path.name)).resolve()
+    if found:
+        others = ", ".join(sorted(set(found.values())))
+        raise ScenarioError(f"{words}: of that app another version is installed in {home}: {others}.")
+    raise ScenarioError(
+        f"{words}: there is no such folder, and no app of that name is installed in {home}. An app is a folder with a {CONFIG}, {OTHERS}."
+    )
 
 
 def _run_config(defaults: dict[str, Any], words: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

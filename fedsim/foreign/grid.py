@@ -20,14 +20,16 @@ POLLS = 100_000
 class AppGrid(Grid):
     """A Grid over *inner*, *pushed* being told of each push: ``pull_messages`` returns at once, with what is there, as on a SuperLink.
 
-    A server that asks again at the very instant, without having slept, is moved to the next arrival: there would be no other way on.
+    A server that asks for the same again at the very instant, without having slept, is moved to the next arrival: there would be no
+    other way on.
     Threads of the app's own take turns.
     """
 
     def __init__(self, inner: VirtualGrid, pushed: Callable[[], None]) -> None:
         self.inner, self._pushed = inner, pushed
         self._lock = threading.RLock()
-        self._empty_s: Seconds = -1.0  # When a pull last found nothing.
+        self._empty_s: Seconds = -1.0  # When a pull last found nothing,
+        self._lacking: set[str] = set()  # and what pulls of that instant asked for in vain.
         self._polls = 0
         self._flying: set[str] = set()
         self._run = compat_app.empty_run()
@@ -45,6 +47,11 @@ class AppGrid(Grid):
     ) -> Message:
         """Return a message, for servers written before ``Message`` had a public constructor."""
         return self.inner.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def sleep(self, duration_s: Seconds) -> None:
+        """Let virtual time pass, while no thread of the app's own is in a call."""
+        with self._lock:
+            self.inner.sleep(duration_s)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the clients available now, as node ids, ascending."""
@@ -64,9 +71,11 @@ class AppGrid(Grid):
         with self._lock:
             wanted, now = list(message_ids), self.inner.now
             replies = self.inner.pull(wanted, 0.0)
-            if not replies and now == self._empty_s:
+            if not replies and now == self._empty_s and (not wanted or not self._lacking.isdisjoint(wanted)):
                 replies = self.inner.pull(wanted, enough=1)
-            self._empty_s = self.inner.now if not replies else -1.0
+            if self._empty_s != self.inner.now:
+                self._empty_s, self._lacking = self.inner.now, set()
+            self._lacking = set[str]() if replies else self._lacking | set(wanted)
             self._flying -= {reply.metadata.reply_to_message_id for reply in replies}
             self._polls = 0 if replies or self._flying & set(wanted) else self._polls + 1
             if self._polls > POLLS:

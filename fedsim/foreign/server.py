@@ -25,10 +25,11 @@ from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.flower import compat, compat_app, records
 from fedsim.foreign.app import SERVER, App
+from fedsim.foreign.clock import Clock, virtual_clock
 from fedsim.foreign.grid import AppGrid
 from fedsim.foreign.loading import loaded, seed_globals, where
 
-HOSTS = frozenset({"fedsim", "numpy", "scipy", "torch", "sklearn", "pandas", "simpy", "rich", "tqdm"})
+HOSTS = frozenset({"fedsim", "numpy", "scipy", "torch", "sklearn", "joblib", "pandas", "simpy", "rich", "tqdm"})
 """Libraries that read clocks for their own purposes, Python's own apart."""
 
 
@@ -46,10 +47,11 @@ class Ears(Protocol):
 
 @dataclass
 class Served:
-    """What a server leaves: the arrays that it *ended* with, where it said so, and what its strategies are called."""
+    """What a server leaves: the arrays that it *ended* with, where it said so, what its strategies are called, and its *clock*."""
 
     ended: Params | None = None
     strategies: list[str] = field(default_factory=list[str])
+    clock: Clock | None = None
 
 
 def serve(app: App, grid: AppGrid, key: Key, ears: Ears, served: Served) -> None:
@@ -57,14 +59,14 @@ def serve(app: App, grid: AppGrid, key: Key, ears: Ears, served: Served) -> None
     inner = grid.inner
 
     def heard(step: str, server_round: int, result: Any) -> None:
-        with host():
+        with clock.host():
             _heard(ears, grid, step, server_round, result)
 
     def ended(arrays: Any) -> None:
         served.ended = params_of(arrays)
 
     def scored(server_round: int, found: MetricRecord) -> None:
-        with host():
+        with clock.host():
             _tell(ears, server_round, "central", found)
 
     def around(strategy: Strategy, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +79,8 @@ def serve(app: App, grid: AppGrid, key: Key, ears: Ears, served: Served) -> None
         stack.enter_context(compat.virtual_sleep(inner.wait_for_others))
         stack.enter_context(compat_app.heard_strategies(key, heard, around, scored, ended))
         stack.enter_context(compat_app.legacy_server(key, heard, ended, inner.wait_for_others))
-        host = stack.enter_context(compat_app.virtual_clock(lambda: inner.now, inner.sleep, keeps_the_hosts_clock, _stuck))
+        clock = stack.enter_context(virtual_clock(lambda: inner.now, grid.sleep, keeps_the_hosts_clock))
+        served.clock = clock
         seed_globals(key.fold("server", "load").seed64())
         server = loaded(SERVER, app.server, app.folder, ServerApp)
         seed_globals(key.fold("server").seed64())
@@ -106,13 +109,6 @@ def keeps_the_hosts_clock(module: str) -> bool:
     """Return whether what *module* does takes the host's time: Python's own, ours, and libraries of numbers; not Flower's strategies."""
     top = module.partition(".")[0]
     return top in sys.stdlib_module_names or top in HOSTS
-
-
-def _stuck() -> Exception:
-    return RunError(
-        f"the ServerApp reads a clock that stands still (over {compat_app.READS:,} times): virtual time passes in grid calls and in"
-        f" time.sleep. Let its loop sleep."
-    )
 
 
 def _heard(ears: Ears, grid: AppGrid, step: str, server_round: int, result: Any) -> None:

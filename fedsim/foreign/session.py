@@ -21,7 +21,7 @@ from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing
 from fedsim.flower import compat
-from fedsim.foreign.app import CONFIG, App, find, is_app
+from fedsim.foreign.app import BUNDLE, CONFIG, App, find, is_app
 from fedsim.foreign.clients import AppClients, AppDesk, AppPost, Costs
 from fedsim.foreign.grid import AppGrid
 from fedsim.foreign.pool import Pool
@@ -76,7 +76,9 @@ def run_app(
     measure: bool = False,
     watch: Watch | None = None,
 ) -> Run:
-    """Run the Flower app in the folder *app*, unmodified, on the virtual clients of *fleet*, and return the run, read from its folder.
+    """Run the Flower app *app*, unmodified, on the virtual clients of *fleet*, and return the run, read from its folder.
+
+    It is a folder, the file of a bundle, or ``@publisher/name`` of one that is installed.
 
     *overrides* sets keys of the fleet by dotted name, *run_config* the app's (``{"lr": 0.1}``, or words as ``flwr run`` takes them).
     With *measure* each kind of message is run once for the clock of this machine, and that figure stands in the place of what the
@@ -93,7 +95,8 @@ def asked(
     if fleet is None:
         if app.is_dir() and not is_app(app):
             raise ScenarioError(f"{app}: is a folder, and no Flower app (it has no {CONFIG}). A scenario is a .toml file.")
-        what = "is a Flower app" if app.is_dir() else "is run as a Flower app, by --run-config or --measure"
+        is_one = app.is_dir() or app.suffix == BUNDLE or str(app).startswith("@")
+        what = "is a Flower app" if is_one else "is run as a Flower app, by --run-config or --measure"
         raise ScenarioError(f"{app}: {what}; say on which clients: --fleet FLEET.toml, like scenarios/fleets/phones.toml.")
     return find(app, run_config), load_fleet(fleet, overrides, seed)
 
@@ -304,6 +307,7 @@ class _Session:
             f"compute.{kind}: measured on this machine ({', '.join(f'{k} = {v:.3g}' for k, v in cost.model_dump().items() if _figure(v))})."
             for kind, cost in self.costs.measured.items()
         ]
+        notes += self.served.clock.notes() if self.served.clock else []
         if status == "done" and not self.final:
             notes.append("What arrays the ServerApp ended with is not known: it sent none, and no strategy of Flower's returned any.")
         return notes

@@ -49,7 +49,9 @@ class Asked:
         """Return the same for an app that was made of the scenario's file: what it sets itself, data it has, goes on being set."""
         from fedsim.real.folder import data_paths
 
-        return {**self.words(), **(self._set([*(f"{key}={json.dumps(path)}" for key, path in data_paths(self.loaded)), *self.settings]))}
+        out = {} if self.out is None else {"out": str(self.out)}
+        set_too = [f"{key}={json.dumps(path)}" for key, path in data_paths(self.loaded)]
+        return {**self.words(), **out, **self._set([*set_too, *self.settings])}
 
     def _set(self, settings: Sequence[str]) -> dict[str, str | float]:
         """Return the words for *settings* and the seed, where the scenario came from a file; a table has them in it already."""

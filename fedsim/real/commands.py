@@ -16,6 +16,8 @@ from fedsim.real.certificates import Certificates
 OLDEST = (1, 38)
 """The first flwr whose SuperLink and SuperNode take these words."""
 PROGRAMS = ("flower-superlink", "flower-supernode", "flower-superexec", "flwr", "flwr-serverapp", "flwr-clientapp")
+QUOTE = "\\u0022"
+"""A quotation mark in a text of TOML, without one."""
 CONNECTION = "fedsim"
 """What the SuperLink is called in Flower's own configuration."""
 
@@ -31,10 +33,11 @@ POLLS: Mapping[str, str] = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05"}
 """How often a SuperExec asks for a task, in seconds. Flower's own is 1; the SuperNode's 3 s between two looks for a message are fixed."""
 
 
-def superlink(host: str, port: int, secured: Certificates | None) -> list[str]:
-    """Return the command of a SuperLink that listens at *host* and *port*."""
+def superlink(host: str, port: int, secured: Certificates | None, nodes_port: int | None = None) -> list[str]:
+    """Return the command of a SuperLink that listens at *host* and *port*, for SuperNodes at *nodes_port* where these have one."""
+    apart = [] if nodes_port is None else ["--fleet-api-address", f"{host}:{nodes_port}"]
     return [
-        "flower-superlink", *_tls(secured), "--disable-runtime-dependency-installation", "--host", host, "--port", str(port),
+        "flower-superlink", *_tls(secured), "--disable-runtime-dependency-installation", "--host", host, "--port", str(port), *apart,
     ]  # fmt: skip
 
 
@@ -69,18 +72,20 @@ def connection(server: str, authority: Path | None) -> str:
 
 
 def words(config: Mapping[str, str | int | float]) -> str:
-    """Return *config* as Flower's ``--node-config`` takes it.
+    """Return *config* as Flower's ``--node-config`` and ``--run-config`` take it: a text ends at its first quotation mark there.
 
     >>> words({"partition-id": 0, "loader": "mine:load"})
     'partition-id=0 loader="mine:load"'
+    >>> print(words({"set": '["server.rounds=3"]'}))
+    set="[\\u0022server.rounds=3\\u0022]"
     """
-    return " ".join(f"{name}={toml(value)}" for name, value in config.items())
+    return " ".join(f"{name}={toml(value, quote=QUOTE)}" for name, value in config.items())
 
 
-def toml(value: str | float) -> str:
-    """Return a text or a number as TOML has it."""
+def toml(value: str | float, quote: str = '\\"') -> str:
+    """Return a text or a number as TOML has it, a quotation mark in it as *quote*."""
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return '"' + value.replace("\\", "\\\\").replace('"', quote) + '"'
     return str(value)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import RunError, ScenarioError
+from fedsim.flower.compat_app import nodes_apart
 from fedsim.real import commands
 from fedsim.real.certificates import Certificates, make_certificates
 from fedsim.real.processes import Ended, Processes
@@ -40,6 +41,8 @@ class Deployment:
     secured: Certificates | None = None
     asked_port: int | None = None
     port: int = 0
+    nodes_port: int | None = None
+    """Where SuperNodes find the SuperLink, if not there."""
     gone: dict[int, Ended] = field(default_factory=dict[int, Ended])
     _runs: int = 0
 
@@ -47,6 +50,11 @@ class Deployment:
     def server(self) -> str:
         """Return where the SuperLink listens, as host:port."""
         return f"{HOST}:{self.port}"
+
+    @property
+    def nodes_server(self) -> str:
+        """Return where the SuperLink listens for SuperNodes, as host:port."""
+        return f"{HOST}:{self.nodes_port or self.port}"
 
     def home(self, name: str) -> Path:
         """Return the Flower home of *name*, which is made where it is not there."""
@@ -64,9 +72,10 @@ class Deployment:
         Raises RunError, with the last words of what failed.
         """
         for left in reversed(range(TRIES)):
-            self.port = self.asked_port or free_ports(1)[0]
+            port, nodes_port = free_ports(2)
+            self.port, self.nodes_port = self.asked_port or port, nodes_port if nodes_apart() else None
             name = "superlink"
-            self.start(name, commands.superlink(HOST, self.port, self.secured))
+            self.start(name, commands.superlink(HOST, self.port, self.secured, *([self.nodes_port] if self.nodes_port else [])))
             ended = self._listening(name)
             if ended is None:
                 break
@@ -86,7 +95,7 @@ class Deployment:
         secured, config = self.secured, self.configs[node]
         key = None if secured is None else secured.node_keys[node]
         port = free_ports(1)[0] if port is None else port
-        self.start(node_name(node), commands.supernode(self.server, HOST, port, config, secured, key))
+        self.start(node_name(node), commands.supernode(self.nodes_server, HOST, port, config, secured, key))
 
     def command(self, name: str, argv: Sequence[str]) -> str:
         """Return what one of Flower's commands says, run to its end. Raises RunError where it fails, or never ends."""

@@ -29,7 +29,8 @@ from fedsim.scenario.schema import Transport as TransportSection
 
 WAYS = ("seconds_per_example", "flops_per_example", "seconds", "function")
 """The ways to say what a message costs, of which one is given."""
-_KIND = re.compile(r"(train|evaluate|query)(\.[A-Za-z_]\w*)?")
+KINDS = r"(train|evaluate|query)(\.[A-Za-z_]\w*)?"
+"""The kinds of messages that cost something, as a regular expression: those of Flower, each with an action or without."""
 _PER_EXAMPLE = "Seconds that an example takes on a device of on_gflops; a message's examples are the num-examples of its reply."
 _FLOPS = "Floating-point operations that an example takes."
 _SECONDS = "Seconds that a message takes on a device of on_gflops, however many examples."
@@ -92,7 +93,7 @@ class Fleet(Section):
     @classmethod
     def _kinds(cls, given: dict[str, Cost]) -> dict[str, Cost]:
         for kind in given:
-            if not _KIND.fullmatch(kind):
+            if not re.fullmatch(KINDS, kind):
                 raise ValueError(f"{kind!r} is no kind of message; it takes train, evaluate and query, and actions like 'train.warm_up'")
         return given
 

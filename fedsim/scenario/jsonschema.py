@@ -1,4 +1,4 @@
-"""The JSON Schema of scenario files: the sections from their pydantic models, each kind from its registered function."""
+"""The JSON Schemas of scenario and of fleet files: the sections from their pydantic models, each kind from its registered function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from fedsim.scenario.kinds import settings_model, slots
+from fedsim.scenario.fleet import KINDS, Fleet, FleetClients
+from fedsim.scenario.fleet import WAYS as COSTS
+from fedsim.scenario.kinds import Slot, settings_model, slots
 from fedsim.scenario.meanings import below, meaning
 from fedsim.scenario.schema import WAYS, Scenario
 from fedsim.scenario.words import about, of_setting
@@ -30,29 +32,19 @@ def json_schema() -> dict[str, Any]:
     >>> sorted(json_schema()["required"])
     ['clients', 'data', 'model', 'name', 'server', 'training']
     """
-    schema = Scenario.model_json_schema()
+    schema = _meant(Scenario)
     parts: dict[str, Any] = schema["$defs"]
-    for section in _sections(Scenario):
-        fields = schema["properties"] if section is Scenario else parts[section.__name__]["properties"]
-        for name in section.model_fields:
-            if said := meaning(section, name):
-                fields[name]["description"] = said
     places = {key: slot.noun for slot in slots().values() for key in slot.keys} | {stock.AT: "strategy"}
     for key, noun in places.items():
         section, _, name = key.rpartition(".")
-        fields = parts[section.rpartition(".")[2].capitalize()]["properties"] if section else schema["properties"]
-        given = {word: fields[name][word] for word in ("default", "description") if fields[name].get(word) is not None}
-        fields[name] = {**given, "$ref": f"#/$defs/{noun}"}
+        _refer(parts[section.rpartition(".")[2].capitalize()]["properties"] if section else schema["properties"], name, noun)
     del parts["Model"]  # Nothing refers to it any more.
     common = {slot.noun: _shared(parts.pop(slot.common.__name__)) for slot in slots().values() if slot.common}
     one_of = {"Training": ("epochs", "steps"), "Stop": WAYS}
     for section, ways in one_of.items():
         parts[section]["oneOf"] = [{"required": [way]} for way in ways]
     for slot in slots().values():
-        functions = {name: slot.registry.get(name, at=slot.key) for name in slot.registry.names()}
-        parts[slot.noun] = {
-            "anyOf": [*(_kind(slot.noun, name, f, settings_model(slot.registry, f, name), parts) for name, f in functions.items()), PLUG_IN]
-        }
+        parts[slot.noun] = _any_kind(slot, parts)
         if more := common.get(slot.noun):
             parts[slot.noun]["anyOf"] = [{**each, "properties": {**each["properties"], **more}} for each in parts[slot.noun]["anyOf"]]
     parts["strategy"] = {
@@ -62,6 +54,49 @@ def json_schema() -> dict[str, Any]:
         if "strategy" in kind["properties"]:  # A wrapper's argument of that name is a strategy table of its own.
             kind["properties"]["strategy"] = {"$ref": "#/$defs/strategy"}
     return {"$schema": DIALECT, **schema}
+
+
+def fleet_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) that fleet files satisfy.
+
+    That seconds are of a device of some speed (on_gflops, or clients.compute.gflops) only a run of the fleet can tell.
+
+    >>> sorted(fleet_schema()["required"])
+    ['clients', 'name']
+    """
+    schema = _meant(Fleet)
+    parts: dict[str, Any] = schema["$defs"]
+    for slot in slots().values():
+        if slot.key in {f"clients.{name}" for name in FleetClients.model_fields}:
+            _refer(parts["FleetClients"]["properties"], slot.key.partition(".")[2], slot.noun)
+            parts[slot.noun] = _any_kind(slot, parts)
+    schema["properties"]["compute"]["propertyNames"] = {"pattern": f"^({KINDS})$"}
+    parts["Cost"]["oneOf"] = [{"required": [way]} for way in COSTS]
+    return {"$schema": DIALECT, **schema}
+
+
+def _meant(root: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema that pydantic makes of *root*, with what each key means."""
+    schema = root.model_json_schema()
+    for section in _sections(root):
+        fields = schema["properties"] if section is root else schema["$defs"][section.__name__]["properties"]
+        for name in section.model_fields:
+            if said := meaning(section, name):
+                fields[name]["description"] = said
+    return schema
+
+
+def _refer(fields: dict[str, Any], name: str, noun: str) -> None:
+    """Let the field *name* be a table of a kind of *noun*."""
+    given = {word: fields[name][word] for word in ("default", "description") if fields[name].get(word) is not None}
+    fields[name] = {**given, "$ref": f"#/$defs/{noun}"}
+
+
+def _any_kind(slot: Slot, parts: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of what may stand in *slot*; what its kinds' settings refer to goes into *parts*."""
+    functions = {name: slot.registry.get(name, at=slot.key) for name in slot.registry.names()}
+    kinds = [_kind(slot.noun, name, f, settings_model(slot.registry, f, name), parts) for name, f in functions.items()]
+    return {"anyOf": [*kinds, PLUG_IN]}
 
 
 def _sections(section: type[BaseModel]) -> list[type[BaseModel]]:

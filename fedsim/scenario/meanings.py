@@ -54,6 +54,19 @@ KEYS: dict[str, dict[str, str]] = {
         "detector": "How it notices drift.",
         "reaction": "What it does then.",
     },
+    "Fleet": {
+        "name": "What the fleet is called, and with an app's name the folder of its run.",
+        "seed": "What all that is drawn at random follows from.",
+        "clients": "How many clients, and their devices, links and availability.",
+        "transport": "What Flower's own processes add to links and devices; nothing unless given.",
+        "engine": "How the app's messages are computed.",
+    },
+    "FleetClients": {
+        "count": "How many clients there are.",
+        "compute": "How fast each client's device computes.",
+        "network": "How fast its link is, down and up.",
+        "availability": "When it is there.",
+    },
     "Schedule": {"kind": "How the rate goes with time."},
     "Training": {
         "steps": "How many mini-batches a task trains on, in the place of epochs.",

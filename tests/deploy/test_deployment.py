@@ -49,7 +49,7 @@ def test_only_known_nodes_are_let_in(marker: str, tmp_path: Path) -> None:
     with deployment(tmp_path / "place", [{"partition-id": 7}], tls=True) as here:
         strange = make_certificates(tmp_path / "strange", 1).node_keys[0]
         for name, key in (("stranger", strange), ("unsigned", None)):
-            here.start(name, commands.supernode(here.server, HOST, free_ports(1)[0], {"partition-id": 8}, here.secured, key))
+            here.start(name, commands.supernode(here.nodes_server, HOST, free_ports(1)[0], {"partition-id": 8}, here.secured, key))
         refused = {name: here.processes.wait(name, time.monotonic() + 60) for name in ("stranger", "unsigned")}
         found = echoed(here, tmp_path, 1)
 

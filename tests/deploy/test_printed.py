@@ -15,6 +15,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
+from flwr.common.config import parse_config_args
 
 from fedsim.real import commands
 from fedsim.real.certificates import main, make_certificates
@@ -41,7 +42,7 @@ def test_blocks(cli: Cli, scenario_file: Callable[..., Path], nothing_starts: No
     link = next(words for words in typed if words and words[0] == "flower-superlink")
 
     assert (0, 3) == (answer.code, len(clients))
-    assert ['set="[\\"server.rounds=4\\"]"', "seed=5", "nodes=3", "time-scale=1.0"] == runs[-2].split()
+    assert {"set": '["server.rounds=4"]', "seed": 5, "nodes": 3, "time-scale": 1.0} == parse_config_args([runs[-2]])
     assert {"--enable-supernode-auth", "--ssl-certfile", "--disable-runtime-dependency-installation"} <= set(link)
     assert 3 == sum(words[:3] == ["flwr", "supernode", "register"] for words in typed)
     for number, block in enumerate(clients):

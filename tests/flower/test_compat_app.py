@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import random
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -105,25 +105,26 @@ def test_a_strategy_that_starts_is_heard_and_left_as_it_was() -> None:
     assert "start" in vars(Strategy)
 
 
-def test_clocks_are_virtual_for_the_app_alone() -> None:
-    """Within, time.sleep and the clocks are ours in this thread, the host's elsewhere, for whom *real* names, and afterwards."""
-    slept: list[float] = []
-    plain = time.sleep, time.time
-    elsewhere: list[float] = []
-    with compat_app.virtual_clock(lambda: 7.0, slept.append, lambda module: module == "other", RuntimeError) as host:
-        time.sleep(30)
-        assert (compat_app.EPOCH_S + 7.0, 7.0, 7_000_000_000) == (time.time(), time.monotonic(), time.monotonic_ns())
-        thread = threading.Thread(target=lambda: elsewhere.append(time.time()))
-        thread.start()
-        thread.join()
-        assert plain[1]() - 5 < eval("time.time()", {"__name__": "other", "time": time}) < plain[1]() + 5
-        with host():
-            assert plain[1]() - 5 < time.time() < plain[1]() + 5
-        kept = time.sleep
-    kept(0.0)  # What was imported by name within is the host's now.
+def test_where_supernodes_find_a_superlink() -> None:
+    """Where this flwr's SuperNode asks which transport to speak, its SuperLink listens for it apart, at an address that it takes."""
+    from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as words
 
-    assert ([30.0], plain) == (slept, (time.sleep, time.time))
-    assert plain[1]() - 60 < elsewhere[0] <= plain[1]()
+    link = importlib.util.find_spec("flwr.superlink.cli.flower_superlink")
+    assert compat_app.nodes_apart() == ("--grpc-rere" in words().format_help())
+    assert link is not None and "--fleet-api-address" in Path(str(link.origin)).read_text()
+
+
+def test_a_bundle_is_installed_by_flower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Specs of apps are read as Flower reads them, apps lie in its home, and what is no bundle is a ValueError."""
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    (tmp_path / "x.fab").write_bytes(b"PK")
+
+    assert tmp_path / "apps" == compat_app.installed()
+    assert (("a/b", "1.0.0"), ("a/b", None)) == (compat_app.app_spec("@a/b==1.0.0"), compat_app.app_spec("a/b"))
+    with pytest.raises(ValueError, match="version"):
+        compat_app.app_spec("@a/b==x")
+    with pytest.raises(ValueError, match="zip"):
+        compat_app.install(tmp_path / "x.fab")
 
 
 def test_apps_are_read_and_loaded_as_flower_does(tmp_path: Path) -> None:
