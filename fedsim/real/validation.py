@@ -15,6 +15,7 @@ from fedsim.core.errors import RunError, ScenarioError
 from fedsim.real.asked import Asked, check, words_of
 from fedsim.real.calibration import ROUNDS, Calibration, calibrated, period_s, predicted
 from fedsim.real.local import deployed
+from fedsim.real.retracing import retraced, same_predictions
 from fedsim.record.manifest import whole
 from fedsim.report.page import toml
 from fedsim.scenario.load import load
@@ -25,6 +26,8 @@ FILE = "validation.json"
 """What was found, in the folder of the validation and of the deployed run."""
 BYTES, TIME = 0.02, 0.10
 """How far what is foretold may be from what a deployment does."""
+SAME = "these bits"
+"""What is said of numbers of which all agree."""
 Told = Callable[[str], None]
 
 
@@ -101,7 +104,8 @@ def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> V
     real = deployed(replace(asked, out=folder / "deployed"))
     told("foretelling it")
     foretold = predicted(asked.loaded, fitted.plain(), folder / "foretold")
-    found = Validation(scenario.name, folder, tuple(_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes))
+    numbers = _numbers(simulated, real) if scenario.stream is None else _retraced(real, folder / "retraced", told)
+    found = Validation(scenario.name, folder, (*numbers, *_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes))
     for place in (folder, real.path):
         whole(place / FILE, json.dumps(found.plain(), indent=2) + "\n")
     return found
@@ -115,13 +119,31 @@ def _fit(fitted: Calibration) -> str:
     )
 
 
-def _rows(simulated: Run, real: Run, foretold: Run) -> list[Row]:
+def _retraced(real: Run, folder: Path, told: Told) -> list[Row]:
+    """Return whether the numbers of *real*, a run on streams, are those of a simulation in which clients act when its did."""
+    told("retracing it")
+    where = ", at the observed moments"
+    try:
+        again = retraced(real.path, folder)
+    except RunError as error:
+        return [Row(f"final parameters{where}", SAME, f"none: {error}", None, None)]
+    predicted = SAME if same_predictions(again, real) else "others"
+    return [*_numbers(again, real, where), Row(f"predictions{where}", SAME, predicted, None, None)]
+
+
+def _numbers(simulated: Run, real: Run, where: str = "") -> list[Row]:
     ours, theirs = simulated.params(), real.params()
     apart = max((float(np.abs(ours[name].astype(np.float64) - theirs[name]).max(initial=0.0)) for name in ours), default=0.0)
     same = all(np.array_equal(array, theirs[name]) for name, array in ours.items())
-    rows = [Row("final parameters", "these bits", "these bits" if same else f"up to {apart:.2g} apart", None, None)]
     scores = sorted(set(simulated.final) & set(real.final) - {"rounds", "scored_round"})
-    rows += [Row(f"final {name}", float(simulated.final[name]), float(real.final[name]), None, None) for name in scores]
+    return [
+        Row(f"final parameters{where}", SAME, SAME if same else f"up to {apart:.2g} apart", None, None),
+        *(Row(f"final {name}{where}", float(simulated.final[name]), float(real.final[name]), None, None) for name in scores),
+    ]
+
+
+def _rows(simulated: Run, real: Run, foretold: Run) -> list[Row]:
+    rows: list[Row] = []
     counted, asked = real.manifest.get("deployment", {}), real.manifest.get("query_bytes", {"down": 0, "up": 0})
     about = simulated.manifest
     for what, ours_bytes, extra, theirs_name in (
