@@ -17,13 +17,12 @@ from fedsim.real.calibration import ROUNDS, Calibration, calibrated, period_s, p
 from fedsim.real.local import deployed
 from fedsim.real.retracing import retraced, same_predictions
 from fedsim.record.manifest import whole
-from fedsim.report.page import toml
+from fedsim.report.foretold import FILE
+from fedsim.report.page import toml, write_report
 from fedsim.scenario.load import load
 from fedsim.score.run import Run
 from fedsim.session import execute
 
-FILE = "validation.json"
-"""What was found, in the folder of the validation and of the deployed run."""
 BYTES, TIME = 0.02, 0.10
 """How far what is foretold may be from what a deployment does."""
 SAME = "these bits"
@@ -108,6 +107,7 @@ def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> V
     found = Validation(scenario.name, folder, (*numbers, *_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes))
     for place in (folder, real.path):
         whole(place / FILE, json.dumps(found.plain(), indent=2) + "\n")
+    write_report(real)  # Now that there is something foretold of it.
     return found
 
 
