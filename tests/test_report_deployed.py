@@ -30,10 +30,7 @@ def titles(drawn: list[Any]) -> set[str]:
     return {str(figure.layout.xaxis.title.text) for figure in drawn}
 
 
-@pytest.mark.parametrize(("about", "name"), [
-    (None, "virtual time"), ({}, "time since the run began"), ({"time_scale": 20.0}, "time since the run began, 20 times as fast"),
-    ({"ground": "observed"}, "time since the run began"),
-])  # fmt: skip
+@pytest.mark.parametrize(("about", "name"), [(None, "virtual time"), ({}, "time since the run began")])
 def test_time_is_called_what_it_is(about: dict[str, Any] | None, name: str, go: Any, figures: list[Any]) -> None:
     """Axes, words and the switch between axes call time virtual where it was, and the time since the run began on real clients."""
     run = go(STREAM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,14 +17,14 @@ import fedsim
 from clients.client_app import app as client_app
 from clients.server_app import app as server_app
 from fedsim.core.errors import RunError
-from fedsim.real import roll
+from fedsim.real import retracing, roll, validation
 from fedsim.real.retracing import observed, retraced, same_predictions
 from fedsim.session import verify
 from fedsim.sim.observed import Observed
 
 STREAM: dict[str, Any] = {
-    "clients.count": 3, "server.rounds": 4, "training.batch_size": 1, "training.optimizer.lr": 0.02,
-    "stream": {"arrivals": {"kind": "constant", "per_s": 10.0}, "trigger": {"kind": "arrival"}},
+    "clients.count": 3, "server.rounds": 3, "data.test_fraction": 0.7, "training.batch_size": 1, "training.optimizer.lr": 0.02,
+    "stream": {"arrivals": {"kind": "constant", "per_s": 5.0}, "trigger": {"kind": "arrival"}},
     "clients.replay": {"kind": "reservoir", "capacity": 12}, "training.rehearsal": {"kind": "er", "ratio": 0.5, "mix": "concat"},
 }  # fmt: skip
 Fault = Callable[[NodesHere, int, int, Message, Message], Message | None]
@@ -55,17 +56,17 @@ def content(run: fedsim.Run) -> str:
     return str(run.manifest["model"]["content"])
 
 
-def test_a_stream_with_replay(scenario_file: Any, tmp_path: Path) -> None:
+def test_a_stream_with_replay(scenario_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At wall times no simulation foresees what clients hold; at the observed moments, its parameters and predictions are the same."""
     path = scenario_file(STREAM)
-
 
     def slowly(grid: NodesHere, node: int, count: int, message: Message, reply: Message) -> Message:
         time.sleep(0.3 if count == 2 else 0.0)  # So that the first to act in round 1 could have acted later, and held more.
         return reply
 
     real = served(path, tmp_path / "real", slowly)
-    plain, again = fedsim.run(path, out=tmp_path / "plain"), retraced(real.path, tmp_path / "again")
+    rows = validation._retraced(real, tmp_path / "again", lambda words: None)
+    plain, again = fedsim.run(path, out=tmp_path / "plain"), fedsim.load(tmp_path / "again")
     first = int(real.tasks.sort_values("started_s").message.iloc[0][1:])
     times = ["sent_s", "received_s", "started_s", "computed_s", "arrived_s"]
 
@@ -74,8 +75,13 @@ def test_a_stream_with_replay(scenario_file: Any, tmp_path: Path) -> None:
     assert real.final == again.final and real.rounds.equals(again.rounds)
     assert real.tasks[[*times, "number", "examples"]].equals(again.tasks[[*times, "number", "examples"]])
     assert "observed" == again.manifest["ground"]
-    with pytest.raises(RunError, match=rf"message {first}: the task that client \d makes of it at .* s has examples \d+; observed was \d+"):
-        retraced(real.path, tmp_path / "wrong", moved(observed(real), first, 0.3))
+    parts = ["final parameters", "final accuracy", "final loss", "predictions"]
+    assert [(f"{part}, at the observed moments", True) for part in parts] == [(row.what, row.agrees) for row in rows]
+    wrong = moved(observed(real), first, 0.3)
+    monkeypatch.setattr(retracing, "observed", lambda run: wrong)
+    (row,) = validation._retraced(real, tmp_path / "wrong", lambda words: None)
+    said = rf"none: message {first}: the task that client \d makes of it at .* s has examples \d+; observed was \d+"
+    assert not row.agrees and re.match(said, str(row.observed))
     with pytest.raises(RunError, match="retraced"):
         verify(again.path, tmp_path / "verified")
 
@@ -92,7 +98,7 @@ def test_what_came_late_comes_late(scenario_file: Any, tmp_path: Path) -> None:
             grid.deliver(held.pop())
         return reply
 
-    settings = {"clients.count": 3, "server.rounds": 3, "server.round_timeout_s": 2.5, "training.algorithm": {"kind": "scaffold"}}
+    settings = {"clients.count": 3, "server.rounds": 3, "server.round_timeout_s": 1.0, "training.algorithm": {"kind": "scaffold"}}
     path = scenario_file(settings)
     real = served(path, tmp_path / "real", fault)
     plain, again = fedsim.run(path, out=tmp_path / "plain"), retraced(real.path, tmp_path / "again")
