@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedsim.core.errors import RunError
+from fedsim.core.types import Frame
 from fedsim.learn.engine.queue import Queue
 from fedsim.record import journal, manifest
 from fedsim.record.journal import Journal
@@ -60,5 +61,9 @@ def retraced(path: str | Path, out: str | Path, seen: Observed | None = None) ->
 def same_predictions(one: Run, other: Run) -> bool:
     """Return whether clients of both runs predicted the same, of the same examples at the same moments, to the bit."""
     columns = ["client", "round", "version", "item", "time_s", "y", "prediction", "loss"]
-    frames = [run.tested[columns].sort_values(["client", "item"], kind="stable").reset_index(drop=True) for run in (one, other)]
-    return bool(frames[0].equals(frames[1]))
+    first, second = (_sorted(run.tested[columns]) for run in (one, other))
+    return bool(first.equals(second))
+
+
+def _sorted(tested: Frame) -> Frame:
+    return tested.sort_values(["client", "item"], kind="stable").reset_index(drop=True)
