@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from fedsim.advising import advise
     from fedsim.core.keys import Key
     from fedsim.foreign.session import run_app
-    from fedsim.real import calibrate, deploy, validate
+    from fedsim.real import calibrate, deploy, retrace, validate
     from fedsim.score.run import Run, load
     from fedsim.session import run
     from fedsim.studies import study
 
 __all__ = [
-    "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "deploy", "laws", "load", "run",
-    "run_app", "study", "validate",
+    "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "deploy", "laws", "load", "retrace",
+    "run", "run_app", "study", "validate",
 ]  # fmt: skip
 
 _LATE = {
     "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "calibrate": "fedsim.real", "deploy": "fedsim.real",
-    "laws": "fedsim.laws", "validate": "fedsim.real",
+    "laws": "fedsim.laws", "retrace": "fedsim.real", "validate": "fedsim.real",
     "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "study": "fedsim.studies",
 }  # fmt: skip
 

@@ -134,8 +134,8 @@ def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None, *,
         raise RunError(f"{path}: is {old.status}; only a run that is done can be verified.")
     if about.get("ground"):
         raise RunError(
-            f"{path}: ran on real clients (ground = {about['ground']!r}), whose times no second run has. Run its scenario here, and compare"
-            f" the parameters (model.content in the manifests)."
+            f"{path}: ran on real clients, or retraced them (ground = {about['ground']!r}): no second run has such times. Run its scenario"
+            f" here, and compare the parameters (model.content in the manifests)."
         )
     if about.get("digest_format", digest.FORMAT) != digest.FORMAT:  # Of before there was another, nobody said.
         raise RunError(f"{path}: cannot be verified, because its digest is {about['digest_format']!r}, and ours {digest.FORMAT!r}.")

@@ -56,6 +56,17 @@ def calibrate(run: str | Path, *more: str | Path) -> Calibration:
     return calibrated(run, *more)
 
 
+def retrace(run: str | Path, out: str | Path) -> Run:
+    """Run the scenario of the deployed *run* in simulation, in the folder *out*, at the moments at which everything really happened.
+
+    Its parameters, and what its clients predicted, are those of *run*, to the bit. Raises RunError where the simulation goes another
+    way, or *run* does not say enough.
+    """
+    from fedsim.real.retracing import retraced
+
+    return retraced(run, out)
+
+
 def validate(
     scenario: str | Path | Mapping[str, Any] | Scenario,
     nodes: int | None = None,

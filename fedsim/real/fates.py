@@ -159,9 +159,10 @@ def row_of(letter: Letter, entry: Entry | None, clock: RunClock, ahead_s: float,
         latest = letter.arrived_s if letter.arrived_s >= 0 else now
         moments = [entry.received_wall_s, entry.started_wall_s, entry.computed_wall_s]
         moments = [clock.told(wall_s, ahead_s) for wall_s in moments]
-        if entry.acted_s >= 0:  # To the client on its stream it began then.
-            moments = [min(moments[0], entry.acted_s), entry.acted_s, max(moments[2], entry.acted_s)]
         received, started, computed = _held(moments, letter.sent_s, latest)
+        if entry.acted_s >= 0:  # To the client on its stream it began then: to the bit, so that it can be retraced.
+            started = min(max(entry.acted_s, letter.sent_s), latest)
+            received, computed = min(received, started), max(computed, started)
     loss = letter.metrics.get("train_loss", letter.metrics.get("loss"))
     arrived = letter.outcome == "arrived"
     return TaskRow(

@@ -17,20 +17,22 @@ from fedsim.core.types import Seconds
 from fedsim.real.asked import Asked, check, words_of
 from fedsim.real.calibration import ROUNDS, Calibration, calibrated, period_s, predicted, work_s
 from fedsim.real.local import deployed
+from fedsim.real.retracing import retraced, same_predictions
 from fedsim.record.manifest import whole
-from fedsim.report.page import toml
+from fedsim.report.foretold import FILE
+from fedsim.report.page import toml, write_report
 from fedsim.scenario.load import load
 from fedsim.score.run import Run
 from fedsim.session import execute
 
-FILE = "validation.json"
-"""What was found, in the folder of the validation and of the deployed run."""
 BYTES, TIME = 0.02, 0.10
 """How far what is foretold may be from what a deployment does."""
 SHOWS_S, MOST_TIMES, WIDER = 1.0, 50, 4
 """Processor seconds from which on a task's work shows beside its process; how many times the local work is done at most to come to
 them, and how many times larger batches are, in what is fitted to.
 """
+SAME = "these bits"
+"""What is said of numbers of which all agree."""
 Told = Callable[[str], None]
 
 
@@ -127,9 +129,15 @@ def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> V
     real = deployed(replace(asked, out=folder / "deployed"))
     told("foretelling it")
     foretold = predicted(asked.loaded, fitted.plain(), folder / "foretold")
+<<<<<<< HEAD
     found = Validation(scenario.name, folder, tuple(_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes, *notes))
+=======
+    numbers = _numbers(simulated, real) if scenario.stream is None else _retraced(real, folder / "retraced", told)
+    found = Validation(scenario.name, folder, (*numbers, *_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes))
+>>>>>>> agree
     for place in (folder, real.path):
         whole(place / FILE, json.dumps(found.plain(), indent=2) + "\n")
+    write_report(real)  # Now that there is something foretold of it.
     return found
 
 
@@ -149,13 +157,31 @@ def _fit(fitted: Calibration) -> str:
     )
 
 
-def _rows(simulated: Run, real: Run, foretold: Run) -> list[Row]:
+def _retraced(real: Run, folder: Path, told: Told) -> list[Row]:
+    """Return whether the numbers of *real*, a run on streams, are those of a simulation in which clients act when its did."""
+    told("retracing it")
+    where = ", at the observed moments"
+    try:
+        again = retraced(real.path, folder)
+    except RunError as error:
+        return [Row(f"final parameters{where}", SAME, f"none: {error}", None, None)]
+    predicted = SAME if same_predictions(again, real) else "others"
+    return [*_numbers(again, real, where), Row(f"predictions{where}", SAME, predicted, None, None)]
+
+
+def _numbers(simulated: Run, real: Run, where: str = "") -> list[Row]:
     ours, theirs = simulated.params(), real.params()
     apart = max((float(np.abs(ours[name].astype(np.float64) - theirs[name]).max(initial=0.0)) for name in ours), default=0.0)
     same = all(np.array_equal(array, theirs[name]) for name, array in ours.items())
-    rows = [Row("final parameters", "these bits", "these bits" if same else f"up to {apart:.2g} apart", None, None)]
     scores = sorted(set(simulated.final) & set(real.final) - {"rounds", "scored_round"})
-    rows += [Row(f"final {name}", float(simulated.final[name]), float(real.final[name]), None, None) for name in scores]
+    return [
+        Row(f"final parameters{where}", SAME, SAME if same else f"up to {apart:.2g} apart", None, None),
+        *(Row(f"final {name}{where}", float(simulated.final[name]), float(real.final[name]), None, None) for name in scores),
+    ]
+
+
+def _rows(simulated: Run, real: Run, foretold: Run) -> list[Row]:
+    rows: list[Row] = []
     counted, asked = real.manifest.get("deployment", {}), real.manifest.get("query_bytes", {"down": 0, "up": 0})
     about = simulated.manifest
     for what, ours_bytes, extra, theirs_name in (

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedsim.core.types import Frame
 from fedsim.report.axes import readable
-from fedsim.report.units import clock, duration, megabytes
+from fedsim.report.units import axis_of, clock, duration, megabytes
 from fedsim.score.outcomes import uncounted
 from fedsim.score.run import Run
 from fedsim.sim.rows import STREAM_ENDED
@@ -64,7 +64,7 @@ class Seen:
 
     @property
     def now_s(self) -> float:
-        """Return how far virtual time came; the manifest of a run that was killed, or still goes, does not know."""
+        """Return how far the run's time came; the manifest of a run that was killed, or still goes, does not know."""
         seen = [self.tasks[["sent_s", "arrived_s"]].max().max(), self.rounds.ended_s.max(), self.metrics.now_s.max()]
         return max([float(self.about["virtual_s"]), *(float(time_s) for time_s in seen if time_s == time_s)])
 
@@ -117,7 +117,7 @@ class Drawing:
 
 
 def learning(seen: Seen, draw: Drawing) -> str:
-    """Return each score against rounds, virtual time or megabytes, with the switch between these."""
+    """Return each score against rounds, time or megabytes, with the switch between these."""
     import plotly.graph_objects as go
 
     metrics = seen.metrics
@@ -145,8 +145,8 @@ def learning(seen: Seen, draw: Drawing) -> str:
         figure.update_layout(showlegend=True)
         figure.update_xaxes(title="round")
         drawn.append(f"<figure class=score><h3>{escape(str(shown))}</h3>{draw.html(figure, 330)}</figure>")
-    titles = {"round": "round", "now": f"virtual time ({unit_name})", "sent": "megabytes sent, down and up"}
-    words = {"round": "rounds", "now": "virtual time", "sent": "megabytes sent"}
+    titles = {"round": "round", "now": f"{axis_of(seen.about)} ({unit_name})", "sent": "megabytes sent, down and up"}
+    words = {"round": "rounds", "now": axis_of(seen.about), "sent": "megabytes sent"}
     radios = "".join(
         f'<label><input type=radio name=axis autocomplete=off value={axis}{" checked" if axis == "round" else ""}> {word}</label>'
         for axis, word in words.items()
@@ -219,7 +219,7 @@ def timeline(seen: Seen, draw: Drawing) -> str:
             text=f"{number}", x=from_s / unit, y=1, yref="paper", xanchor="left", yanchor="bottom",
             showarrow=False, font={"size": 11},
         )  # fmt: skip
-    figure.update_xaxes(title=f"virtual time ({unit_name})", range=[0, end_s / unit * 1.01], showgrid=False)
+    figure.update_xaxes(title=f"{axis_of(seen.about)} ({unit_name})", range=[0, end_s / unit * 1.01], showgrid=False)
     step = max(1, -(-len(clients) // 60))
     figure.update_yaxes(
         title="client", tickvals=list(range(0, len(clients), step)), ticktext=[str(client) for client in clients[::step]],

@@ -11,7 +11,7 @@ import numpy as np
 from fedsim.core.types import Frame
 from fedsim.report.figures import Drawing, Seen
 from fedsim.report.online_figures import WINDOW, accuracy_matrix_figure, fitting, prequential_figure, weights_figure
-from fedsim.report.units import duration
+from fedsim.report.units import axis_of, duration
 from fedsim.score import matrix, online
 from fedsim.score.continual import RECOVERY_EPS, RECOVERY_WINDOW
 from fedsim.score.prequential import summary
@@ -40,16 +40,16 @@ def streams(seen: Seen, draw: Drawing) -> str:
         return "<p>No example was tested.</p>"
     drifts, alarms = run.drifts, run.alarms
     parts = [
-        STYLE, _prequential(tested, scored, drifts, alarms, draw), _matrix(run, draw),
+        STYLE, _prequential(run, tested, scored, drifts, alarms, draw), _matrix(run, draw),
         _drift(run, tested, drifts, alarms),
         _freshness(run), _weights(run, draw),
     ]  # fmt: skip
     return "\n".join(part for part in parts if part)
 
 
-def _prequential(tested: Frame, scored: Frame, drifts: Frame, alarms: Frame, draw: Drawing) -> str:
+def _prequential(run: Run, tested: Frame, scored: Frame, drifts: Frame, alarms: Frame, draw: Drawing) -> str:
     window = fitting(len(scored))
-    figure = prequential_figure(scored, drifts.time_s.tolist(), alarms.time_s.tolist(), window=window)
+    figure = prequential_figure(scored, drifts.time_s.tolist(), alarms.time_s.tolist(), window=window, time=axis_of(run.manifest))
     found = summary(scored)
     few = (found.scope == "client").sum() <= CLIENTS
     rows = found if few else found[found.scope != "client"]
@@ -103,7 +103,7 @@ def _after(concept: int, number: int) -> str:
 
 def _drift(run: Run, tested: Frame, drifts: Frame, alarms: Frame) -> str:
     watching = run.manifest["scenario"]["clients"].get("detector", {"kind": "none"})["kind"] != "none"
-    said = _recovered(drifts, online.recoveries(tested, drifts))
+    said = _recovered(run, drifts, online.recoveries(tested, drifts))
     if not watching:
         return f"<h3>Drift</h3>{said}" if said else ""
     found = online.detections(tested, alarms, drifts, known=online.told(run.manifest["scenario"], drifts))
@@ -117,7 +117,7 @@ def _drift(run: Run, tested: Frame, drifts: Frame, alarms: Frame) -> str:
     head = ["", *(name.replace("_", " ") for name in counts), *(["mean delay"] if scored else [])]
     rule = (
         " A drift is noticed by the client's first alarm after it and before its next drift; every other alarm is false. The"
-        " delay is virtual time, until the task in which the alarm was raised." if scored else ""
+        f" delay is {_time(run)}, until the task in which the alarm was raised." if scored else ""
     )  # fmt: skip
     unknown = (
         " Where the true drifts are unknown, an alarm is neither right nor false: <b>stream.drifts_s</b> in the scenario"
@@ -129,11 +129,11 @@ def _drift(run: Run, tested: Frame, drifts: Frame, alarms: Frame) -> str:
     )
 
 
-def _recovered(drifts: Frame, back: Frame) -> str:
+def _recovered(run: Run, drifts: Frame, back: Frame) -> str:
     if back.empty:
         return ""
     moments = f"{len(back):,} moments" if len(back) > 1 else "one moment"
-    said = f"{len(drifts):,} drifts of clients, at {moments} of virtual time."
+    said = f"{len(drifts):,} drifts of clients, at {moments} of {_time(run)}."
     enough = back[(back[["before", "after"]] >= RECOVERY_WINDOW).all(axis=1)].recovery_s.to_numpy(dtype=np.float64)
     if len(enough):
         mean = f", after {duration(float(np.nanmean(enough)))} in the mean" if np.isfinite(enough).any() else ""
@@ -195,6 +195,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _client(number: Any) -> str:
     return "all" if int(number) == online.ALL else f"client {int(number)}"
+
+
+def _time(run: Run) -> str:
+    return "the run's time" if run.manifest.get("ground") else "virtual time"
 
 
 def _counted(value: float) -> str:

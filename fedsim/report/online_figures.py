@@ -41,9 +41,9 @@ def fitting(examples: int) -> int:
 
 
 def prequential_figure(
-    frame: Frame, drifts_s: Iterable[float] = (), alarms_s: Iterable[float] = (), *, window: int = WINDOW
+    frame: Frame, drifts_s: Iterable[float] = (), alarms_s: Iterable[float] = (), *, window: int = WINDOW, time: str = "virtual time"
 ) -> Figure:
-    """Return the accuracy over the last *window* tested examples against virtual time, beside both baselines.
+    """Return the accuracy over the last *window* tested examples against *time*, as its axis calls it, beside both baselines.
 
     *frame* is as ``score.prequential`` reads it; *drifts_s* are the true drift times, which become vertical lines, and
     *alarms_s* when a detector signalled, which become marks at the bottom. The stretch before the first full window is
@@ -75,7 +75,7 @@ def prequential_figure(
             marker={"symbol": "triangle-up", "size": 8, "color": ALARM},
         )  # fmt: skip
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(title=f"virtual time ({unit_name})", gridcolor=GRID)
+    figure.update_xaxes(title=f"{time} ({unit_name})", gridcolor=GRID)
     figure.update_yaxes(title=f"accuracy, last {window:,} examples", range=[0, 1.02], title_standoff=10, gridcolor=GRID)
     return figure
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedsim.core.errors import RunError, door
 from fedsim.record import manifest
-from fedsim.report import figures, monitoring, online
+from fedsim.report import figures, foretold, monitoring, online
 from fedsim.report.figures import MEANINGS, Drawing, Seen
 from fedsim.report.sections import Section, part, sections
 from fedsim.report.units import duration, megabytes
@@ -173,6 +173,7 @@ OURS = {
     "online": Section("Online learning", lambda seen: "stream" in seen.about["scenario"], online.streams),
     "timeline": Section("What the clients did, and when", _always, figures.timeline),
     "rounds": Section("Rounds", _always, figures.rounds),
+    "foretold": Section("Foretold and observed", foretold.validated, foretold.foretold),
     "monitoring": Section("Training, step by step", monitoring.watched, monitoring.monitoring),
     "origin": Section("What the run was", _always, _origin),
 }

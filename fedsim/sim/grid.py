@@ -16,12 +16,14 @@ from flwr.serverapp import Grid
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
+from fedsim.cost.availability import Always
 from fedsim.cost.transport import look_s
 from fedsim.flower import compat, records
 from fedsim.sim.crew import Crew
 from fedsim.sim.inbox import Inbox
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import Delivery, Mail, Read
+from fedsim.sim.observed import Observed, Repeating, delay
 from fedsim.sim.patience import Patience
 from fedsim.sim.rows import STREAM_ENDED, Observer, RoundRow
 from fedsim.sim.world import World
@@ -31,17 +33,22 @@ if TYPE_CHECKING:
     from fedsim.learn.engine import Engine
     from fedsim.sim.fleet import Fleet
 
+OBSERVED = "Times are those of a run on real clients, which this one repeats. Its digest is the same for a second run at these times."
+"""What a manifest promises of a run whose times were observed elsewhere."""
+
 
 class VirtualGrid(Grid):
     """A federation of ``fleet.federation.count`` virtual clients behind Flower's Grid interface.
 
     Replies go through the client *mods*. *writable* replies may be written to by the strategy; read-only ones share the
     engine's memory. A *dry* run takes the time and the bytes of a run and computes nothing, so that no reply is handed over.
+    With *observed* everything happens when it was observed to elsewhere; everybody is there, and nothing is asked what it takes.
     """
 
     def __init__(
-        self, fleet: Fleet, engine: Engine, observer: Observer, *, mods: Sequence[Mod] = (), writable: bool = True, dry: bool = False
-    ) -> None:
+        self, fleet: Fleet, engine: Engine, observer: Observer, *, mods: Sequence[Mod] = (), writable: bool = True, dry: bool = False,
+        observed: Observed | None = None,
+    ) -> None:  # fmt: skip
         from fedsim.sim.handover import Handover  # Only now, torch with them: other crews do without.
         from fedsim.sim.programs import Programs
 
@@ -49,7 +56,9 @@ class VirtualGrid(Grid):
         programs = Programs(fleet, engine, invariants)
         desk = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry)
         crew = Crew(fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk, fleet.transport)
-        self._put(crew, observer, invariants)
+        if observed is not None:
+            crew = dataclasses.replace(crew, availability=Always(), transport=None)
+        self._put(crew, observer, invariants, observed)
 
     @classmethod
     def of(cls, crew: Crew, observer: Observer, invariants: Invariants) -> VirtualGrid:
@@ -58,15 +67,19 @@ class VirtualGrid(Grid):
         grid._put(crew, observer, invariants)
         return grid
 
-    def _put(self, crew: Crew, observer: Observer, invariants: Invariants) -> None:
+    def _put(self, crew: Crew, observer: Observer, invariants: Invariants, observed: Observed | None = None) -> None:
         compat.set_identity()
-        self._crew, self._observer, self.invariants = crew, observer, invariants
-        self._world = World(crew.clients, crew.network, self._arrived, transport=crew.transport)
+        self._crew, self._observer, self.invariants, self._observed = crew, observer, invariants, observed
+        if observed is None:
+            self._world = World(crew.clients, crew.network, self._arrived, transport=crew.transport)
+        else:
+            self._world = Repeating(crew.clients, observed, self._arrived)
         self._inbox = Inbox(self._world.env, self.invariants)
         self._clients = np.arange(crew.count)
         self._nodes: tuple[Seconds, list[int]] | None = None
         self._available = np.ones(0, dtype=np.bool_)
         self._ended = 0  # Clients below this number have come to the end of their streams.
+        self._said: set[int] = set()  # Clients that said so, where what was observed is repeated: a real server goes by that.
         self.patience = Patience(len(self._clients))
         self.strangers: list[int] = []
         """Nodes that were sent messages, and that there are not."""
@@ -80,8 +93,8 @@ class VirtualGrid(Grid):
         return self
 
     def described(self) -> Mapping[str, Any]:
-        """Return what a manifest says of the ground: nothing, where it is virtual."""
-        return {}
+        """Return what a manifest says of the ground: nothing, where its times are its own."""
+        return {} if self._observed is None else {"ground": "observed", "promise": OBSERVED}
 
     @property
     def asked(self) -> int:
@@ -197,14 +210,14 @@ class VirtualGrid(Grid):
         if not sent:
             return [], None
         first, ids = sent[0], [delivery.id for delivery in sent]
-        self._inbox.wait(ids, timeout)
-        self._looked(started, timeout)
+        if self._observed is None:
+            self._inbox.wait(ids, timeout)
+            self._looked(started, timeout)
+        else:
+            started = first.sent_s
+            self._inbox.sleep(delay(self.now, self._observed.end_s(first)))
         ready = self._inbox.take(ids)
-        if len(ready) == len(ids) and all(delivery.failure == STREAM_ENDED for delivery in ready):
-            # Those asked may be a sample: only now is it worth looking at everybody.
-            while self._ended < len(self._clients) and self._crew.clients.ended(self._ended, self.now):
-                self._ended += 1
-            self.exhausted = self._ended == len(self._clients)
+        self._look_who_ended(ready, len(ids))
         missed = [delivery for delivery in sent if delivery.stage != "arrived"]
         for delivery in missed:
             self._crew.clients.abandon(delivery)
@@ -212,6 +225,18 @@ class VirtualGrid(Grid):
         if self._crew.transport is not None and self._crew.transport.server_s:
             self._inbox.sleep(self._crew.transport.server_s)
         return ready, row
+
+    def _look_who_ended(self, ready: list[Delivery], asked: int) -> None:
+        """Take who of those that are *ready* said that their stream had ended, and see whether everybody's has."""
+        ended = [delivery.client for delivery in ready if delivery.failure == STREAM_ENDED]
+        if self._observed is not None:
+            self._said |= {*ended}
+            self.exhausted = len(self._said) == len(self._clients)
+        elif len(ended) == asked:
+            # Those asked may be a sample: only now is it worth looking at everybody.
+            while self._ended < len(self._clients) and self._crew.clients.ended(self._ended, self.now):
+                self._ended += 1
+            self.exhausted = self._ended == len(self._clients)
 
     def _looked(self, since: Seconds, timeout: Seconds | None) -> None:
         """Let the clock run until the server looks for replies, as it does every so often *since* it sent; not beyond the deadline."""
@@ -221,6 +246,8 @@ class VirtualGrid(Grid):
 
     def _push(self, messages: Iterable[Message]) -> list[Delivery]:
         read: Read = {}
+        if self._observed is not None and (messages := list(messages)):
+            self._inbox.sleep(delay(self.now, self._observed.sent_s(self.asked + 1, self.now)))
         return [self._send(self._crew.post.delivery(message, self.now, read)) for message in messages]
 
     def _send(self, delivery: Delivery) -> Delivery:

@@ -35,6 +35,7 @@ from fedsim.scenario.load import load
 SKEWED = {"kind": "dirichlet", "alpha": 0.3}
 CASES: dict[str, dict[str, Any]] = {
     "scaffold": {"training.algorithm": {"kind": "scaffold"}},
+    "FedAdam": {"server.strategy": {"kind": "FedAdam", "eta": 0.05}},
     "adam, kept": {"training.optimizer": {"kind": "adam", "lr": 0.01, "state": "keep"}},
     "dropout": {"model": {"kind": "mlp", "hidden": [8], "dropout": 0.3}},
     "cnn": {"model": {"kind": "cnn", "norm": "batch"}, "training.batch_size": 7},

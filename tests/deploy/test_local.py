@@ -16,6 +16,7 @@ import pytest
 from lingering import left_of, until
 
 import fedsim
+from fedsim.real.retracing import same_predictions
 from fedsim.session import Progress, verify
 
 REAL = {"clients.count": 3, "server.rounds": 2}
@@ -67,6 +68,36 @@ def test_a_deployment_is_its_simulation(tiny: Callable[..., Any], cli: Callable[
     assert "accuracy" in cli("show", run.path).out
     with pytest.raises(fedsim.RunError, match="ran on real clients"):
         verify(run.path, tmp_path / "again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [
+    {"server.strategy": {"kind": "FedAdam", "eta": 0.05}, "data.partition": {"kind": "dirichlet", "alpha": 0.5}},
+    {"training.algorithm": {"kind": "scaffold"}, "data.partition": {"kind": "dirichlet", "alpha": 0.5}},
+], ids=["FedAdam", "SCAFFOLD"])  # fmt: skip
+def test_methods_with_state(settings: dict[str, Any], tiny: Callable[..., Any], tmp_path: Path, marker: str) -> None:
+    """What a server and its clients keep from round to round, four of them, is the simulation's on a real SuperLink, to the bit."""
+    simulated = fedsim.run(tiny({**REAL, **settings, "server.rounds": 4}), out=tmp_path / "simulated")
+    run = fedsim.deploy(tiny({**settings, "server.rounds": 4}), 3, out=tmp_path / "deployed")
+
+    assert simulated.manifest["model"]["content"] == run.manifest["model"]["content"]
+    assert [4, 4, 4] == run.tasks.client.value_counts().tolist() and {"arrived"} == set(run.tasks.outcome)
+
+
+@pytest.mark.slow
+def test_a_stream_with_replay(tiny: Callable[..., Any], tmp_path: Path, marker: str) -> None:
+    """A stream on wall time with memories gives other numbers than the simulation foretells, and its own, to the bit, once retraced."""
+    settings = {
+        **REAL, "server.rounds": 4, "training.batch_size": 4, "training.rehearsal": {"kind": "er", "ratio": 0.5, "mix": "concat"},
+        "stream": {"arrivals": {"kind": "poisson", "per_s": 0.8}, "trigger": {"kind": "arrival"}},
+        "clients.replay": {"kind": "reservoir", "capacity": 12},
+    }  # fmt: skip
+    plain = fedsim.run(tiny(settings), out=tmp_path / "plain")
+    run = fedsim.deploy(tiny(settings), out=tmp_path / "deployed")
+    again = fedsim.retrace(run.path, tmp_path / "again")
+
+    assert plain.manifest["model"]["content"] != run.manifest["model"]["content"] == again.manifest["model"]["content"]
+    assert same_predictions(run, again) and len(run.tested) and run.final == again.final
 
 
 @pytest.mark.slow
