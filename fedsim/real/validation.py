@@ -129,12 +129,8 @@ def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> V
     real = deployed(replace(asked, out=folder / "deployed"))
     told("foretelling it")
     foretold = predicted(asked.loaded, fitted.plain(), folder / "foretold")
-<<<<<<< HEAD
-    found = Validation(scenario.name, folder, tuple(_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes, *notes))
-=======
     numbers = _numbers(simulated, real) if scenario.stream is None else _retraced(real, folder / "retraced", told)
-    found = Validation(scenario.name, folder, (*numbers, *_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes))
->>>>>>> agree
+    found = Validation(scenario.name, folder, (*numbers, *_rows(simulated, real, foretold)), (_fit(fitted), *fitted.notes, *notes))
     for place in (folder, real.path):
         whole(place / FILE, json.dumps(found.plain(), indent=2) + "\n")
     write_report(real)  # Now that there is something foretold of it.
