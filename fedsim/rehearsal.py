@@ -213,6 +213,21 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
         stage.grid.close()
 
 
+def lasting(parts: Parts) -> FloatArray:
+    """Return what each round of *parts* takes, in virtual seconds, all of them rehearsed. Raises RunError as ``rehearse`` does.
+
+    Shapes: -> (rounds,). A task whose length depends on its own numbers takes the most that it may.
+    """
+    stage = _Stage(parts)
+    try:
+        with compat.log_to(None), compat.virtual_sleep(stage.grid.wait_for_others), compat.cheap_collections():
+            while len(stage.rows) < parts.scenario.server.rounds and not stage.grid.exhausted:
+                stage.play()
+        return stage.table[:, 1]
+    finally:
+        stage.grid.close()
+
+
 def _rehearsed(stage: _Stage, wall_s: float, rounds: int | None, watch: Watch | None) -> Foretold:
     parts, asked, began = stage.parts, stage.parts.scenario.server.rounds, time.monotonic()
     within, streams = min(asked, rounds or asked), parts.federation.streams is not None

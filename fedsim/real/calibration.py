@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,11 @@ from scipy.optimize import nnls  # pyright: ignore[reportMissingTypeStubs, repor
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import FloatArray, Frame, Seconds
+from fedsim.cost.network import constant
 from fedsim.real.wire import POLL_S
 from fedsim.record import manifest
+from fedsim.rehearsal import lasting
+from fedsim.scenario.build import build
 from fedsim.scenario.fleet import Fleet, on_fleet
 from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.score.run import Run
@@ -114,7 +116,7 @@ def calibrated(*paths: str | Path) -> Calibration:
 
     Compute: the processor seconds of each task, least squares without negative ones over (1, steps, FLOPs), by relative errors; what its
     process took besides is fixed. Runs that differ in local work and in batch size tell these apart. The transport's polls are Flower's
-    and ours. What they leave of a round is latency, equal both ways: by simulations, that with which the rounds of all runs take most
+    and ours. What they leave of a round is latency, equal both ways: by dry runs, that with which the rounds of all runs take most
     nearly what the real ones took.
     """
     seen = [_seen(Run(Path(path))) for path in paths]
@@ -136,8 +138,12 @@ def calibrated(*paths: str | Path) -> Calibration:
 
 def predicted(loaded: Loaded, fleet: Mapping[str, Any] | Fleet, out: str | Path) -> Run:
     """Run *loaded* in simulation on *fleet*, in the folder *out*."""
+    return execute(_on(loaded, fleet), out)
+
+
+def _on(loaded: Loaded, fleet: Mapping[str, Any] | Fleet) -> Loaded:
     changes = on_fleet(fleet if isinstance(fleet, Fleet) else Fleet.model_validate(fleet))
-    return execute(replace(load(loaded.scenario.plain(), changes), folder=loaded.folder), out)
+    return replace(load(loaded.scenario.plain(), changes), folder=loaded.folder)
 
 
 def _seen(run: Run) -> _Seen:
@@ -158,29 +164,26 @@ def _seen(run: Run) -> _Seen:
 
 
 def _with_latency(found: Calibration, seen: Sequence[_Seen]) -> Calibration:
-    with tempfile.TemporaryDirectory() as scratch:
-        tried = 0
+    worlds = [build(_on(each.loaded, found.plain())) for each in seen]
 
-        def at(latency_s: float) -> Calibration:
-            nonlocal tried
-            here, fits = replace(found, latency_s=latency_s), list[Fit]()
-            for each in seen:
-                tried += 1
-                fits.append(
-                    Fit(str(each.run.path), each.period_s, period_s(predicted(each.loaded, here.plain(), Path(scratch) / str(tried))))
-                )
-            return replace(here, fits=tuple(fits))
+    def at(latency_s: float) -> Calibration:
+        links = constant(down_mbps=WIRE_MBPS, up_mbps=WIRE_MBPS, latency_s=latency_s)
+        fits = [
+            Fit(str(each.run.path), each.period_s, float(lasting(replace(world, fleet=replace(world.fleet, network=links)))[1:].mean()))
+            for each, world in zip(seen, worlds, strict=True)
+        ]
+        return replace(found, latency_s=latency_s, fits=tuple(fits))
 
-        low, high = at(0.0), at(max(each.period_s for each in seen))
-        if _over(low) >= 0:
-            return low
-        for _ in range(HALVINGS):
-            middle = at((low.latency_s + high.latency_s) / 2)
-            low, high = (middle, high) if _over(middle) < 0 else (low, middle)
-        tried_out = [low, high, *(at((low.latency_s + high.latency_s) / 2 * times) for times in AROUND)]
-        least = min(map(_apart, tried_out))
-        best = sorted((each for each in tried_out if _apart(each) <= least * (1 + 1e-9)), key=lambda each: each.latency_s)
-        return best[len(best) // 2]
+    low, high = at(0.0), at(max(each.period_s for each in seen))
+    if _over(low) >= 0:
+        return low
+    for _ in range(HALVINGS):
+        middle = at((low.latency_s + high.latency_s) / 2)
+        low, high = (middle, high) if _over(middle) < 0 else (low, middle)
+    tried = [low, high, *(at((low.latency_s + high.latency_s) / 2 * times) for times in AROUND)]
+    least = min(map(_apart, tried))
+    best = sorted((each for each in tried if _apart(each) <= least * (1 + 1e-9)), key=lambda each: each.latency_s)
+    return best[len(best) // 2]
 
 
 def _over(found: Calibration) -> float:

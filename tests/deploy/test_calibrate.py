@@ -56,8 +56,8 @@ def test_a_planted_fleet_is_found_again(tiny: Any, tmp_path: Path) -> None:
     other = load(tiny({**SMALL, "clients.count": 3, "training.epochs": 40, "model": {"kind": "mlp", "hidden": [512]}}))
     real, told = (period_s(predicted(other, fleet, tmp_path / name)) for name, fleet in (("r", PLANTED), ("t", found.plain())))
     assert told == pytest.approx(real, rel=0.02)
-    alone = calibrated(runs[0])  # Steps of one size: their own cost is taken for speed, and the note says so.
-    assert "another batch size" in alone.notes[0]
+    alone = calibrated(runs[0])  # Tasks of one size: what is fixed of them is taken for speed, and the note says so.
+    assert "about one size" in alone.notes[0]
     assert alone.gflops < GFLOPS / 2
     assert period_s(predicted(other, alone.plain(), tmp_path / "alone")) > 1.1 * real
 
