@@ -17,10 +17,10 @@ from typing import Any, Self, TypeVar
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import interpreter_flags
+from fedsim.many.worker import POINT, RUN
 from fedsim.record import manifest
 from fedsim.scenario.load import Loaded
 from fedsim.score.run import Run
-from fedsim.studies.worker import POINT
 
 GRACE_S = 10.0
 """How long a worker may take to leave its run's folder readable before it is killed."""
@@ -73,7 +73,7 @@ class _Worker:
     def ask(self, request: dict[str, Any]) -> dict[str, str]:
         """Return the answer to *request*; that it failed, where the process went instead."""
         if self.closed:
-            raise RunError("the study is over.")
+            raise RunError("the crew is gone.")
         if self.process is None or self.process.poll() is not None:
             self.process = _started()
         try:
@@ -116,7 +116,7 @@ def _started() -> subprocess.Popen[str]:
     }  # fmt: skip
     # A group of its own: Ctrl-C is for us.
     return subprocess.Popen(
-        [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.studies.worker"],
+        [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.many.worker"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0, text=True, encoding="utf-8",
     )  # fmt: skip
 
@@ -151,10 +151,13 @@ class Crew:
         self.known += len(asked)
         return self._side_by_side(asked, self._run)
 
-    def measured(self, requests: Sequence[dict[str, Any]]) -> list[str]:
-        """Return for each of *requests* to measure a run what went wrong, empty where nothing did."""
+    def done_by(self, function: str, requests: Sequence[dict[str, Any]]) -> list[str]:
+        """Let *function* (``package.module:name``) see to each of *requests*; return what went wrong, empty where nothing did.
+
+        A request says in ``out`` which run's folder it is about.
+        """
         self.known += len(requests)
-        return self._side_by_side(requests, self._measure)
+        return self._side_by_side([{"what": function, **request} for request in requests], self._ask)
 
     def _side_by_side(self, items: Sequence[T], work: Callable[[T, _Worker], R]) -> list[R]:
         def one(item: T) -> R:
@@ -185,7 +188,7 @@ class Crew:
             self.read += 1
         else:
             answer = worker.ask({
-                "what": "run", "scenario": asked.loaded.scenario.plain(), "folder": str(asked.loaded.folder), "out": str(folder),
+                "what": RUN, "scenario": asked.loaded.scenario.plain(), "folder": str(asked.loaded.folder), "out": str(folder),
                 "points": list(asked.points),
             })  # fmt: skip
             run = Run(folder) if answer["status"] == "done" else None
@@ -194,8 +197,8 @@ class Crew:
         self._tell(asked.name)
         return before
 
-    def _measure(self, request: dict[str, Any], worker: _Worker) -> str:
-        answer = worker.ask({"what": "measure", **request})
+    def _ask(self, request: dict[str, Any], worker: _Worker) -> str:
+        answer = worker.ask(request)
         self._tell(Path(request["out"]).name)
         return answer["error"]
 
