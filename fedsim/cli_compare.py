@@ -23,8 +23,7 @@ def compare(
         list[str] | None,
         typer.Option(
             "--with", metavar="'KEY=VALUE,...'",
-            help="A variant of the one scenario: its keys, in TOML, with commas between. Repeatable. A table takes the old one's place:"
-            """ 'server.strategy={kind="FedProx",fraction_train=0.2,proximal_mu=0.1}'.""",
+            help="A variant of the one scenario: its keys, in TOML, with commas between. Repeatable. A table takes the old one's place.",
         ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds, from the scenario's own on. Default 5.")] = None,
@@ -57,7 +56,11 @@ def compare(
 
     The first is what the others are held against. Runs stand in the comparison's folder; called again, it goes on from what is done.
 
-    Example: fedsim compare scenarios/quickstart.toml --with training.optimizer.lr=0.1 --seeds 5
+    \b
+    fedsim compare scenarios/quickstart.toml --with training.optimizer.lr=0.1
+    fedsim compare scenarios/quickstart.toml --until-decided --budget 10m \\
+      --with 'server.strategy={kind="FedProx",fraction_train=0.2,proximal_mu=0.1}'
+    fedsim compare runs/mine-7 runs/mine-8 runs/theirs-7 runs/theirs-8
     """
     with errors():
         from fedsim import show

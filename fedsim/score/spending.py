@@ -137,7 +137,7 @@ def unpaired_runs(ours: FloatArray, theirs: FloatArray, level: float) -> int:
 
     >>> luck, own = np.array([1.0, 5.0, 9.0, 3.0, 7.0]), np.array([0.1, -0.1, 0.2, -0.2, 0.0])
     >>> unpaired_runs(luck + own, luck, 0.05)
-    1967
+    2037
     """
     pairs = paired(ours - theirs, level)
     half, each = (pairs.high - pairs.low) / 2.0, float(np.var(ours, ddof=1) + np.var(theirs, ddof=1))
