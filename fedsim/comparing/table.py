@@ -164,7 +164,7 @@ def show(found: Comparison) -> None:
             table.add_row(*([f"[bold]{cell}[/]" for cell in shown] if row.measure == each.by else shown))
         if each.rows:
             console.print(table)
-        mark = "yellow" if each.says == OPEN else "green"
+        mark = {"better": "green", "worse": "red", "alike": "cyan"}.get(each.verdict, "yellow")
         for line in textwrap.wrap(sentence(each, found), wide):
             console.print(f"[bold {mark}]{escape(line)}[/]", soft_wrap=True)
         console.print()
