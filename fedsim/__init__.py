@@ -13,6 +13,7 @@ from fedsim.core.warned import spare_dependencies
 if TYPE_CHECKING:
     from fedsim import laws
     from fedsim.advising import advise
+    from fedsim.comparing import compare
     from fedsim.core.keys import Key
     from fedsim.foreign.session import run_app
     from fedsim.real import calibrate, deploy, retrace, validate
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     from fedsim.studies import study
 
 __all__ = [
-    "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "deploy", "laws", "load", "retrace",
-    "run", "run_app", "study", "validate",
+    "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "laws", "load",
+    "retrace", "run", "run_app", "study", "validate",
 ]  # fmt: skip
 
 _LATE = {
-    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "calibrate": "fedsim.real", "deploy": "fedsim.real",
-    "laws": "fedsim.laws", "retrace": "fedsim.real", "validate": "fedsim.real",
+    "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "calibrate": "fedsim.real",
+    "compare": "fedsim.comparing", "deploy": "fedsim.real", "laws": "fedsim.laws", "retrace": "fedsim.real",
+    "validate": "fedsim.real",
     "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "study": "fedsim.studies",
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ spare_dependencies()  # Before the first of them comes in.
 import typer  # noqa: E402
 from click.exceptions import Abort, UsageError  # noqa: E402
 
-from fedsim import cli_real  # noqa: E402
+from fedsim import cli_compare, cli_real  # noqa: E402
 from fedsim.cli_words import AsJson, RunFolder, ScenarioFile, Seed, Set, as_line, end, errors, loaded_from, opened, reported  # noqa: E402
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app = typer.Typer(
         " Flower strategy aggregates. Start with:\n\n\b\n"
         "  fedsim check scenarios/quickstart.toml   what would it cost?\n"
         "  fedsim run scenarios/quickstart.toml     run it\n"
+        "  fedsim compare SCENARIO --with KEY=VALUE which is better?\n"
         "  fedsim study batch-size SCENARIO         which batch size?\n"
         "  fedsim list                              what can a scenario name?"
     ),
@@ -205,7 +206,7 @@ def batch_size(
         from fedsim.studies import studied
 
         loaded = loaded_from(scenario, settings, seed)
-        with show.studying(loaded.scenario, silent=quiet or as_json) as told:
+        with show.studying(loaded.scenario.name, silent=quiet or as_json) as told:
             found = studied(
                 loaded, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out, told=told
             )
@@ -265,6 +266,7 @@ def schema(fleet: Annotated[bool, typer.Option("--fleet", help="That of fleet fi
         print(json.dumps(fleet_schema() if fleet else json_schema(), indent=2))
 
 
+cli_compare.add(app)
 cli_real.add(app)
 
 

@@ -98,8 +98,8 @@ def rehearsing(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, 
 
 
 @contextmanager
-def studying(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, int, str], None] | None]:
-    """Show how far a study is, on standard error; yields what to tell it with, or None when silent."""
+def studying(name: str, *, silent: bool) -> Generator[Callable[[int, int, str], None] | None]:
+    """Show how far many runs are, those of *name*, on standard error; yields what to tell it with, or None when silent."""
     console = Console(stderr=True)
     if silent or not console.is_terminal:
         yield None
@@ -109,10 +109,10 @@ def studying(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, in
         TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
-        line = bar.add_task(scenario.name, total=None, doing="building the world")
+        line = bar.add_task(name[:30], total=None, doing="building the world")
 
-        def tell(done: int, known: int, name: str) -> None:
-            bar.update(line, completed=done, total=known, doing=f"runs so far known; last {name}"[:40])
+        def tell(done: int, known: int, last: str) -> None:
+            bar.update(line, completed=done, total=known, doing=f"runs so far known; last {last}"[:40])
 
         yield tell
 

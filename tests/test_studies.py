@@ -20,17 +20,19 @@ import fedsim
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.gradients import noise_at
 from fedsim.learn.job import Job
+from fedsim.many import runs
+from fedsim.many.runs import Asked, Crew
+from fedsim.many.worker import answer
 from fedsim.record import manifest
 from fedsim.scenario.build import build
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.schema import Scenario
-from fedsim.studies import grades, measures, runs, studied, table
+from fedsim.score.target import Target
+from fedsim.studies import grades, measures, studied, table
 from fedsim.studies.fit import fit
 from fedsim.studies.found import Line, Study
-from fedsim.studies.measures import Estimate, Measured
-from fedsim.studies.plan import Plan, Row, Target, Variant, mean_size, rows_of
-from fedsim.studies.runs import Asked, Crew
-from fedsim.studies.worker import MEASURED, answer
+from fedsim.studies.measures import MEASURED, Estimate, Measured
+from fedsim.studies.plan import Plan, Row, Variant, mean_size, rows_of
 
 Tiny = Callable[..., dict[str, Any]]
 

@@ -15,13 +15,14 @@ from fedsim.learn.job import Job
 from fedsim.report.noises import LARGER
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.schema import Scenario
+from fedsim.score.target import Target
 from fedsim.studies import table
 from fedsim.studies.fit import Fit
 from fedsim.studies.found import Line, Study
 from fedsim.studies.host import Host
 from fedsim.studies.measures import Estimate
 from fedsim.studies.page import write_page
-from fedsim.studies.plan import Plan, Row, Target
+from fedsim.studies.plan import Plan, Row
 
 SIZES = (1, 16)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from fedsim.scenario.schema import Scenario
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fedsim.many.runs import Told
     from fedsim.studies.found import Study
-    from fedsim.studies.runs import Told
 
 STUDIES = ("batch-size",)
 STRETCH = 4.0
@@ -72,19 +71,21 @@ def studied(
     import numpy as np
 
     from fedsim.core.machine import ALONE
+    from fedsim.many.asked import jobs_of, read_seeds
+    from fedsim.many.runs import Crew
     from fedsim.record.place import check_place
     from fedsim.scenario.build import build
+    from fedsim.score.target import Target
     from fedsim.session import Interrupted
     from fedsim.studies import plan as plans
     from fedsim.studies.batch_size import Course
     from fedsim.studies.host import measured
     from fedsim.studies.page import write_page
-    from fedsim.studies.runs import Crew
     from fedsim.studies.table import write_csv
 
     if stretch is not None and not 1 <= stretch <= 1000:
         raise ScenarioError(f"--stretch {stretch:g}: must be between 1 and 1000, times the scenario's rounds.")
-    jobs = _jobs(jobs)
+    jobs = jobs_of(jobs)
     if quick:
         rounds = min(loaded.scenario.server.rounds, plans.QUICK_ROUNDS)
         loaded = replace(loaded, scenario=load(loaded.scenario, {"server.rounds": rounds}).scenario)
@@ -96,7 +97,7 @@ def studied(
         if not asked:
             raise ScenarioError("--batches dynamic: this version has no policies that choose batch sizes.")
         notes.append("The row 'dynamic' is left out: this version has no policies that choose batch sizes.")
-    which = plans.read_seeds(seeds if seeds is not None else 1 if quick else 3, scenario.seed)
+    which = read_seeds(seeds if seeds is not None else 1 if quick else 3, scenario.seed)
     folder = Path("runs") / f"{scenario.name}.study" if out is None else Path(out)
     check_place(f"{scenario.name}.study", scenario.seed, None if out is None else folder / "x")
     plans.check(scenario, ())
@@ -106,8 +107,8 @@ def studied(
             parts = build(loaded)
         plans.check(scenario, parts.controller.changes if parts.controller else ())
         scores = sorted(parts.engine.evaluate(parts.first, *(tensor[:1] for tensor in parts.test)))
-        stop = plans.Target.of(scenario.stop) if scenario.stop else None
-        goal = plans.Target.read(target, scores) if target is not None else stop
+        stop = Target.of(scenario.stop.model_dump()) if scenario.stop else None
+        goal = Target.read(target, scores) if target is not None else stop
         sizes = parts.federation.sizes(np.arange(min(parts.federation.count, LOOKED_AT)))
         rows = plans.rows_of(asked, sizes, scenario.training.batch_size, parts.job.accumulate)
         host = measured(parts, [row.batch for row in rows if not row.dynamic], int(sizes.max()))
@@ -133,10 +134,3 @@ LOOKED_AT = 100_000
 """Clients whose sizes are looked at, at most."""
 DYNAMIC = "noise_scale"
 """The policy of the row ``dynamic`` where the scenario names none."""
-
-
-def _jobs(asked: int | None) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if asked is not None and not 1 <= asked <= 256:
-        raise ScenarioError(f"--jobs {asked}: must be between 1 and 256 processes.")
-    return cores if asked is None else asked

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core.errors import ScenarioError
+from fedsim.many.runs import Asked, Crew, Outcome
 from fedsim.score.run import Run
+from fedsim.score.target import Target, upwards
 from fedsim.studies import grades
 from fedsim.studies.fit import fit
-from fedsim.studies.found import Line, Study, upwards
+from fedsim.studies.found import Line, Study
 from fedsim.studies.grades import TEXTBOOK, Cell
 from fedsim.studies.host import Host
 from fedsim.studies.measures import Estimate, Measured, Reached, compute_share, mean_batch, points_of, reached, virtual_speed
-from fedsim.studies.plan import FURTHER, GRID, SPACING, Budget, Plan, Row, Target, Variant, rounded
-from fedsim.studies.runs import Asked, Crew, Outcome
+from fedsim.studies.plan import FURTHER, GRID, SPACING, Budget, Plan, Row, Variant, rounded
 
 AWAY = 0.9
 """A target that nobody named: this share of the way from the untrained model's score to what the scenario's own run ends at."""
@@ -203,7 +204,7 @@ class Course:
             if run is not None:
                 base = {**self.plan.scenario.plain(), "seed": variant.seed}
                 requests.append({"scenario": base, "folder": str(self.plan.loaded.folder), "out": str(run.path), "points": self.points})
-        for request, wrong in zip(requests, self.crew.measured(requests), strict=True):
+        for request, wrong in zip(requests, self.crew.done_by("fedsim.studies.measures:measure", requests), strict=True):
             if wrong:
                 self.notes.append(f"{Path(request['out']).name}: gradients could not be measured. {wrong}")
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedsim.score.target import Target
 from fedsim.studies.fit import Fit
 from fedsim.studies.grades import Cell
 from fedsim.studies.host import Host
 from fedsim.studies.measures import Estimate
-from fedsim.studies.plan import Plan, Row, Target
+from fedsim.studies.plan import Plan, Row
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,3 @@ class Study:
     runs: int
     read: int
     notes: Sequence[str] = ()
-
-
-def upwards(metric: str) -> bool:
-    """Return whether more of *metric* is better."""
-    return "loss" not in metric and "error" not in metric

@@ -18,10 +18,12 @@ from fedsim.data.federation import Federation
 from fedsim.data.source import Examples
 from fedsim.learn.job import Job
 from fedsim.learn.pace import When
+from fedsim.many.worker import POINT
 from fedsim.score.run import Run
-from fedsim.studies.plan import Target
-from fedsim.studies.worker import MEASURED, POINT
+from fedsim.score.target import Target
 
+MEASURED = "measured.json"
+"""What was measured of a run, beside what it recorded itself."""
 SCORED = 10_000
 """Training examples that a model is scored on, at most, for the gap between training and test."""
 SHARES = (1, 10, 50, 100)
@@ -162,10 +164,10 @@ class Measured:
         return set(rounds) <= set(self.noise)
 
 
-def measure(scenario: Mapping[str, Any], folder: Path, out: Path, points: Sequence[int]) -> None:
-    """Measure the run in *out* at the models of the rounds *points*, and write what was found beside it.
+def measure(request: Mapping[str, Any]) -> None:
+    """Measure the run in the folder ``out`` of *request* at the models of the rounds ``points``, and write what was found beside it.
 
-    *scenario* is the one whose data and model they are. The models of single rounds are let go of afterwards.
+    ``scenario``, seen from ``folder``, is the one whose data and model they are. The models of single rounds are let go of afterwards.
     """
     from safetensors.numpy import load_file
 
@@ -173,8 +175,9 @@ def measure(scenario: Mapping[str, Any], folder: Path, out: Path, points: Sequen
     from fedsim.learn.gradients import looked_at, noise_at
     from fedsim.record.manifest import whole
 
+    out, points = Path(request["out"]), request["points"]
     with ALONE:
-        parts = _parts(json.dumps(scenario, sort_keys=True), folder)
+        parts = _parts(json.dumps(request["scenario"], sort_keys=True), Path(request["folder"]))
         run, key, store = Run(out), parts.key.fold("study"), parts.engine.site.store
         x, y = store.tensors(drawn(parts.federation, looked_at(parts.model), key.fold("noise").numpy()))
         found = {r: noise_at(parts.model, parts.objective, load_file(out / POINT.format(r)), x, y) for r in dict.fromkeys(points)}

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.errors import ScenarioError
 from fedsim.core.types import IntArray
 from fedsim.learn.job import Job
 from fedsim.scenario.load import Loaded, load
-from fedsim.scenario.schema import Scenario, Stop, Training
+from fedsim.scenario.schema import Scenario, Training
+from fedsim.score.target import Target
 
 SIZES: tuple[int | str, ...] = (1, 4, 8, 16, 32, 64, 128, 256, 512, 1024, "full", "dynamic")
 QUICK_SIZES: tuple[int | str, ...] = (1, 16, "full")
@@ -27,56 +28,6 @@ FURTHER = 6
 """Rates that a grid grows by at most."""
 
 Budget = Literal["epochs", "steps", "target"]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A score that counts as learned: the central *metric* at least, or at most, *value*."""
-
-    metric: str
-    value: float
-    upwards: bool
-
-    @property
-    def stop(self) -> dict[str, Any]:
-        """Return it as a scenario's [stop]."""
-        return {"metric": self.metric, "at_least" if self.upwards else "at_most": self.value}
-
-    def holds(self, score: float) -> bool:
-        """Return whether *score* is good enough."""
-        return score >= self.value if self.upwards else score <= self.value
-
-    def __str__(self) -> str:
-        return f"{self.metric} {'>=' if self.upwards else '<='} {self.value:g}"
-
-    @classmethod
-    def of(cls, stop: Stop) -> Target | None:
-        """Return the target that a scenario's [stop] names; None where it stops by something else."""
-        value = stop.at_most if stop.at_least is None else stop.at_least
-        return None if value is None or stop.metric is None else cls(stop.metric, float(value), stop.at_least is not None)
-
-    @classmethod
-    def read(cls, words: str, scores: Iterable[str]) -> Target:
-        """Return what ``--target accuracy=0.9`` means; '>=' and '<=' say which way, and '=' is '<=' for a loss.
-
-        Raises ScenarioError for what nobody reports, and for what is no number.
-
-        >>> str(Target.read("accuracy=0.9", ["accuracy", "loss"])), str(Target.read("loss=0.3", ["loss"]))
-        ('accuracy >= 0.9', 'loss <= 0.3')
-        """
-        found = re.fullmatch(r"\s*(.+?)\s*(>=|<=|=)\s*(\S+)\s*", words)
-        if not found:
-            raise ScenarioError(f"--target {words!r}: must look like accuracy=0.9, or loss<=0.3.")
-        metric, sign, text = found.groups()
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise ScenarioError(f"--target {words!r}: {text!r} is no number. It must look like accuracy=0.9.")
-        if metric not in (known := list(scores)):
-            raise ScenarioError(f"--target {words!r}: {metric!r} is not reported here. {choices(metric, known)}")
-        return cls(metric, value, sign == ">=" or (sign == "=" and "loss" not in metric and "error" not in metric))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +196,6 @@ def read_batches(words: str | Sequence[int | str]) -> tuple[int | str, ...]:
     if not found:
         raise ScenarioError("--batches: names no batch size. --batches 1,8,64,full works.")
     return tuple(dict.fromkeys(found))
-
-
-def read_seeds(asked: int | Sequence[int], first: int) -> tuple[int, ...]:
-    """Return the seeds: so many from the scenario's *first* one on, or those named. Raises ScenarioError for none."""
-    seeds = tuple(range(first, first + asked)) if isinstance(asked, int) else tuple(dict.fromkeys(int(seed) for seed in asked))
-    if not 1 <= len(seeds) <= 100 or not all(0 <= seed < 2**63 for seed in seeds):
-        raise ScenarioError(f"--seeds {asked}: must be between 1 and 100 seeds, none below 0.")
-    return seeds
 
 
 def check(scenario: Scenario, changes: Iterable[str]) -> None:

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import Any, Self, TypeVar
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import interpreter_flags
+from fedsim.many.worker import POINT, RUN
 from fedsim.record import manifest
 from fedsim.scenario.load import Loaded
 from fedsim.score.run import Run
-from fedsim.studies.worker import POINT
 
 GRACE_S = 10.0
 """How long a worker may take to leave its run's folder readable before it is killed."""
@@ -51,7 +52,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run: done; diverged; failed otherwise; refused, where its scenario was. *error* says why."""
+    """What came of a run: done; diverged; failed otherwise; refused, where its scenario was; unfinished. *error* says why."""
 
     status: str
     error: str = ""
@@ -73,7 +74,7 @@ class _Worker:
     def ask(self, request: dict[str, Any]) -> dict[str, str]:
         """Return the answer to *request*; that it failed, where the process went instead."""
         if self.closed:
-            raise RunError("the study is over.")
+            raise RunError("the crew is gone.")
         if self.process is None or self.process.poll() is not None:
             self.process = _started()
         try:
@@ -85,6 +86,8 @@ class _Worker:
         except (BrokenPipeError, ValueError):  # It died while we spoke, or was told to end.
             pass
         code = self.process.wait()
+        if self.closed:
+            raise RunError("the crew is gone.")
         how = f"by signal {-code}; the system may have run out of memory" if code < 0 else f"with code {code}"
         return {"status": "failed", "error": f"its process ended {how}."}
 
@@ -116,14 +119,17 @@ def _started() -> subprocess.Popen[str]:
     }  # fmt: skip
     # A group of its own: Ctrl-C is for us.
     return subprocess.Popen(
-        [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.studies.worker"],
+        [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.many.worker"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0, text=True, encoding="utf-8",
     )  # fmt: skip
 
 
 @dataclass
 class Crew:
-    """Workers, and the folder in which their runs stand. Use it in a ``with``: nobody outlives it."""
+    """Workers, and the folder in which their runs stand. Use it in a ``with``: nobody outlives it.
+
+    At the moment *until* (of ``time.monotonic``), if there is one, what has not begun never does, and what goes is interrupted.
+    """
 
     folder: Path
     jobs: int
@@ -134,6 +140,7 @@ class Crew:
     done: int = 0
     known: int = 0
     read: int = 0
+    until: float | None = None
 
     def __enter__(self) -> Self:
         self._all = [_Worker(_started()) for _ in range(self.jobs)]  # They import while the caller looks at the scenario.
@@ -149,14 +156,17 @@ class Crew:
     def runs(self, asked: Sequence[Asked]) -> list[Outcome]:
         """Return what came of each of *asked*, in their order. Longest first is the caller's to see to."""
         self.known += len(asked)
-        return self._side_by_side(asked, self._run)
+        return self._side_by_side(asked, self._run, Outcome("unfinished", "time was up."))
 
-    def measured(self, requests: Sequence[dict[str, Any]]) -> list[str]:
-        """Return for each of *requests* to measure a run what went wrong, empty where nothing did."""
+    def done_by(self, function: str, requests: Sequence[dict[str, Any]]) -> list[str]:
+        """Let *function* (``package.module:name``) see to each of *requests*; return what went wrong, empty where nothing did.
+
+        A request says in ``out`` which run's folder it is about.
+        """
         self.known += len(requests)
-        return self._side_by_side(requests, self._measure)
+        return self._side_by_side([{"what": function, **request} for request in requests], self._ask, "time was up.")
 
-    def _side_by_side(self, items: Sequence[T], work: Callable[[T, _Worker], R]) -> list[R]:
+    def _side_by_side(self, items: Sequence[T], work: Callable[[T, _Worker], R], unfinished: R) -> list[R]:
         def one(item: T) -> R:
             with self._lock:
                 worker = self._idle.pop()
@@ -166,26 +176,41 @@ class Crew:
                 with self._lock:
                     self._idle.append(worker)
 
+        left_s = None if self.until is None else self.until - time.monotonic()
+        if left_s is not None and left_s <= 0:
+            return [unfinished] * len(items)
         with ThreadPoolExecutor(self.jobs) as pool:
             waiting = {pool.submit(one, item): i for i, item in enumerate(items)}
             found: dict[int, R] = {}
             try:
-                for each in as_completed(waiting):
+                for each in as_completed(waiting, left_s):
                     found[waiting[each]] = each.result()
+            except TimeoutError:
+                self._give_up(list(waiting))
+                wait(waiting)
+                found |= {i: each.result() for each, i in waiting.items() if not each.cancelled() and each.exception() is None}
             except BaseException:  # Ctrl-C: what has not begun never does, and what goes is told to end.
                 for each in waiting:
                     each.cancel()
                 self.__exit__()
                 raise
-        return [found[i] for i in range(len(items))]
+        return [found.get(i, unfinished) for i in range(len(items))]
+
+    def _give_up(self, waiting: Sequence[Future[Any]]) -> None:
+        """Cancel what has not begun, and tell what goes to end, which leaves its folder readable."""
+        for each in waiting:
+            each.cancel()
+        self.__exit__()
 
     def _run(self, asked: Asked, worker: _Worker) -> Outcome:
+        if worker.closed:  # Before a folder is cleared for a run that will not be.
+            raise RunError("the crew is gone.")
         folder, before = self._place(asked)
         if before is not None:
             self.read += 1
         else:
             answer = worker.ask({
-                "what": "run", "scenario": asked.loaded.scenario.plain(), "folder": str(asked.loaded.folder), "out": str(folder),
+                "what": RUN, "scenario": asked.loaded.scenario.plain(), "folder": str(asked.loaded.folder), "out": str(folder),
                 "points": list(asked.points),
             })  # fmt: skip
             run = Run(folder) if answer["status"] == "done" else None
@@ -194,8 +219,8 @@ class Crew:
         self._tell(asked.name)
         return before
 
-    def _measure(self, request: dict[str, Any], worker: _Worker) -> str:
-        answer = worker.ask({"what": "measure", **request})
+    def _ask(self, request: dict[str, Any], worker: _Worker) -> str:
+        answer = worker.ask(request)
         self._tell(Path(request["out"]).name)
         return answer["error"]
 

@@ -1,4 +1,4 @@
-"""A worker of a study: a process that runs one scenario after the other, ``python -m fedsim.studies.worker``. Knows no study.
+"""A worker: a process that runs one scenario after the other, ``python -m fedsim.many.worker``, or asks a function. Knows no question.
 
 A request is a line of JSON on its standard input, the answer one on its standard output. It ends when its input does: a run that is
 under way is then interrupted, and its folder says so. Ctrl-C is the parent's business.
@@ -13,17 +13,16 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from fedsim.core.warned import spare_dependencies
 
+RUN = "run"
+"""What a request asks for that is a run; any other is the name of a function, which is given the request."""
 POINT = "model-{}.safetensors"
 """What the model of a round is called, beside that of the end, in the folder of a run that was asked for it."""
-
-
-MEASURED = "measured.json"
-"""What was measured of a run, beside what it recorded itself."""
 
 
 def main() -> None:
@@ -65,23 +64,22 @@ def _read(asked: queue.SimpleQueue[str]) -> None:
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, str]:
-    """Do what *request* asks: run its scenario, or measure a run. Return what went wrong, and how it went wrong; nothing, if nothing."""
+    """Do what *request* asks: run its scenario, or ask a function. Return what went wrong, and how it went wrong; nothing, if nothing."""
     from fedsim.core.errors import RunError, ScenarioError
 
     try:
-        if request["what"] == "run":
+        if request["what"] == RUN:
             _run(request)
         else:
-            from fedsim.studies.measures import measure
-
-            measure(request["scenario"], Path(request["folder"]), Path(request["out"]), request["points"])
+            module, _, name = request["what"].partition(":")
+            getattr(import_module(module), name)(request)
     except ScenarioError as error:
         return {"status": "refused", "error": str(error)}
     except RunError as error:
         return {"status": "failed", "error": str(error)}
     except KeyboardInterrupt:
         raise
-    except Exception as error:  # Nobody foresaw it: of this run the study is told, and goes on with the others.
+    except Exception as error:  # Nobody foresaw it: of this run the parent is told, and goes on with the others.
         return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
     return {"status": "done", "error": ""}
 

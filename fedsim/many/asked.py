@@ -1,0 +1,24 @@
+"""How many processes, and which seeds: what whoever wants many runs may ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from fedsim.core.errors import ScenarioError
+
+
+def jobs_of(asked: int | None) -> int:
+    """Return how many processes: *asked*, or one per core that we may use. Raises ScenarioError for none, and for too many."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if asked is not None and not 1 <= asked <= 256:
+        raise ScenarioError(f"--jobs {asked}: must be between 1 and 256 processes.")
+    return cores if asked is None else asked
+
+
+def read_seeds(asked: int | Sequence[int], first: int) -> tuple[int, ...]:
+    """Return the seeds: so many from the scenario's *first* one on, or those named. Raises ScenarioError for none."""
+    seeds = tuple(range(first, first + asked)) if isinstance(asked, int) else tuple(dict.fromkeys(int(seed) for seed in asked))
+    if not 1 <= len(seeds) <= 100 or not all(0 <= seed < 2**63 for seed in seeds):
+        raise ScenarioError(f"--seeds {asked}: must be between 1 and 100 seeds, none below 0.")
+    return seeds
