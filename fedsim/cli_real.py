@@ -11,6 +11,10 @@ import typer
 from fedsim.cli_words import AsJson, ScenarioFile, Seed, Set, as_line, errors, loaded_from, opened, reported
 from fedsim.core.errors import ScenarioError
 
+Nodes = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
+]
+
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this file to *app*."""
@@ -35,9 +39,7 @@ def init(
 
 def deploy(
     scenario: ScenarioFile,
-    nodes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
-    ] = None,
+    nodes: Nodes = None,
     settings: Set = None,
     seed: Seed = None,
     out: Annotated[
@@ -106,9 +108,7 @@ def calibrate(
 
 def validate(
     scenario: ScenarioFile,
-    nodes: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
-    ] = None,
+    nodes: Nodes = None,
     settings: Set = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; new or empty. Default runs/NAME.validate.")] = None,

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from logging import WARNING
 from pathlib import Path
@@ -15,8 +12,7 @@ from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
-from fedsim.core import own
-from fedsim.core.errors import FedsimError, RunError, reason
+from fedsim.core.errors import RunError
 from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing, log_to
@@ -28,14 +24,13 @@ from fedsim.flower.rounds import Control, Course, drive
 from fedsim.learn.controllers import Changes, rises
 from fedsim.learn.engine.queue import Queue
 from fedsim.learn.stopping import Patience as Plateau
-from fedsim.learn.work import digest_of
 from fedsim.record import digest, manifest
 from fedsim.record.composed import Reached, composed
-from fedsim.record.journal import FILE as JOURNAL
+from fedsim.record.going import Going
 from fedsim.record.journal import Journal, MetricRow
-from fedsim.record.leaving import Patience, Steps, spoken
-from fedsim.record.model import MODEL_FILE, save_model
-from fedsim.record.place import check_place, take_place
+from fedsim.record.leaving import Interrupted, Steps
+from fedsim.record.model import save_model
+from fedsim.record.place import check_place
 from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
 from fedsim.scenario.floor import floor_unseen
@@ -69,16 +64,10 @@ Lay = Callable[[Parts, Queue, Journal], Ground]
 """Makes the ground that a run takes place on: its parts, what computes here, and who hears of every message."""
 
 
-MANIFEST_WALL_S = 2.0
-"""How stale the manifest of a run that is going may be."""
 CHECKPOINT_WALL_S = 60.0
 """How stale the saved model of a run that is going may be, where saving is cheap."""
 CHECKPOINT_SHARE = 0.05
 """The most of a run's wall time that saving its model on the way may take."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, once there is a run folder: says which, and how far the run came."""
 
 
 def run(
@@ -116,10 +105,10 @@ def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None =
         parts = build(loaded)
         session = _Session(parts, loaded, Queue(parts.engine, executor), watch, lay)
         try:
-            session.go(out)
+            session.going.go(loaded.scenario.name, loaded.scenario.seed, out)
         finally:
             session.close()
-    return Run(session.folder)
+    return Run(session.going.folder)
 
 
 def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None, *, trust: bool = False) -> str | None:
@@ -160,7 +149,6 @@ class _Session:
     queue: Queue
     watch: Watch | None
     lay: Lay
-    folder: Path = Path()
     began: float = field(default_factory=time.time)
     round: int = 0
     enough: bool = False
@@ -168,78 +156,61 @@ class _Session:
     values: list[float] = field(default_factory=list[float])
     scores: dict[str, float] = field(default_factory=dict[str, float])
     scored: int = 0
-    told: float = 0.0
     kept: float = field(default_factory=time.monotonic)
     pause_s: float = field(default_factory=lambda: CHECKPOINT_WALL_S)
     heard: Heard = field(default_factory=Heard)
     latest: Params = field(default_factory=dict[str, Any])
 
-    def go(self, out: str | Path | None) -> None:
-        """Run to the end, and leave a folder that is readable whatever happens."""
+    def __post_init__(self) -> None:
         self.latest, self.setup = self.parts.scored(self.parts.first), described(self.parts, self.loaded)
         table = self.loaded.scenario.server.strategy
         self.watched = Watched(table["kind"], self.parts.first)
         self.privacy = privacy_of(self.parts.strategy.strategy, float(table.get("noise_multiplier", 0.0)))
-        status, error = "failed", ""
-        patience = Patience()
-        with patience.watching():
-            self.folder = take_place(self.loaded.scenario.name, self.loaded.scenario.seed, out, self._first)
-            try:
-                self.journal = Journal(self.folder)
-                self.ground = self.lay(self.parts, self.queue, self.journal)
-                self._drive()
-                self.ground.finish()
-                status = "done"
-            except KeyboardInterrupt:
-                status, error = "interrupted", f"interrupted after round {self.round}"
-                raise Interrupted(f"{error}; what was recorded until then is safe in {self.folder}.") from None
-            except BaseException as broken:  # A strategy, a model, a plug-in, a disk, even SystemExit: not ours to foresee, ours to report.
-                error = self._told(broken)
-                if isinstance(broken, FedsimError) and broken.__cause__ is None:  # Ours throughout.
-                    raise
-                if isinstance(broken, OSError | sqlite3.Error):  # A disk: no story but what was recorded.
-                    raise RunError(f"{error} What was recorded until then is in {self.folder}.") from broken
-                raise RunError(f"{error}{self._story()}") from broken
-            finally:
-                patience.leaving = True
-                self._leave(status, error)
-        if patience.kept and status == "done":
-            raise Interrupted(f"interrupted; the run is done, and safe in {self.folder}.")
+        self.going = Going(self)
+
+    @property
+    def journal(self) -> Journal:
+        """Return the run's journal. Raises RunError before there is one."""
+        if self.going.journal is None:
+            raise RunError("something was to be recorded before there was a run folder. This is a defect of fedsim.")
+        return self.going.journal
+
+    def drive(self) -> None:
+        """Run to the end, on the ground."""
+        self.ground = self.lay(self.parts, self.queue, self.journal)
+        self._drive()
+        self.ground.finish()
+
+    def where(self) -> str:
+        """Return the round that the run is in."""
+        return f"round {self.round + 1}"
+
+    def settle(self) -> None:
+        """Settle what was under way when the run broke."""
+        if (ground := getattr(self, "ground", None)) is not None:
+            ground.finish(broken=True)
+
+    def last(self) -> tuple[Params, Mapping[str, Any]]:
+        """Return the latest model, and what the server keeps besides."""
+        return self.latest, self.parts.extras.state if self.parts.extras else {}
+
+    def tidy(self) -> None:
+        """Leave the folder as it is: all in it is in order."""
 
     def close(self) -> None:
         """Open the circles that the parts of a run go in, so that they, examples and all, end with it, and wait for no collector."""
         bared(self.parts.strategy.strategy)
+        self.going.close()
         if (ground := getattr(self, "ground", None)) is not None:
             ground.close()
 
-    def _first(self, folder: Path) -> None:
-        """Write the first manifest in *folder*, which may not have the run's name yet."""
-        self.folder = folder
-        manifest.write(folder, self._manifest("running"))
-
-    def _told(self, broken: BaseException) -> str:
-        if isinstance(broken, FedsimError):
-            return str(broken)
-        if isinstance(broken, sqlite3.Error):
-            return f"round {self.round + 1}: {self.folder / JOURNAL}: cannot be written ({broken})."
-        if isinstance(broken, OSError) and broken.filename:
-            return f"round {self.round + 1}: {broken.filename}: {spoken(broken)}."
-        place = own.where(broken)
-        return f"round {self.round + 1}: {reason(broken)}{f' ({place})' if place else ''}"
-
-    def _story(self) -> str:
-        """Write the traceback into the folder, where that can be, and return the words that name it."""
-        file = self.folder / "traceback.txt"
-        told = Steps().take("", lambda: manifest.whole(file, traceback.format_exc()))
-        return f" (the whole story is in {file})" if told else ""
-
     def _drive(self) -> None:
-        scenario, parts = self.loaded.scenario, self.parts
+        scenario, parts, folder = self.loaded.scenario, self.parts, self.going.folder
         strategy = self.watched.around(parts.strategy.strategy)
         strategy = compat.keep_types(self.privacy.around() if self.privacy else strategy, parts.first)
         strategy = compat.name_draws(strategy, parts.key, self._heard)
         with (
-            compat.log_to(self.folder / "flower.log"), log_to(self.folder / "torch.log", "torch", WARNING), hearing() as self.heard,
+            compat.log_to(folder / "flower.log"), log_to(folder / "torch.log", "torch", WARNING), hearing() as self.heard,
             compat.virtual_sleep(self.ground.wait_for_others),
             compat.cheap_collections(), compat.exact_distances(),
         ):  # fmt: skip
@@ -311,10 +282,7 @@ class _Session:
         )
 
     def _tell(self) -> None:
-        if time.monotonic() - self.told > MANIFEST_WALL_S:  # So that a run that is killed has said how far it came.
-            with suppress(OSError):  # Next time, or at the end: that is told then.
-                manifest.write(self.folder, self._manifest("running"))
-            self.told = time.monotonic()
+        self.going.tell()
         self._checkpoint()
         if self.watch:
             sent, rounds, said = self.ground.invariants, self.loaded.scenario.server.rounds, self.watched.said
@@ -324,37 +292,9 @@ class _Session:
         """Save the model now and then, a small share of the time, so that a kill costs no more than what came since."""
         began = time.monotonic()
         if began - self.kept > self.pause_s:
-            Steps().take("", lambda: save_model(self.folder, self.latest))
+            Steps().take("", lambda: save_model(self.going.folder, self.latest))
             self.kept = time.monotonic()
             self.pause_s = max(CHECKPOINT_WALL_S, (self.kept - began) / CHECKPOINT_SHARE)
-
-    def _leave(self, status: str, error: str) -> None:
-        """Leave the folder as readable as can be: each step by itself, what a reader needs first, tidying last."""
-        steps, journal, ground = Steps(), getattr(self, "journal", None), getattr(self, "ground", None)
-        if ground is not None and status != "done":
-            steps.take("what was under way could not be settled", lambda: ground.finish(broken=True))
-        if journal is not None:
-            journal.seal(self.latest, self.parts.extras.state if self.parts.extras else {})
-            if not steps.take(f"{self.folder / JOURNAL}: its last rows could not be written", journal.flush) and status == "done":
-                status, error = "failed", steps.lost[-1]
-        if journal is not None and status == "done" and not (self.folder / JOURNAL).is_file():
-            status, error = "failed", f"{self.folder / JOURNAL}: is gone: the run folder was moved or emptied while the run went."
-            steps.lost.append(error)
-        saved = steps.take(
-            f"{self.folder / MODEL_FILE}: the model could not be written; all else is in the run folder",
-            lambda: save_model(self.folder, self.latest),
-        )
-        about = self._manifest(status, error)
-        about["model"] |= {"content": digest_of(self.latest)} if saved else {}
-        last = {**about, "notes": [*about["notes"], *steps.lost]}
-        written = steps.take(f"{self.folder / manifest.FILE}: could not be written", lambda: manifest.write(self.folder, last))
-        if journal is not None:
-            steps.take("", journal.close)
-        if not written:
-            kept = f" What was recorded is safe in {self.folder}." if self.folder.is_dir() else " The folder is gone, and the run with it."
-            raise RunError(f"{next(said for said in steps.lost if manifest.FILE in said)}{kept}")
-        if status == "failed" and error in steps.lost:
-            raise RunError(error)
 
     def _scored_before(self) -> dict[str, int]:
         """Return the round that the scores are of, where it is not the last."""
@@ -384,11 +324,12 @@ class _Session:
             f" for what clients do, or wait for (fedsim check tells how long a round takes)."
         ]
 
-    def _manifest(self, status: str, error: str = "") -> dict[str, Any]:
+    def manifest(self, status: str, error: str = "") -> dict[str, Any]:
+        """Return what the manifest says."""
         parts = self.parts
-        ground, journal = getattr(self, "ground", None), getattr(self, "journal", None)  # Neither is there for the first one.
+        ground, journal = getattr(self, "ground", None), self.going.journal  # Neither is there for the first one.
         sent, done = ground.invariants if ground else None, journal if status == "done" else None
-        return composed(self.folder, self.setup, Reached(
+        return composed(self.going.folder, self.setup, Reached(
             status=status, error=error, digest=done.digest.value if done else None,
             metrics_digest=done.metrics_digest.value if done else None, stopped=self.stopped,
             final={**self.scores, "rounds": self.round, **self._scored_before()},

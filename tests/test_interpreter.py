@@ -15,8 +15,8 @@ from torch import nn
 
 import fedsim
 from conftest import tiny_table
+from fedsim.core.children import interpreter_flags
 from fedsim.core.errors import RunError, must
-from fedsim.core.types import interpreter_flags
 from fedsim.learn.engine import step as steps
 from fedsim.learn.engine import trace
 from fedsim.learn.engine.executors import processes
@@ -59,7 +59,7 @@ def test_flags_are_what_python_was_started_with() -> None:
     said = subprocess.run(
         [
             sys.executable, "-OO", "-X", "utf8", "-X", "importtime=0",
-            "-c", "from fedsim.core.types import interpreter_flags; print(interpreter_flags())",
+            "-c", "from fedsim.core.children import interpreter_flags; print(interpreter_flags())",
         ],
         env={**os.environ, "PYTHONPATH": str(HOUSE.parent), "PYTHONDONTWRITEBYTECODE": ""}, capture_output=True, text=True, check=True,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from fedsim.scenario.fleet import Cost, Fleet, FleetClients, FleetEngine, device
 from fedsim.scenario.jsonschema import fleet_schema, json_schema
 from fedsim.scenario.kinds import slots
 from fedsim.scenario.load import _set
-from fedsim.scenario.schema import Transport
+from fedsim.scenario.section import Transport
 from fedsim.strategy import stock
 
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema, which nbformat brings")

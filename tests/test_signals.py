@@ -18,11 +18,11 @@ from conftest import tiny_table
 from fedsim import session
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.work import digest_of
-from fedsim.record import leaving, manifest
-from fedsim.record.leaving import Patience
+from fedsim.record import going, leaving, manifest
+from fedsim.record.leaving import Interrupted, Patience
 from fedsim.record.model import MODEL_FILE
 from fedsim.record.place import take_place
-from fedsim.session import Interrupted, Progress, verify
+from fedsim.session import Progress, verify
 
 SMALL = {"clients.count": 2, "data.test_fraction": 0.95, "server.rounds": 3}
 
@@ -48,7 +48,7 @@ LEAVING = ("save_model", "flush", "write", "close")
 
 def pressed_again(monkeypatch: pytest.MonkeyPatch, step: str, times: int = 1) -> list[str]:
     """Have Ctrl-C pressed again *times* while *step* of leaving goes on; return when it was."""
-    owner: Any = {"save_model": session, "flush": session.Journal, "write": session.manifest, "close": session.Journal}[step]
+    owner: Any = {"save_model": going, "flush": going.Journal, "write": going.manifest, "close": going.Journal}[step]
     real, said = getattr(owner, step), list[str]()
 
     def press(*words: Any) -> Any:

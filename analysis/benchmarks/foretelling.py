@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import fedsim
-from fedsim.real.calibration import calibrated, period_s, predicted
+from fedsim.real.calibration import calibrated, on, period_s, round_s
 from fedsim.record import manifest
-from fedsim.scenario.load import Loaded, load, recorded
+from fedsim.scenario.build import build
+from fedsim.scenario.load import Loaded, recorded
 
 SCENARIO = Path(__file__).parents[2] / "scenarios/quickstart.toml"
 TRACES = Path(__file__).with_name("traces")
@@ -30,7 +30,7 @@ FORETOLD: dict[str, tuple[int, dict[str, Any]]] = {
     "quickstart": (2, {"server.rounds": 6}),
     "wide": (2, {"server.rounds": 6, "model": {"kind": "mlp", "hidden": [512]}, "training.epochs": 12}),
     "wide-on-three": (3, {"server.rounds": 5, "model": {"kind": "mlp", "hidden": [512]}, "training.epochs": 6}),
-    "deep": (1, {"server.rounds": 7, "model": {"kind": "mlp", "hidden": [256, 256]}, "training.epochs": 30, "training.batch_size": 32}),
+    "deep": (2, {"server.rounds": 5, "model": {"kind": "mlp", "hidden": [256, 256]}, "training.epochs": 30, "training.batch_size": 32}),
 }
 """Nodes, and what is set."""
 KEPT = ("manifest.json", "journal.sqlite")
@@ -41,20 +41,20 @@ def main() -> None:
     words = argparse.ArgumentParser()
     words.add_argument("--traces", action="store_true")
     words.add_argument("--keep", action="store_true")
+    words.add_argument("--out", type=Path, default=Path("runs/foretelling"), help="deployed runs; those there are not repeated")
     words = words.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        place = TRACES if words.traces else Path(scratch) / "deployed"
-        if not words.traces:
-            for name, changes in FITTED.items():
-                fedsim.deploy(SCENARIO, 2, overrides={**BASE, **changes}, out=place / name)
-            for name, (nodes, changes) in FORETOLD.items():
+    place = TRACES if words.traces else words.out
+    if not words.traces:
+        for name, (nodes, changes) in {**{name: (2, changes) for name, changes in FITTED.items()}, **FORETOLD}.items():
+            if not (place / name).exists():
+                print(f"deploying {name} ...", flush=True)
                 fedsim.deploy(SCENARIO, nodes, overrides={**BASE, **changes}, out=place / name)
-        if words.keep:
-            keep(place)
-        print(table(place, Path(scratch) / "foretold"))
+    if words.keep:
+        keep(place)
+    print(table(place))
 
 
-def table(place: Path, scratch: Path) -> str:
+def table(place: Path) -> str:
     """Return, as Markdown, what the runs in *place* give that are fitted to, and how the others are foretold by it."""
     found = calibrated(*(place / name for name in FITTED))
     lines = [
@@ -64,16 +64,16 @@ def table(place: Path, scratch: Path) -> str:
           for fit in found.fits),
     ]  # fmt: skip
     for name in FORETOLD:
-        told_s, seen_s = foretold(place / name, found.plain(), scratch / name)
+        told_s, seen_s = foretold(place / name, found.plain())
         lines.append(f"| {name} | {told_s:.2f} | {seen_s:.2f} | {told_s / seen_s - 1:+.1%} |")
     return "\n".join([*lines, *found.notes])
 
 
-def foretold(deployed: Path, fleet: dict[str, Any], out: Path) -> tuple[float, float]:
+def foretold(deployed: Path, fleet: dict[str, Any]) -> tuple[float, float]:
     """Return what a round takes on *fleet*, in the scenario of the run *deployed*, and what it took there, in seconds."""
     run = fedsim.load(deployed)
     loaded = Loaded(recorded(run.manifest["scenario"])[0], manifest.scenario_folder(run.manifest, run.path))
-    return period_s(predicted(load(loaded.scenario.plain()), fleet, out)), period_s(run)
+    return round_s(build(on(loaded, fleet))), period_s(run)
 
 
 def keep(place: Path) -> None:

@@ -148,9 +148,9 @@ def _run(
     from fedsim.comparing.page import write_page
     from fedsim.many.asked import jobs_of, read_seeds
     from fedsim.many.runs import Crew
+    from fedsim.record.leaving import Interrupted
     from fedsim.record.place import check_place
     from fedsim.score.spending import LOOKS
-    from fedsim.session import Interrupted
 
     scenario = found[0].scenario
     which = read_seeds(LOOKS[-1] if until_decided else SEEDS if seeds is None else seeds, int(scenario["seed"]))

@@ -1,6 +1,5 @@
 """Names for the shapes that travel between layers, and the range marker that settings carry."""
 
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -56,15 +55,3 @@ Positive: TypeAlias = Annotated[float, Range(gt=0)]
 NonNegative: TypeAlias = Annotated[float, Range(ge=0)]
 Share: TypeAlias = Annotated[float, Range(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Range(ge=1)]
-
-
-def interpreter_flags() -> list[str]:
-    """Return the flags that Python was started with, as another process takes them: -O, -X and their kin.
-
-    Not -I and -E, for a worker is told where modules lie by its environment; nor -B, which changes nothing that is computed.
-    """
-    letters = {"no_user_site": "s", "no_site": "S"}
-    plain = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
-    plain += [f"-{letter}" for name, letter in letters.items() if getattr(sys.flags, name)]
-    given = sys._xoptions  # pyright: ignore[reportPrivateUsage]  # Documented as the place where -X stands.
-    return plain + [word for name, value in given.items() for word in ("-X", name if value is True else f"{name}={value}")]

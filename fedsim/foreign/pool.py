@@ -10,20 +10,17 @@ import mmap
 import os
 import pickle
 import selectors
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from fedsim.core.children import command, ended, environment
 from fedsim.core.errors import RunError, ScenarioError
-from fedsim.core.types import interpreter_flags
 from fedsim.flower import compat_app
 from fedsim.foreign.wire import NUMBER, Ask, Load, Plain, Ready, Recent, Told, receive, send
 from fedsim.learn.engine.shared import blank
@@ -190,7 +187,7 @@ class Pool:
         except subprocess.TimeoutExpired:
             worker.process.kill()
             code = worker.process.wait()
-        how = f"ended with exit code {code}" if code >= 0 else f"was killed by {_signal(-code)}"
+        how = ended(code)
         if not worker.ready:
             last = (self.words().decode(errors="replace").strip().splitlines() or [""])[-1][:160]
             raise ScenarioError(
@@ -213,10 +210,6 @@ class Pool:
 
     def _start(self) -> None:
         """Start a process; it finds modules where this one does."""
-        environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(str(Path(place or ".").absolute()) for place in sys.path),
-        }  # fmt: skip
         with ExitStack() as theirs_to_close, ExitStack() as mine_on_failure:
             mine, theirs = socket.socketpair()
             theirs_to_close.enter_context(theirs)
@@ -224,12 +217,10 @@ class Pool:
             block = blank()
             theirs_to_close.callback(os.close, block)
             os.ftruncate(block, NUMBER.size)
-            # -P: the working directory must not stand before everything else. A group of its own: Ctrl-C is for us.
-            words = [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.foreign.worker", str(theirs.fileno()), str(block)]
-            try:
+            try:  # A group of its own: Ctrl-C is for us.
                 process = subprocess.Popen(
-                    words, pass_fds=[theirs.fileno(), block], stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said,
-                    env=environment, process_group=0,
+                    command("fedsim.foreign.worker", str(theirs.fileno()), str(block)),
+                    pass_fds=[theirs.fileno(), block], stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said, env=environment(), process_group=0,
                 )  # fmt: skip
             except OSError as error:
                 raise RunError(f"a process for the ClientApp could not be started ({error.strerror}).") from None
@@ -239,10 +230,3 @@ class Pool:
         self._selector.register(mine, selectors.EVENT_READ, worker)
         with suppress(OSError):
             send(mine, self._load)
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

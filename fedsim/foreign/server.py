@@ -40,7 +40,7 @@ class Ears(Protocol):
         """Hear a score."""
         ...
 
-    def round(self, server_round: int) -> None:
+    def over(self, server_round: int) -> None:
         """Hear that a round's steps are done."""
         ...
 
@@ -121,11 +121,11 @@ def _heard(ears: Ears, grid: AppGrid, step: str, server_round: int, result: Any)
             _tell(ears, server_round, "federated", {"loss": result[0], **(result[1] or {})})
         case "aggregate_evaluate":
             _tell(ears, server_round, "federated", result)
-            ears.round(server_round)
+            ears.over(server_round)
         case "evaluate":
             if result is not None:
                 _tell(ears, server_round, "central", {"loss": result[0], **(result[1] or {})})
-            ears.round(server_round)
+            ears.over(server_round)
         case _:
             pass
 

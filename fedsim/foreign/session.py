@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedsim.core import own
-from fedsim.core.errors import FedsimError, RunError, ScenarioError, reason
+from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
@@ -27,14 +25,10 @@ from fedsim.foreign.grid import AppGrid
 from fedsim.foreign.pool import Pool
 from fedsim.foreign.server import Served, params_of, serve
 from fedsim.foreign.wire import Load, records
-from fedsim.learn.work import digest_of
-from fedsim.record import manifest
 from fedsim.record.composed import Reached, Setup, composed
-from fedsim.record.journal import FILE as JOURNAL
+from fedsim.record.going import Going
 from fedsim.record.journal import Journal, MetricRow
-from fedsim.record.leaving import Patience, Steps, spoken
-from fedsim.record.model import MODEL_FILE, save_model
-from fedsim.record.place import check_place, take_place
+from fedsim.record.place import check_place
 from fedsim.scenario.fleet import Devices, Fleet, LoadedFleet, devices, load_fleet
 from fedsim.score.run import Run
 from fedsim.sim.crew import Crew
@@ -43,8 +37,6 @@ from fedsim.sim.invariants import Invariants
 
 SAID = "app.log"
 """What the app printed, its server first."""
-MANIFEST_WALL_S = 2.0
-"""How stale the manifest of a run that is going may be."""
 PROMISE = (
     "On one machine type the digest is the same for a second run, and for any engine.workers, as long as the app draws from global"
     " generators (or its own seeds) and keeps what a client keeps in its Context."
@@ -116,11 +108,12 @@ def execute(app: App, loaded: LoadedFleet, out: str | Path | None = None, watch:
         try:
             session.go(name, out)
         finally:
+            session.going.close()
             if hasattr(session, "grid"):
                 session.grid.close()
             pool.close()
             pool.said.close()
-    return Run(session.folder)
+    return Run(session.going.folder)
 
 
 @dataclass
@@ -135,44 +128,49 @@ class _Session:
     key: Key
     watch: Watch | None
     measure: bool
-    folder: Path = Path()
     began: float = field(default_factory=time.time)
-    reached: int = 0
+    round: int = 0
     scores: dict[str, float] = field(default_factory=dict[str, float])
     central: set[str] = field(default_factory=set[str])
-    told: float = 0.0
     served: Served = field(default_factory=Served)
     heard: Heard = field(default_factory=Heard)
     final: Params = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        self.going = Going(self)
 
     def go(self, name: str, out: str | Path | None) -> None:
         """Run to the end, and leave a folder that is readable whatever happens."""
         self.files = self.app.files
         self.pool.wait_ready()  # Before there is a folder: an app that cannot be loaded leaves none.
-        status, error = "failed", ""
-        patience = Patience()
-        with patience.watching():
-            self.folder = take_place(name, self.loaded.fleet.seed, out, self._first)
-            try:
-                self.journal = Journal(self.folder)
-                self._serve()
-                self.grid.finish()
-                status = "done"
-            except KeyboardInterrupt:
-                status, error = "interrupted", f"interrupted after round {self.reached}"
-                raise KeyboardInterrupt(f"{error}; what was recorded until then is safe in {self.folder}.") from None
-            except BaseException as broken:  # A server, a client's reply, a disk: not ours to foresee, ours to report.
-                error = self._told(broken)
-                if isinstance(broken, FedsimError) and broken.__cause__ is None:
-                    raise
-                if isinstance(broken, OSError | sqlite3.Error):
-                    raise RunError(f"{error} What was recorded until then is in {self.folder}.") from broken
-                raise type(broken if isinstance(broken, FedsimError) else RunError())(f"{error}{self._story()}") from broken
-            finally:
-                patience.leaving = True
-                self._leave(status, error)
-        if patience.kept and status == "done":
-            raise KeyboardInterrupt(f"interrupted; the run is done, and safe in {self.folder}.")
+        self.going.go(name, self.loaded.fleet.seed, out)
+
+    @property
+    def journal(self) -> Journal:
+        """Return the run's journal. Raises RunError before there is one."""
+        if self.going.journal is None:
+            raise RunError("something was to be recorded before there was a run folder. This is a defect of fedsim.")
+        return self.going.journal
+
+    def drive(self) -> None:
+        """Run the app's server to its end."""
+        self._serve()
+        self.grid.finish()
+
+    def where(self) -> str:
+        """Return nothing: an app's server has rounds or none, as it likes."""
+        return ""
+
+    def settle(self) -> None:
+        """Settle what was under way when the run broke."""
+        if hasattr(self, "grid"):
+            self.grid.finish(broken=True)
+
+    def last(self) -> tuple[Params, Mapping[str, Any]]:
+        """Return what the server ended with, or sent last."""
+        self.final = self.served.ended or self._last()
+        self.round = max(self.round, self.post.latest_round if hasattr(self, "post") else 0)
+        return self.final, {}
 
     def metric(self, server_round: int, scope: str, name: str, value: float) -> None:
         """Record a score that the server told."""
@@ -183,15 +181,12 @@ class _Session:
         if scope == "central" or name not in self.central:  # Of one name the server's own score counts.
             self.scores[name] = value
 
-    def round(self, server_round: int) -> None:
+    def over(self, server_round: int) -> None:
         """Take that a round is over."""
-        self.reached = max(self.reached, server_round)
-        if time.monotonic() - self.told > MANIFEST_WALL_S:  # So that a run that is killed has said how far it came.
-            with suppress(OSError):
-                manifest.write(self.folder, self._manifest("running"))
-            self.told = time.monotonic()
+        self.round = max(self.round, server_round)
+        self.going.tell()
         if self.watch:
-            self.watch(Where(self.reached, self.grid.asked, self.grid.now, dict(self.scores)))
+            self.watch(Where(self.round, self.grid.asked, self.grid.now, dict(self.scores)))
 
     def _serve(self) -> None:
         fleet, invariants = self.loaded.fleet, Invariants()
@@ -200,56 +195,12 @@ class _Session:
         desk = AppDesk(clients, self.journal, invariants)
         crew = Crew(fleet.clients.count, self.having.availability, self.having.network, clients, post, desk, self.having.transport)
         self.grid = VirtualGrid.of(crew, self.journal, invariants)
+        folder = self.going.folder
         with (
-            compat.log_to(self.folder / "flower.log"), hearing() as self.heard, (self.folder / SAID).open("w", encoding="utf-8") as said,
+            compat.log_to(folder / "flower.log"), hearing() as self.heard, (folder / SAID).open("w", encoding="utf-8") as said,
             redirect_stdout(said), compat.cheap_collections(),
         ):  # fmt: skip
             serve(self.app, AppGrid(self.grid, self.pool.deal), self.key.fold("app"), self, self.served)
-
-    def _first(self, folder: Path) -> None:
-        self.folder = folder
-        manifest.write(folder, self._manifest("running"))
-
-    def _told(self, broken: BaseException) -> str:
-        if isinstance(broken, FedsimError):
-            return str(broken)
-        if isinstance(broken, sqlite3.Error):
-            return f"{self.folder / JOURNAL}: cannot be written ({broken})."
-        if isinstance(broken, OSError) and broken.filename:
-            return f"{broken.filename}: {spoken(broken)}."
-        return f"{reason(broken)}."
-
-    def _story(self) -> str:
-        file = self.folder / "traceback.txt"
-        told = Steps().take("", lambda: manifest.whole(file, traceback.format_exc()))
-        return f" (the whole story is in {file})" if told else ""
-
-    def _leave(self, status: str, error: str) -> None:
-        """Leave the folder as readable as can be: each step by itself, what a reader needs first, tidying last."""
-        steps, journal, grid = Steps(), getattr(self, "journal", None), getattr(self, "grid", None)
-        if grid is not None and status != "done":
-            steps.take("what was under way could not be settled", lambda: grid.finish(broken=True))
-        self.final = self.served.ended or self._last()
-        self.reached = max(self.reached, self.post.latest_round if hasattr(self, "post") else 0)
-        if journal is not None:
-            journal.seal(self.final)
-            if not steps.take(f"{self.folder / JOURNAL}: its last rows could not be written", journal.flush) and status == "done":
-                status, error = "failed", steps.lost[-1]
-        saved = bool(self.final) and steps.take(
-            f"{self.folder / MODEL_FILE}: the model could not be written; all else is in the run folder",
-            lambda: save_model(self.folder, self.final),
-        )
-        steps.take("", self._words)
-        about = self._manifest(status, error)
-        about["model"] |= {"content": digest_of(self.final)} if saved else {}
-        last = {**about, "notes": [*about["notes"], *steps.lost]}
-        written = steps.take(f"{self.folder / manifest.FILE}: could not be written", lambda: manifest.write(self.folder, last))
-        if journal is not None:
-            steps.take("", journal.close)
-        if not written:
-            raise RunError(f"{next(said for said in steps.lost if manifest.FILE in said)} What was recorded is safe in {self.folder}.")
-        if status == "failed" and error in steps.lost:
-            raise RunError(error)
 
     def _last(self) -> Params:
         """Return the arrays that were sent last, where the server did not say what it ended with."""
@@ -258,17 +209,18 @@ class _Session:
             return {}
         return params_of(next(iter(records(form).array_records.values()))) or {}
 
-    def _words(self) -> None:
+    def tidy(self) -> None:
         """Write what the app's processes printed beneath what its server did, and leave no empty file."""
-        path, words = self.folder / SAID, self.pool.words()
+        path, words = self.going.folder / SAID, self.pool.words()
         if words:
             with path.open("ab") as file:
                 file.write(words)
         elif path.is_file() and not path.stat().st_size:
             path.unlink()
 
-    def _manifest(self, status: str, error: str = "") -> dict[str, Any]:
-        grid, journal, fleet = getattr(self, "grid", None), getattr(self, "journal", None), self.loaded.fleet
+    def manifest(self, status: str, error: str = "") -> dict[str, Any]:
+        """Return what the manifest says."""
+        grid, journal, fleet = getattr(self, "grid", None), self.going.journal, self.loaded.fleet
         sent, done = grid.invariants if grid else None, journal if status == "done" else None
         measured = {kind: cost.model_dump(exclude_none=True) for kind, cost in self.costs.measured.items()}
         table = fleet.plain()
@@ -280,12 +232,12 @@ class _Session:
         strategy = ", ".join(self.served.strategies) or "ServerApp"
         scenario = {  # What readers of any run look at, in the words of a scenario.
             "name": f"{self.app.name}-{fleet.name}", "seed": fleet.seed, "data": {"source": {"kind": "app"}}, "clients": table["clients"],
-            "model": {"kind": "app"}, "server": {"strategy": {"kind": strategy}, "rounds": max(1, self.reached)},
+            "model": {"kind": "app"}, "server": {"strategy": {"kind": strategy}, "rounds": max(1, self.round)},
             "compute": table["compute"],
         }  # fmt: skip
         marked = {name: value for name, value in app.items() if name != "folder"}
         mark = hashlib.sha256(json.dumps([{**table, "engine": {}}, marked], sort_keys=True).encode()).hexdigest()
-        about = composed(self.folder, Setup(
+        about = composed(self.going.folder, Setup(
             scenario=scenario, scenario_digest=mark, folder=self.loaded.folder, seed=fleet.seed,
             model={
                 "shape": [], "outputs": 0, "parameters": int(sum(array.size for array in self.final.values())),
@@ -295,7 +247,7 @@ class _Session:
             hindsight=False, classes=[], clients=[], files={},
         ), Reached(
             status=status, error=error, digest=done.digest.value if done else None,
-            metrics_digest=done.metrics_digest.value if done else None, final={**self.scores, "rounds": self.reached},
+            metrics_digest=done.metrics_digest.value if done else None, final={**self.scores, "rounds": self.round},
             virtual_s=grid.now if grid else 0.0, down_bytes=sent.down_bytes if sent else 0, up_bytes=sent.up_bytes if sent else 0,
             wasted_bytes=journal.wasted_bytes if journal else 0, notes=[*self._notes(status), *self.heard.lines("while it ran")],
             privacy=None,

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from fedsim.core.children import command, environment
 from fedsim.core.errors import RunError
-from fedsim.core.types import interpreter_flags
 from fedsim.many.worker import POINT, RUN
 from fedsim.record import manifest
 from fedsim.scenario.load import Loaded
@@ -113,14 +112,10 @@ def _diverged(error: str) -> bool:
 
 
 def _started() -> subprocess.Popen[str]:
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(str(Path(place or ".").absolute()) for place in sys.path),
-    }  # fmt: skip
     # A group of its own: Ctrl-C is for us.
     return subprocess.Popen(
-        [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.many.worker"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, process_group=0, text=True, encoding="utf-8",
+        command("fedsim.many.worker"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), process_group=0, text=True,
+        encoding="utf-8",
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from fedsim.cost.network import constant
 from fedsim.real.wire import POLL_S
 from fedsim.record import manifest
 from fedsim.rehearsal import lasting
-from fedsim.scenario.build import build
+from fedsim.scenario.build import Parts, build
 from fedsim.scenario.fleet import Fleet, on_fleet
 from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.score.run import Run
@@ -138,10 +138,16 @@ def calibrated(*paths: str | Path) -> Calibration:
 
 def predicted(loaded: Loaded, fleet: Mapping[str, Any] | Fleet, out: str | Path) -> Run:
     """Run *loaded* in simulation on *fleet*, in the folder *out*."""
-    return execute(_on(loaded, fleet), out)
+    return execute(on(loaded, fleet), out)
 
 
-def _on(loaded: Loaded, fleet: Mapping[str, Any] | Fleet) -> Loaded:
+def round_s(world: Parts) -> Seconds:
+    """Return what a round of *world* takes in a dry run, the first left out, in the mean."""
+    return float(lasting(world)[1:].mean())
+
+
+def on(loaded: Loaded, fleet: Mapping[str, Any] | Fleet) -> Loaded:
+    """Return *loaded* on the devices, links and transport of *fleet*."""
     changes = on_fleet(fleet if isinstance(fleet, Fleet) else Fleet.model_validate(fleet))
     return replace(load(loaded.scenario.plain(), changes), folder=loaded.folder)
 
@@ -164,12 +170,12 @@ def _seen(run: Run) -> _Seen:
 
 
 def _with_latency(found: Calibration, seen: Sequence[_Seen]) -> Calibration:
-    worlds = [build(_on(each.loaded, found.plain())) for each in seen]
+    worlds = [build(on(each.loaded, found.plain())) for each in seen]
 
     def at(latency_s: float) -> Calibration:
         links = constant(down_mbps=WIRE_MBPS, up_mbps=WIRE_MBPS, latency_s=latency_s)
         fits = [
-            Fit(str(each.run.path), each.period_s, float(lasting(replace(world, fleet=replace(world.fleet, network=links)))[1:].mean()))
+            Fit(str(each.run.path), each.period_s, round_s(replace(world, fleet=replace(world.fleet, network=links))))
             for each, world in zip(seen, worlds, strict=True)
         ]
         return replace(found, latency_s=latency_s, fits=tuple(fits))

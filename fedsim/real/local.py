@@ -21,10 +21,10 @@ from fedsim.real.asked import Asked, check
 from fedsim.real.deployment import Deployment, deployment
 from fedsim.real.folder import write_app
 from fedsim.record import manifest
-from fedsim.record.leaving import Patience
+from fedsim.record.leaving import Interrupted, Patience
 from fedsim.scenario.build import build
 from fedsim.score.run import Run
-from fedsim.session import Interrupted, Progress, Watch
+from fedsim.session import Progress, Watch
 
 LOOK_S = 0.3
 """How often the run folder is looked at."""

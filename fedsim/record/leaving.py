@@ -15,6 +15,10 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 PRESSES = 5
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, once there is a run folder: says which, and how far the run came."""
+
+
 @dataclass
 class Patience:
     """Lets the first signal through, and keeps those that come while a run leaves until it has left.

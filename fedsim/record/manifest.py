@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core import own
+from fedsim.core.children import interpreter_flags
 from fedsim.core.errors import RunError, reason
-from fedsim.core.types import interpreter_flags
 from fedsim.data.source import DATA_VARIABLE, changed
 from fedsim.record.about import fault
 

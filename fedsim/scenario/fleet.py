@@ -24,8 +24,8 @@ from fedsim.scenario.explain import Wanted, explain, sections
 from fedsim.scenario.kinds import Slot
 from fedsim.scenario.load import read_table
 from fedsim.scenario.making import made_at
-from fedsim.scenario.schema import Section, Table
-from fedsim.scenario.schema import Transport as TransportSection
+from fedsim.scenario.section import FleetClients, Section, Table
+from fedsim.scenario.section import Transport as TransportSection
 
 WAYS = ("seconds_per_example", "flops_per_example", "seconds", "function")
 """The ways to say what a message costs, of which one is given."""
@@ -53,15 +53,6 @@ class Cost(Section):
         if len(given) != 1:
             raise ValueError(f"give one of {', '.join(WAYS)} ({' and '.join(given) or 'none'} given), like seconds_per_example = 0.01")
         return self
-
-
-class FleetClients(Section):
-    """How many clients, and their devices, links and availability: as in a scenario."""
-
-    count: Annotated[int, Field(ge=1, le=10_000_000)]
-    compute: Table = Field(default_factory=lambda: {"kind": "constant", "gflops": 5.0, "overhead_s": 1.0})
-    network: Table = Field(default_factory=lambda: {"kind": "ideal"})
-    availability: Table = Field(default_factory=lambda: {"kind": "always"})
 
 
 class FleetEngine(Section):

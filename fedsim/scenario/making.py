@@ -9,7 +9,7 @@ from fedsim.core.errors import ScenarioError, door
 from fedsim.data.source import Pool
 from fedsim.scenario.guards import guarded, unwritable
 from fedsim.scenario.kinds import Slot, chosen, slots
-from fedsim.scenario.schema import Table
+from fedsim.scenario.section import Table
 
 
 def made(noun: str, table: Table, *, place: str = "", **given: Any) -> Any:

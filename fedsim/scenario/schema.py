@@ -9,10 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from fedsim.learn.pace import Clock
-
-Table = dict[str, Any]
-"""A table ``{ kind = "...", settings }``; its settings are checked against the registered function (kinds.py)."""
-
+from fedsim.scenario.section import FleetClients, Section, Table, Transport
 
 Moment = Annotated[float, Field(ge=0)]
 """Virtual seconds since the start of the run."""
@@ -29,12 +26,6 @@ _TOO_LARGE = (
 _PRECISION = "What products are computed in while training; parameters, losses, evaluation and aggregation stay as dtype says."
 LATER = "came after fedsim-digest-1"
 """The mark of a key that older scenarios lack: left out where it stands at its default, so that what they hash to stays."""
-
-
-class Section(BaseModel):
-    """A frozen table that refuses unknown keys and takes no string for a number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -75,34 +66,14 @@ class Stream(Section):
         return given
 
 
-class Clients(Section):
-    """How many clients, and their devices, links and availability."""
+class Clients(FleetClients):
+    """How many clients, their devices, links and availability, and what they do with what streams in."""
 
-    count: Annotated[int, Field(ge=1, le=10_000_000)]
-    compute: Table = Field(default_factory=lambda: {"kind": "constant", "gflops": 5.0, "overhead_s": 1.0})
-    network: Table = Field(default_factory=lambda: {"kind": "ideal"})
-    availability: Table = Field(default_factory=lambda: {"kind": "always"})
     ram: Annotated[Table | None, Field(description=_RAM)] = None
     loading: Annotated[Table | None, Field(description=_LOADING)] = None
     replay: Table | None = None
     detector: Table | None = None
     reaction: Table | None = None
-
-
-class Transport(Section):
-    """What Flower's own processes add to links and devices: when they look for messages, and whose cores they share.
-
-    Without it messages are brought at once. Flower's SuperNode looks every 3 s for messages and every 0.5 s for its app's reply, its
-    own server every 3 s; a deployment of ours oftener, as ``fedsim calibrate`` finds.
-    """
-
-    node_poll_s: Annotated[float, Field(ge=0, description="seconds after which a SuperNode that found no message looks again")] = 3.0
-    reply_poll_s: Annotated[float, Field(ge=0, description="seconds between its looks for the reply of its app")] = 0.5
-    server_poll_s: Annotated[float, Field(ge=0, description="seconds between the server's looks for replies")] = 3.0
-    server_s: Annotated[float, Field(ge=0, description="seconds that the server takes from one exchange to the next")] = 0.0
-    cores: Annotated[
-        float | None, Field(gt=0, description="cores of one computer that all clients share equally; a device for each unless given")
-    ] = None
 
 
 class Model(BaseModel):

@@ -73,10 +73,10 @@ def studied(
     from fedsim.core.machine import ALONE
     from fedsim.many.asked import jobs_of, read_seeds
     from fedsim.many.runs import Crew
+    from fedsim.record.leaving import Interrupted
     from fedsim.record.place import check_place
     from fedsim.scenario.build import build
     from fedsim.score.target import Target
-    from fedsim.session import Interrupted
     from fedsim.studies import plan as plans
     from fedsim.studies.batch_size import Course
     from fedsim.studies.host import measured

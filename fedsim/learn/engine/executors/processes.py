@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pickle
 import selectors
-import signal
 import socket
 import subprocess
 import sys
@@ -17,14 +16,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from fedsim.core import own
+from fedsim.core.children import command, ended, environment
 from fedsim.core.errors import FedsimError, RunError, ScenarioError, reason
-from fedsim.core.types import Params, interpreter_flags
+from fedsim.core.types import Params
 from fedsim.core.warned import tell
 from fedsim.data.source import Examples
 from fedsim.learn.engine import shared
@@ -228,7 +227,7 @@ class Workers:
             code = worker.process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             code = None
-        how = "closed its line" if code is None else f"ended with exit code {code}" if code >= 0 else f"was killed by {_signal(-code)}"
+        how = "closed its line" if code is None else ended(code)
         self._said.seek(0)
         last = (self._said.read().decode(errors="replace").strip().splitlines() or [""])[-1][:160]
         labels = worker.unit[1].labels if worker.unit else []
@@ -276,15 +275,11 @@ def _start(number: int, said: IO[bytes]) -> _Worker:
     """Return worker *number*, its process started; it finds modules where this one does."""
     mine, theirs = socket.socketpair()
     with theirs:
-        environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(str(Path(place or ".").absolute()) for place in sys.path),
-        }  # fmt: skip
         try:
-            # -P: the working directory must not stand before everything else. A group of its own: Ctrl-C is for us.
+            # A group of its own: Ctrl-C is for us.
             process = subprocess.Popen(
-                [sys.executable, *interpreter_flags(), "-P", "-m", "fedsim.learn.engine.executors.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment, process_group=0,
+                command("fedsim.learn.engine.executors.worker", str(theirs.fileno())),
+                pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=said, stderr=said, env=environment(), process_group=0,
             )  # fmt: skip
         except BaseException:
             mine.close()
@@ -314,10 +309,3 @@ class _Story(Exception):
 
 def _bytes(text: bytes) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     return np.frombuffer(text, np.uint8)
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

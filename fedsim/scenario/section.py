@@ -1,0 +1,41 @@
+"""The base of every section, and the sections that a scenario and a fleet file share. Knows no kind."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Table = dict[str, Any]
+"""A table ``{ kind = "...", settings }``; its settings are checked against the registered function (kinds.py)."""
+
+
+class Section(BaseModel):
+    """A frozen table that refuses unknown keys and takes no string for a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class FleetClients(Section):
+    """How many clients there are, and their devices, links and availability: what a fleet says of them."""
+
+    count: Annotated[int, Field(ge=1, le=10_000_000)]
+    compute: Table = Field(default_factory=lambda: {"kind": "constant", "gflops": 5.0, "overhead_s": 1.0})
+    network: Table = Field(default_factory=lambda: {"kind": "ideal"})
+    availability: Table = Field(default_factory=lambda: {"kind": "always"})
+
+
+class Transport(Section):
+    """What Flower's own processes add to links and devices: when they look for messages, and whose cores they share.
+
+    Without it messages are brought at once. Flower's SuperNode looks every 3 s for messages and every 0.5 s for its app's reply, its
+    own server every 3 s; a deployment of ours oftener, as ``fedsim calibrate`` finds.
+    """
+
+    node_poll_s: Annotated[float, Field(ge=0, description="seconds after which a SuperNode that found no message looks again")] = 3.0
+    reply_poll_s: Annotated[float, Field(ge=0, description="seconds between its looks for the reply of its app")] = 0.5
+    server_poll_s: Annotated[float, Field(ge=0, description="seconds between the server's looks for replies")] = 3.0
+    server_s: Annotated[float, Field(ge=0, description="seconds that the server takes from one exchange to the next")] = 0.0
+    cores: Annotated[
+        float | None, Field(gt=0, description="cores of one computer that all clients share equally; a device for each unless given")
+    ] = None
