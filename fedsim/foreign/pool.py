@@ -220,7 +220,8 @@ class Pool:
             try:  # A group of its own: Ctrl-C is for us.
                 process = subprocess.Popen(
                     command("fedsim.foreign.worker", str(theirs.fileno()), str(block)),
-                    pass_fds=[theirs.fileno(), block], stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said, env=environment(), process_group=0,
+                    pass_fds=[theirs.fileno(), block], stdin=subprocess.DEVNULL, stdout=self.said, stderr=self.said,
+                    env=environment(), process_group=0,
                 )  # fmt: skip
             except OSError as error:
                 raise RunError(f"a process for the ClientApp could not be started ({error.strerror}).") from None
