@@ -1,18 +1,21 @@
-"""Commands that set runs beside each other: ``fedsim compare``."""
+"""Commands that set runs beside each other: ``fedsim compare`` and ``fedsim runs``."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fedsim.cli_words import AsJson, Seed, Set, as_line, errors
+from fedsim.core.errors import ScenarioError
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this file to *app*."""
-    app.command()(compare)
+    for command in (compare, runs):
+        app.command()(command)
 
 
 def compare(
@@ -77,3 +80,25 @@ def compare(
             print(as_line(table.summary(found)))
         else:
             table.show(found)
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where to look. Default runs.", show_default=False)] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs in a folder, the newest first: how each stands, how far it came, and what it came to.
+
+    Those of studies, comparisons and validations, which stand in a folder of their own, too.
+    """
+    with errors():
+        from fedsim.record.listed import listed
+
+        if not folder.is_dir():
+            raise ScenarioError(f"{folder}: is no folder. Name one that holds runs, like fedsim runs runs/quickstart.compare.")
+        found = listed(folder)
+        if as_json:
+            print(as_line({"runs": [dataclasses.asdict(each) for each in found]}))
+        else:
+            from fedsim import show_runs
+
+            show_runs.runs(found, folder)
