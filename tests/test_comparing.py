@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from pathlib import Path
@@ -101,7 +102,7 @@ def test_a_budget_that_ends_decides_nothing(tiny: Tiny, tmp_path: Path, beside: 
     each = late.against[0]
 
     assert "not decided" == each.verdict and each.why.endswith("pairs, and looks are at 5, 10, 20, 40 only")
-    assert each.why.startswith("the budget of 10m ended after 2 pairs") and 5 <= len(beside) <= 7
+    assert re.match("the budget of 10m ended after [23] pairs", each.why) and 5 <= len(beside) <= 7
     assert ["worse"] == [each.verdict for each in compared(tiny(BASE), **options).against]
     assert 10 == len(set(beside)) == len(beside)
 

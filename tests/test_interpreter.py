@@ -15,6 +15,7 @@ from torch import nn
 
 import fedsim
 from conftest import tiny_table
+from fedsim.core import children
 from fedsim.core.children import interpreter_flags
 from fedsim.core.errors import RunError, must
 from fedsim.learn.engine import step as steps
@@ -70,7 +71,7 @@ def test_flags_are_what_python_was_started_with() -> None:
 
 def test_workers_are_started_with_the_flags_of_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's command line has them: under -O two workers would disagree with one."""
-    monkeypatch.setattr(processes, "interpreter_flags", lambda: ["-O", "-X", "utf8"])
+    monkeypatch.setattr(children, "interpreter_flags", lambda: ["-O", "-X", "utf8"])
     started: list[list[str]] = []
     popen = subprocess.Popen
 

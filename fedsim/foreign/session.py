@@ -137,7 +137,7 @@ class _Session:
     final: Params = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        self.going = Going(self)
+        self.going = Going(self, late=True)
 
     def go(self, name: str, out: str | Path | None) -> None:
         """Run to the end, and leave a folder that is readable whatever happens."""

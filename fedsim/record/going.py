@@ -59,9 +59,13 @@ class Goes(Protocol):
 
 @dataclass
 class Going:
-    """The folder of *run*, from its first manifest to its last; *journal* is there once there is a folder."""
+    """The folder of *run*, from its first manifest to its last; *journal* is there once there is a folder.
+
+    *late*: what is wrong with a reader's words may only show while the run goes, and stays a ScenarioError then.
+    """
 
     run: Goes
+    late: bool = False
     folder: Path = Path()
     journal: Journal | None = None
     _told: float = field(default=0.0, init=False)
@@ -88,7 +92,8 @@ class Going:
                     raise
                 if isinstance(broken, OSError | sqlite3.Error):  # A disk: no story but what was recorded.
                     raise RunError(f"{error} What was recorded until then is in {self.folder}.") from broken
-                raise RunError(f"{error}{self._story()}") from broken
+                kind = type(broken) if self.late and isinstance(broken, FedsimError) else RunError
+                raise kind(f"{error}{self._story()}") from broken
             finally:
                 patience.leaving = True
                 self._leave(status, error)

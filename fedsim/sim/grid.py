@@ -215,7 +215,7 @@ class VirtualGrid(Grid):
             self._looked(started, timeout)
         else:
             started = first.sent_s
-            self._inbox.sleep(delay(self.now, self._observed.end_s(first)))
+            self._sleep_until(self._observed.end_s(first))
         ready = self._inbox.take(ids)
         self._look_who_ended(ready, len(ids))
         missed = [delivery for delivery in sent if delivery.stage != "arrived"]
@@ -225,6 +225,10 @@ class VirtualGrid(Grid):
         if self._crew.transport is not None and self._crew.transport.server_s:
             self._inbox.sleep(self._crew.transport.server_s)
         return ready, row
+
+    def _sleep_until(self, moment_s: Seconds) -> None:
+        while self.now < moment_s:
+            self._inbox.sleep(delay(self.now, moment_s))
 
     def _look_who_ended(self, ready: list[Delivery], asked: int) -> None:
         """Take who of those that are *ready* said that their stream had ended, and see whether everybody's has."""
@@ -247,7 +251,7 @@ class VirtualGrid(Grid):
     def _push(self, messages: Iterable[Message]) -> list[Delivery]:
         read: Read = {}
         if self._observed is not None and (messages := list(messages)):
-            self._inbox.sleep(delay(self.now, self._observed.sent_s(self.asked + 1, self.now)))
+            self._sleep_until(self._observed.sent_s(self.asked + 1, self.now))
         return [self._send(self._crew.post.delivery(message, self.now, read)) for message in messages]
 
     def _send(self, delivery: Delivery) -> Delivery:

@@ -272,7 +272,7 @@ def test_teeth_a_run_that_consumes_its_luck_is_caught(go: Go, monkeypatch: pytes
 
     assert durations(go(common)) == durations(go(asking))
 
-    monkeypatch.setattr(exponential, "seconds", lambda self, client, task, flops: draws.exponential() * flops / 1e6)
+    monkeypatch.setattr(exponential, "seconds", lambda self, client, task, flops, steps: draws.exponential() * flops / 1e6)
     assert durations(go(common)) != durations(go(asking))
 
 
