@@ -111,7 +111,7 @@ class Repeating:
 
 
 def delay(now: Seconds, moment_s: Seconds) -> Seconds:
-    """Return a delay from *now* towards *moment_s*: the last of them, one after the other, ends there to the last bit; 0 where that is over.
+    """Return a delay from *now* towards *moment_s*: the last of them, one after the other, ends there to the last bit; 0 when it is over.
 
     From *now* on that is no less than half of *moment_s* their difference is exact (Sterbenz 1974), and so is what it adds up to.
     From before, there need not be any float that gives *moment_s*; the first delay therefore ends on the way.
