@@ -60,7 +60,8 @@ def test_a_bundle_runs_as_its_folder_does(
     done = fedsim.load(tmp_path / "run")
 
     assert 0 == answer.code, answer
-    assert by_folder.digest == json.loads(answer.out.splitlines()[-1])["digest"]  # The last line: once, in a crowd, there was one before.
+    last = answer.out.splitlines()[-1]  # Once, in a crowd, there was one before.
+    assert by_folder.digest == json.loads(last)["digest"]
     assert Path(done.manifest["app"]["folder"]).is_relative_to(home / "apps")
     assert 0 == cli("verify", done.path, "--quiet").code
 
