@@ -51,7 +51,7 @@ def repacked(bundle: Path, change: Callable[[str, bytes], bytes | None]) -> Path
 def test_a_bundle_runs_as_its_folder_does(
     bundle: Path, home: Path, cli: Callable[..., Any], fleet: Table, tmp_path: Path, run: Callable[..., fedsim.Run]
 ) -> None:
-    """``fedsim run FILE.fab --fleet F --json`` has the digest of the folder it was made of, which its last line tells, and can be verified."""
+    """``fedsim run FILE.fab --fleet F --json`` has the digest of the folder it was made of, told in its last line, and can be verified."""
     words = ("--run-config", "num-server-rounds=1", "--out", tmp_path / "run", "--json")
     file = tmp_path / "fleet.toml"
     file.write_text(toml(fleet()) + "\n")
