@@ -168,16 +168,9 @@ class _Session:
         self.privacy = privacy_of(self.parts.strategy.strategy, float(table.get("noise_multiplier", 0.0)))
         self.going = Going(self)
 
-    @property
-    def journal(self) -> Journal:
-        """Return the run's journal. Raises RunError before there is one."""
-        if self.going.journal is None:
-            raise RunError("something was to be recorded before there was a run folder. This is a defect of fedsim.")
-        return self.going.journal
-
     def drive(self) -> None:
         """Run to the end, on the ground."""
-        self.ground = self.lay(self.parts, self.queue, self.journal)
+        self.ground = self.lay(self.parts, self.queue, self.going.journal)
         self._drive()
         self.ground.finish()
 
@@ -238,7 +231,7 @@ class _Session:
         scenario = self.loaded.scenario
         self.round = server_round
         self.latest = self.parts.scored(records.params_of(arrays))
-        if scenario.stop and scenario.stop.noise_floor and lost(self.journal.signals, scenario.stop.noise_floor):
+        if scenario.stop and scenario.stop.noise_floor and lost(self.going.journal.signals, scenario.stop.noise_floor):
             self.stopped = scenario.stop.words
         last = server_round == scenario.server.rounds or self.ground.exhausted or bool(self.stopped)
         if server_round % scenario.evaluate.every and not last:
@@ -277,7 +270,7 @@ class _Session:
 
     def _record(self, server_round: int, scope: str, name: str, value: float) -> None:
         sent = self.ground.invariants
-        self.journal.metric(
+        self.going.journal.metric(
             MetricRow(server_round, self.ground.now, scope, name, value, sent.down_bytes, sent.up_bytes)
         )
 
@@ -313,7 +306,7 @@ class _Session:
             )
             return [f"{went} {strangers[0]}: nodes are {nodes} (grid.get_node_ids())."]
         if self.ground.arrived:
-            return [] if self.stopped else floor_unseen(self.loaded.scenario, len(self.journal.signals))
+            return [] if self.stopped else floor_unseen(self.loaded.scenario, len(self.going.journal.signals))
         deadline_s = self.loaded.scenario.server.round_timeout_s
         if self.ground.exhausted and self.ground.asked:
             return ["Every stream had ended before one reply came, so nothing was learned: no example came with its label (stream.labels)."]
@@ -327,7 +320,7 @@ class _Session:
     def manifest(self, status: str, error: str = "") -> dict[str, Any]:
         """Return what the manifest says."""
         parts = self.parts
-        ground, journal = getattr(self, "ground", None), self.going.journal  # Neither is there for the first one.
+        ground, journal = getattr(self, "ground", None), self.going.opened  # Neither is there for the first one.
         sent, done = ground.invariants if ground else None, journal if status == "done" else None
         return composed(self.going.folder, self.setup, Reached(
             status=status, error=error, digest=done.digest.value if done else None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.core import own
-from fedsim.core.errors import RunError, ScenarioError
+from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
@@ -27,7 +27,7 @@ from fedsim.foreign.server import Served, params_of, serve
 from fedsim.foreign.wire import Load, records
 from fedsim.record.composed import Reached, Setup, composed
 from fedsim.record.going import Going
-from fedsim.record.journal import Journal, MetricRow
+from fedsim.record.journal import MetricRow
 from fedsim.record.place import check_place
 from fedsim.scenario.fleet import Devices, Fleet, LoadedFleet, devices, load_fleet
 from fedsim.score.run import Run
@@ -145,13 +145,6 @@ class _Session:
         self.pool.wait_ready()  # Before there is a folder: an app that cannot be loaded leaves none.
         self.going.go(name, self.loaded.fleet.seed, out)
 
-    @property
-    def journal(self) -> Journal:
-        """Return the run's journal. Raises RunError before there is one."""
-        if self.going.journal is None:
-            raise RunError("something was to be recorded before there was a run folder. This is a defect of fedsim.")
-        return self.going.journal
-
     def drive(self) -> None:
         """Run the app's server to its end."""
         self._serve()
@@ -175,7 +168,7 @@ class _Session:
     def metric(self, server_round: int, scope: str, name: str, value: float) -> None:
         """Record a score that the server told."""
         sent = self.grid.invariants
-        self.journal.metric(MetricRow(server_round, self.grid.now, scope, name, value, sent.down_bytes, sent.up_bytes))
+        self.going.journal.metric(MetricRow(server_round, self.grid.now, scope, name, value, sent.down_bytes, sent.up_bytes))
         if scope == "central":
             self.central.add(name)
         if scope == "central" or name not in self.central:  # Of one name the server's own score counts.
@@ -192,9 +185,9 @@ class _Session:
         fleet, invariants = self.loaded.fleet, Invariants()
         post = self.post = AppPost()
         clients = AppClients(self.pool, self.costs, self.key.fold("app"), fleet.clients.count, post, measuring=self.measure)
-        desk = AppDesk(clients, self.journal, invariants)
+        desk = AppDesk(clients, self.going.journal, invariants)
         crew = Crew(fleet.clients.count, self.having.availability, self.having.network, clients, post, desk, self.having.transport)
-        self.grid = VirtualGrid.of(crew, self.journal, invariants)
+        self.grid = VirtualGrid.of(crew, self.going.journal, invariants)
         folder = self.going.folder
         with (
             compat.log_to(folder / "flower.log"), hearing() as self.heard, (folder / SAID).open("w", encoding="utf-8") as said,
@@ -220,7 +213,7 @@ class _Session:
 
     def manifest(self, status: str, error: str = "") -> dict[str, Any]:
         """Return what the manifest says."""
-        grid, journal, fleet = getattr(self, "grid", None), self.going.journal, self.loaded.fleet
+        grid, journal, fleet = getattr(self, "grid", None), self.going.opened, self.loaded.fleet
         sent, done = grid.invariants if grid else None, journal if status == "done" else None
         measured = {kind: cost.model_dump(exclude_none=True) for kind, cost in self.costs.measured.items()}
         table = fleet.plain()

@@ -15,12 +15,12 @@ from scipy.optimize import nnls  # pyright: ignore[reportMissingTypeStubs, repor
 from fedsim.core.errors import RunError
 from fedsim.core.types import FloatArray, Frame, Seconds
 from fedsim.cost.network import constant
+from fedsim.real.again import deployed_run
 from fedsim.real.wire import POLL_S
-from fedsim.record import manifest
 from fedsim.rehearsal import lasting
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.fleet import Fleet, on_fleet
-from fedsim.scenario.load import Loaded, load, recorded
+from fedsim.scenario.load import Loaded, load
 from fedsim.score.run import Run
 from fedsim.session import execute
 
@@ -83,7 +83,7 @@ class Calibration:
             "count": self.clients, "compute": {"kind": "constant", **speeds},
             "network": {"kind": "constant", "down_mbps": WIRE_MBPS, "up_mbps": WIRE_MBPS, "latency_s": _digits(self.latency_s)},
         }  # fmt: skip
-        shared = {} if self.cores is None else {"cores": self.cores}
+        shared = {} if self.cores is None else {"cores": _digits(self.cores)}
         return {"name": self.name, "clients": clients, "transport": {**transport, **shared}}
 
 
@@ -115,11 +115,11 @@ def calibrated(*paths: str | Path) -> Calibration:
     """Return what the deployed runs in *paths* say together, one or several of the same nodes. Raises RunError where they say too little.
 
     Compute: the processor seconds of each task, least squares without negative ones over (1, steps, FLOPs), by relative errors; what its
-    process took besides is fixed. Runs that differ in local work and in batch size tell these apart. The transport's polls are Flower's
-    and ours. What they leave of a round is latency, equal both ways: by dry runs, that with which the rounds of all runs take most
-    nearly what the real ones took.
+    process took besides is fixed. Runs that differ in local work and in batch size tell these apart. How many cores were there for
+    tasks follows from how long these took (``cores_for``). The transport's polls are Flower's and ours. What they leave of a round is
+    latency, equal both ways: by dry runs, that with which the rounds of all runs take most nearly what the real ones took.
     """
-    seen = [_seen(Run(Path(path))) for path in paths]
+    seen = [_seen(path) for path in paths]
     table = pd.concat([each.tasks for each in seen])
     speed, first, notes = speed_of(table), seen[0], list[str]()
     hosts, cores = frozenset().union(*(each.hosts for each in seen)), first.cores
@@ -128,6 +128,8 @@ def calibrated(*paths: str | Path) -> Calibration:
         notes.append(f"The nodes were on {len(hosts)} hosts, and are taken as devices of their own.")
     elif cores is None:
         notes.append("The run does not say how many cores its nodes shared, and they are taken as devices of their own.")
+    else:
+        cores = cores_for([each.tasks for each in seen], cores)
     scenario = first.loaded.scenario
     found = Calibration(
         f"{scenario.name}-fleet", scenario.clients.count, speed.gflops, speed.step_s, speed.overhead_s, 0.0,
@@ -152,21 +154,39 @@ def on(loaded: Loaded, fleet: Mapping[str, Any] | Fleet) -> Loaded:
     return replace(load(loaded.scenario.plain(), changes), folder=loaded.folder)
 
 
-def _seen(run: Run) -> _Seen:
-    about = run.manifest
-    if about.get("ground") != "flower":
-        raise RunError(f"{run.path}: is a simulated run. fedsim calibrate takes one on real clients (fedsim deploy).")
-    if about["status"] != "done":
-        raise RunError(f"{run.path}: is {about['status']}; only a deployed run that is done can be fitted to.")
-    observed_s, rounds = period_s(run), run.rounds
-    scenario, strange = recorded(about["scenario"])
-    if strange:
-        raise RunError(f"{run.path}: this version does not know {', '.join(strange)} of its scenario.")
+def _seen(path: str | Path) -> _Seen:
+    run, loaded = deployed_run(path, "fitted to")
+    about, observed_s, rounds = run.manifest, period_s(run), run.rounds
     gaps_s: FloatArray = (rounds.started_s.to_numpy()[1:] - rounds.ended_s.to_numpy()[:-1])[1:]
     return _Seen(
-        run, Loaded(scenario, manifest.scenario_folder(about, run.path)), observed_s, _tasks(run), gaps_s,
+        run, loaded, observed_s, _tasks(run), gaps_s,
         frozenset(str(node["host"]) for node in about["nodes"]), float(about.get("deployment", {}).get("cores") or 0) or None,
     )  # fmt: skip
+
+
+def cores_for(tables: Sequence[Frame], cores: float) -> float:
+    """Return how many of a computer's *cores* were there for tasks: what else ran, Flower's own processes among it, took the others.
+
+    Of k tasks at once on C cores, min(k, C) go on; so the processor seconds of all tasks are the integral of that over time, which gives
+    C. *tables* are those of runs. Where there never were as many tasks as cores nobody can tell, and all are taken to be there.
+    """
+    at_once, lasted, used = list[int](), list[float](), 0.0
+    for table in tables:
+        turns = sorted([*((start, 1) for start in table.received_s), *((end, -1) for end in table.computed_s)])
+        count = 0
+        for (now, turn), (later, _) in zip(turns, turns[1:], strict=False):
+            count += turn
+            at_once.append(count)
+            lasted.append(later - now)
+        used += float(table.cpu_s.sum())
+    many, long = np.array(at_once, np.float64), np.array(lasted)
+    if many.max() < cores:
+        return cores
+    low, high = 0.0, cores
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if float((np.minimum(many, middle) * long).sum()) < used else (low, middle)
+    return high
 
 
 def _with_latency(found: Calibration, seen: Sequence[_Seen]) -> Calibration:

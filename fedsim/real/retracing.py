@@ -10,10 +10,10 @@ from pathlib import Path
 from fedsim.core.errors import RunError
 from fedsim.core.types import Frame
 from fedsim.learn.engine.queue import Queue
-from fedsim.record import journal, manifest
+from fedsim.real.again import deployed_run
+from fedsim.record import journal
 from fedsim.record.journal import Journal
 from fedsim.scenario.build import Parts
-from fedsim.scenario.load import Loaded, recorded
 from fedsim.score.run import Run
 from fedsim.session import execute
 from fedsim.sim.grid import VirtualGrid
@@ -24,11 +24,6 @@ from fedsim.sim.rows import TaskRow
 
 def observed(run: Run) -> Observed:
     """Return what came of each message of the deployed *run*, and when. Raises RunError where it does not say."""
-    about = run.manifest
-    if about.get("ground") != "flower":
-        raise RunError(f"{run.path}: is a simulated run; what is retraced is one on real clients (fedsim deploy).")
-    if about["status"] != "done":
-        raise RunError(f"{run.path}: is {about['status']}; only a deployed run that is done can be retraced.")
     columns, rows = journal.read(run.path, "tasks")
     tasks = [TaskRow(**dict(zip(columns, row, strict=True))) for row in rows]
     if silent := sorted({row.client for row in tasks if row.started_s < 0 and row.outcome in ("arrived", "late")}):
@@ -43,16 +38,13 @@ def retraced(path: str | Path, out: str | Path, seen: Observed | None = None) ->
 
     Raises RunError where the simulation goes another way: by another message, or another task made of one.
     """
-    real = Run(Path(path))
+    real, loaded = deployed_run(path, "retraced")
     seen = observed(real) if seen is None else seen
-    scenario, strange = recorded(real.manifest["scenario"])
-    if strange:
-        raise RunError(f"{path}: this version does not know {', '.join(strange)} of its scenario.")
 
     def lay(parts: Parts, queue: Queue, journal: Journal) -> Ground:
         return VirtualGrid(parts.fleet, queue, journal, mods=parts.strategy.mods, writable=parts.strategy.writable, observed=seen)
 
-    run = execute(Loaded(scenario, manifest.scenario_folder(real.manifest, real.path)), out, lay=lay)
+    run = execute(loaded, out, lay=lay)
     if len(run.tasks) != len(seen.tasks):
         raise RunError(f"{run.path}: sent {len(run.tasks)} messages, and {len(seen.tasks)} were observed.")
     return run

@@ -59,7 +59,7 @@ class Goes(Protocol):
 
 @dataclass
 class Going:
-    """The folder of *run*, from its first manifest to its last; *journal* is there once there is a folder.
+    """The folder of *run*, from its first manifest to its last; *opened* is its journal, once there is a folder.
 
     *late*: what is wrong with a reader's words may only show while the run goes, and stays a ScenarioError then.
     """
@@ -67,8 +67,15 @@ class Going:
     run: Goes
     late: bool = False
     folder: Path = Path()
-    journal: Journal | None = None
+    opened: Journal | None = None
     _told: float = field(default=0.0, init=False)
+
+    @property
+    def journal(self) -> Journal:
+        """Return the run's journal. Raises RunError before there is one."""
+        if self.opened is None:
+            raise RunError("something was to be recorded before there was a run folder. This is a defect of fedsim.")
+        return self.opened
 
     def go(self, name: str, seed: int, out: str | Path | None) -> None:
         """Run to the end, and leave a folder that is readable whatever happens.
@@ -80,7 +87,7 @@ class Going:
         with patience.watching():
             self.folder = take_place(name, seed, out, self._first)
             try:
-                self.journal = Journal(self.folder)
+                self.opened = Journal(self.folder)
                 self.run.drive()
                 status = "done"
             except KeyboardInterrupt:
@@ -135,7 +142,7 @@ class Going:
 
     def _leave(self, status: str, error: str) -> None:
         """Leave the folder as readable as can be: each step by itself, what a reader needs first, tidying last."""
-        steps, journal, run = Steps(), self.journal, self.run
+        steps, journal, run = Steps(), self.opened, self.run
         if status != "done":
             steps.take("what was under way could not be settled", run.settle)
         arrays, extras = run.last()

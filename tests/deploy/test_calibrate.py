@@ -15,12 +15,14 @@ from fedsim.real.calibration import calibrated, period_s, predicted
 from fedsim.scenario.load import load
 
 GFLOPS, STEP_S, OVERHEAD_S, LATENCY_S, SERVER_S = 0.04, 0.002, 1.5, 0.35, 0.2
+CORES = 1.5
+"""Of two: what else runs takes the rest."""
 PLANTED: dict[str, Any] = {
     "name": "planted", "clients": {
         "count": 4, "compute": {"kind": "constant", "gflops": GFLOPS, "step_s": STEP_S, "overhead_s": OVERHEAD_S},
         "network": {"kind": "constant", "down_mbps": 10_000.0, "up_mbps": 10_000.0, "latency_s": LATENCY_S},
     },
-    "transport": {"node_poll_s": 3.0, "reply_poll_s": 0.5, "server_poll_s": 0.2, "server_s": SERVER_S, "cores": 2.0},
+    "transport": {"node_poll_s": 3.0, "reply_poll_s": 0.5, "server_poll_s": 0.2, "server_s": SERVER_S, "cores": CORES},
 }  # fmt: skip
 SMALL: dict[str, Any] = {"clients.count": 4, "server.rounds": 6, "data.partition": {"kind": "dirichlet", "alpha": 0.5}}
 
@@ -51,7 +53,7 @@ def test_a_planted_fleet_is_found_again(tiny: Any, tmp_path: Path) -> None:
     assert found.step_s == pytest.approx(STEP_S, rel=0.01)
     assert found.overhead_s == pytest.approx(OVERHEAD_S, rel=0.02)
     assert found.server_s == pytest.approx(SERVER_S, abs=0.01)
-    assert found.cores == 2.0
+    assert found.cores == pytest.approx(CORES, rel=0.01)
     assert all(fit.predicted_s == pytest.approx(fit.period_s, rel=0.02) for fit in found.fits)
     other = load(tiny({**SMALL, "clients.count": 3, "training.epochs": 40, "model": {"kind": "mlp", "hidden": [512]}}))
     real, told = (period_s(predicted(other, fleet, tmp_path / name)) for name, fleet in (("r", PLANTED), ("t", found.plain())))

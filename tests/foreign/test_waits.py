@@ -272,7 +272,7 @@ def test_a_server_with_a_loop_of_asyncio_runs_alike(run: Go, app_of: Make) -> No
 
 def test_a_server_that_waits_on_the_hosts_clock_is_noted(run: Go, app_of: Make) -> None:
     """Where another thread could have ended a wait, the manifest says what waited."""
-    waits = "threading.Timer(0.2, print).start(); threading.Event().wait(0.1)"
+    waits = "threading.Timer(0.2, int).start(); threading.Event().wait(0.1)"
     done = run(app_of(server_app=SERVER % waits))
 
     assert any(note.startswith("threading.Event.wait: waited on the host's clock") for note in done.manifest["notes"])
