@@ -19,7 +19,7 @@ def fitted() -> Calibration:
     return calibrated(*(TRACES / name for name in FITTED))
 
 
-CROWDED = pytest.mark.xfail(strict=True, reason="three nodes on two cores take 17 % longer than is foretold from two: a crowd makes each process slower")
+CROWDED = pytest.mark.xfail(strict=True, reason="three nodes on two cores: a crowd makes each process slower (17 % short)")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=CROWDED if nodes > 2 else ()) for name, (nodes, _) in FORETOLD.items()])
