@@ -24,6 +24,10 @@ def calibration(found: Calibration, file: Path) -> None:
         ("besides, each message", f"{found.overhead_s:.3g} s of a processor"),
         ("on the way", f"{found.latency_s:.3g} s, each way"), ("server, between exchanges", f"{found.server_s:.3g} s"),
         ("cores that all share", "none" if found.cores is None else f"{found.cores:g}"),
+        *(
+            () if found.crowd is None
+            else ((f"{found.crowd.begins} or more at once", f"each {found.crowd.factor:.3g} times its processor seconds"),)
+        ),
         *((f"a round of {Path(fit.run).name}", f"{fit.period_s:.3g} s, on this fleet {fit.predicted_s:.3g} s") for fit in found.fits),
         ("fleet file", str(file)),
     ):  # fmt: skip

@@ -8,24 +8,26 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import fedsim
 from fedsim.real.calibration import calibrated, on, period_s, round_s
-from fedsim.record import manifest
+from fedsim.record import journal, manifest
 from fedsim.scenario.build import build
 from fedsim.scenario.load import Loaded, recorded
 
 SCENARIO = Path(__file__).parents[2] / "scenarios/quickstart.toml"
 TRACES = Path(__file__).with_name("traces")
 BASE: dict[str, Any] = {"server.strategy": {"kind": "FedAvg"}, "server.rounds": 4}
-FITTED: dict[str, dict[str, Any]] = {
-    "little-work": {"training.epochs": 1.5}, "more-work": {"training.epochs": 75},
-    "larger-batches": {"training.epochs": 75, "training.batch_size": 40},
+FITTED: dict[str, tuple[int, dict[str, Any]]] = {
+    "little-work": (2, {"training.epochs": 1.5}), "more-work": (2, {"training.epochs": 75}),
+    "larger-batches": (2, {"training.epochs": 75, "training.batch_size": 40}), "more-than-cores": (3, {"training.epochs": 1.5}),
 }  # fmt: skip
-"""Two nodes each, with the quickstart's 64 hidden units."""
+"""Nodes, and what is set; each with the quickstart's 64 hidden units."""
 FORETOLD: dict[str, tuple[int, dict[str, Any]]] = {
     "quickstart": (2, {"server.rounds": 6}),
     "wide": (2, {"server.rounds": 6, "model": {"kind": "mlp", "hidden": [512]}, "training.epochs": 12}),
@@ -33,7 +35,6 @@ FORETOLD: dict[str, tuple[int, dict[str, Any]]] = {
     "deep": (2, {"server.rounds": 5, "model": {"kind": "mlp", "hidden": [256, 256]}, "training.epochs": 30, "training.batch_size": 32}),
 }
 """Nodes, and what is set."""
-KEPT = ("manifest.json", "journal.sqlite")
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     words = words.parse_args()
     place = TRACES if words.traces else words.out
     if not words.traces:
-        for name, (nodes, changes) in {**{name: (2, changes) for name, changes in FITTED.items()}, **FORETOLD}.items():
+        for name, (nodes, changes) in {**FITTED, **FORETOLD}.items():
             if not (place / name).exists():
                 print(f"deploying {name} ...", flush=True)
                 fedsim.deploy(SCENARIO, nodes, overrides={**BASE, **changes}, out=place / name)
@@ -59,7 +60,8 @@ def table(place: Path) -> str:
     found = calibrated(*(place / name for name in FITTED))
     lines = [
         f"{found.gflops:.3g} GFLOP/s, {1e6 * found.step_s:.0f} us a step, {found.overhead_s:.3g} s a message, {found.latency_s:.3g} s on"
-        f" the way, {found.server_s:.3g} s at the server", "", "| run | foretold, s a round | observed | error |", "|---|---|---|---|",
+        f" the way, {found.server_s:.3g} s at the server, {found.cores or 0:.3g} cores for tasks", f"{found.crowd}", "",
+        "| run | foretold, s a round | observed | error |", "|---|---|---|---|",
         *(f"| {Path(fit.run).name} (fitted to) | {fit.predicted_s:.2f} | {fit.period_s:.2f} | {fit.predicted_s / fit.period_s - 1:+.1%} |"
           for fit in found.fits),
     ]  # fmt: skip
@@ -81,8 +83,9 @@ def keep(place: Path) -> None:
     shutil.rmtree(TRACES, ignore_errors=True)
     for name in (*FITTED, *FORETOLD):
         (TRACES / name).mkdir(parents=True)
-        for file in KEPT:
-            shutil.copy(place / name / file, TRACES / name / file)
+        shutil.copy(place / name / journal.FILE, TRACES / name / journal.FILE)
+        about = {**manifest.read(place / name), "folder": os.path.relpath(SCENARIO.parent, TRACES / name)}  # Wherever the clone lies.
+        (TRACES / name / manifest.FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

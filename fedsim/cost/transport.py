@@ -16,7 +16,8 @@ class Transport:
     """How often a SuperNode looks for messages, and for its app's reply, and the server for replies; 0: it need not look.
 
     *server_s* is what the server takes from one exchange to the next. *cores* are those that all clients share, where they are
-    processes of one computer; None: each has a device of its own.
+    processes of one computer; None: each has a device of its own. Where *crowd_from* or more are at work at once, work takes *crowd_factor*
+    times its processor time: more than there are cores take each other's caches.
     """
 
     key: Key
@@ -25,6 +26,8 @@ class Transport:
     server_poll_s: Seconds = 0.0
     server_s: Seconds = 0.0
     cores: float | None = None
+    crowd_from: int | None = None
+    crowd_factor: float | None = None
 
     def began_s(self, client: int) -> Seconds:
         """Return when *client*'s SuperNode looked last before a run began: not after 0, and each has its own luck."""

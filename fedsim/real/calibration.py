@@ -58,6 +58,14 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class Crowd:
+    """From *begins* tasks at once on, each takes *factor* times its processor time."""
+
+    begins: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """What deployed runs say of their nodes and their transport; *notes* are what they cannot say."""
 
@@ -69,6 +77,7 @@ class Calibration:
     latency_s: Seconds
     server_s: Seconds
     cores: float | None
+    crowd: Crowd | None
     tasks: int
     fits: tuple[Fit, ...]
     notes: tuple[str, ...]
@@ -83,7 +92,9 @@ class Calibration:
             "count": self.clients, "compute": {"kind": "constant", **speeds},
             "network": {"kind": "constant", "down_mbps": WIRE_MBPS, "up_mbps": WIRE_MBPS, "latency_s": _digits(self.latency_s)},
         }  # fmt: skip
-        shared = {} if self.cores is None else {"cores": _digits(self.cores)}
+        shared: dict[str, Any] = {} if self.cores is None else {"cores": _digits(self.cores)}
+        if self.crowd is not None:
+            shared |= {"crowd_from": self.crowd.begins, "crowd_factor": _digits(self.crowd.factor)}
         return {"name": self.name, "clients": clients, "transport": {**transport, **shared}}
 
 
@@ -116,13 +127,17 @@ def calibrated(*paths: str | Path) -> Calibration:
 
     Compute: the processor seconds of each task, least squares without negative ones over (1, steps, FLOPs), by relative errors; what its
     process took besides is fixed. Runs that differ in local work and in batch size tell these apart. How many cores were there for
-    tasks follows from how long these took (``cores_for``). The transport's polls are Flower's and ours. What they leave of a round is
-    latency, equal both ways: by dry runs, that with which the rounds of all runs take most nearly what the real ones took.
+    tasks follows from how long these took (``cores_for``); where runs had more nodes than cores and others had not, so does what a crowd
+    costs (``crowd_of``). The transport's polls are Flower's and ours. What they leave of a round is latency, equal both ways: by dry
+    runs, that with which the rounds of all runs take most nearly what the real ones took.
     """
     seen = [_seen(path) for path in paths]
-    table = pd.concat([each.tasks for each in seen])
-    speed, first, notes = speed_of(table), seen[0], list[str]()
+    first, notes, crowd = seen[0], list[str](), None
     hosts, cores = frozenset().union(*(each.hosts for each in seen)), first.cores
+    whole = math.inf if cores is None or len(hosts) > 1 else cores
+    apart, crowded = ([each.tasks for each in seen if (each.loaded.scenario.clients.count > whole) == much] for much in (False, True))
+    table = pd.concat(apart or crowded)
+    speed = speed_of(table)
     if len(hosts) > 1:
         cores = None
         notes.append(f"The nodes were on {len(hosts)} hosts, and are taken as devices of their own.")
@@ -130,10 +145,23 @@ def calibrated(*paths: str | Path) -> Calibration:
         notes.append("The run does not say how many cores its nodes shared, and they are taken as devices of their own.")
     else:
         cores = cores_for([each.tasks for each in seen], cores)
+        if apart and crowded:
+            crowd = crowd_of(crowded, speed, int(whole) + 1)
+        elif crowded:
+            notes.append(
+                f"The nodes were always more than the {whole:g} cores, and slower for it: on fewer, each is faster than this fleet says."
+                f" Another run, of at most {whole:g} nodes, tells (fedsim calibrate RUN RUN)."
+            )
+        else:
+            notes.append(
+                f"The nodes were never more than the {whole:g} cores. More of them take each other's caches, and are slower than this"
+                f" fleet says; another run, of {int(whole) + 1} nodes, tells by how much (fedsim calibrate RUN RUN)."
+            )
     scenario = first.loaded.scenario
     found = Calibration(
         f"{scenario.name}-fleet", scenario.clients.count, speed.gflops, speed.step_s, speed.overhead_s, 0.0,
-        max(0.0, float(np.median(np.concatenate([each.gaps_s for each in seen])))), cores, len(table), (), (*speed.notes, *notes),
+        max(0.0, float(np.median(np.concatenate([each.gaps_s for each in seen])))), cores, crowd,
+        sum(len(each.tasks) for each in seen), (), (*speed.notes, *notes),
     )  # fmt: skip
     return _with_latency(found, seen)
 
@@ -170,16 +198,9 @@ def cores_for(tables: Sequence[Frame], cores: float) -> float:
     Of k tasks at once on C cores, min(k, C) go on; so the processor seconds of all tasks are the integral of that over time, which gives
     C. *tables* are those of runs. Where there never were as many tasks as cores nobody can tell, and all are taken to be there.
     """
-    at_once, lasted, used = list[int](), list[float](), 0.0
-    for table in tables:
-        turns = sorted([*((start, 1) for start in table.received_s), *((end, -1) for end in table.computed_s)])
-        count = 0
-        for (now, turn), (later, _) in zip(turns, turns[1:], strict=False):
-            count += turn
-            at_once.append(count)
-            lasted.append(later - now)
-        used += float(table.cpu_s.sum())
-    many, long = np.array(at_once, np.float64), np.array(lasted)
+    stretches = pd.concat([_stretches(table) for table in tables])
+    many, long = stretches.at_once.to_numpy(dtype=np.float64), stretches.lasted_s.to_numpy(dtype=np.float64)
+    used = float(sum(table.cpu_s.sum() for table in tables))
     if many.max() < cores:
         return cores
     low, high = 0.0, cores
@@ -187,6 +208,32 @@ def cores_for(tables: Sequence[Frame], cores: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if float((np.minimum(many, middle) * long).sum()) < used else (low, middle)
     return high
+
+
+def crowd_of(tables: Sequence[Frame], speed: Speed, begins: int) -> Crowd:
+    """Return what a crowd of *begins* tasks at once or more costs, from *tables* of runs that had so many, by the *speed* of tasks apart.
+
+    A crowd makes a task's processor seconds *factor* times what they are apart. Of all that tasks took, the share in a crowd is that of
+    the time during which so many were at work, weighed by the cores at work; divided by the factor, and with the rest, it is what all
+    would have taken apart.
+    """
+    shared = took = alone = 0.0
+    for table in tables:
+        stretches = _stretches(table)
+        busy = stretches.lasted_s * stretches.at_once.clip(upper=begins - 1)  # Beyond, they share what as many cores do.
+        used = float(table.cpu_s.sum())
+        shared += used * float(busy[stretches.at_once >= begins].sum() / busy.sum())
+        took += used
+        alone += float((table.flops / (1e9 * speed.gflops) + table.steps * speed.step_s + speed.overhead_s).sum())
+    left = alone - (took - shared)
+    return Crowd(begins, max(1.0, shared / left) if left > 0 and shared > 0 else 1.0)
+
+
+def _stretches(table: Frame) -> Frame:
+    """Return the stretches between any task's beginning and end in *table*: how long each lasted, and how many were at work."""
+    turns = sorted([*((start, 1) for start in table.received_s), *((end, -1) for end in table.computed_s)])
+    moments, counts = np.array([now for now, _ in turns]), np.cumsum([turn for _, turn in turns])
+    return pd.DataFrame({"at_once": counts[:-1], "lasted_s": np.diff(moments)})
 
 
 def _with_latency(found: Calibration, seen: Sequence[_Seen]) -> Calibration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Table = dict[str, Any]
 """A table ``{ kind = "...", settings }``; its settings are checked against the registered function (kinds.py)."""
@@ -39,3 +39,14 @@ class Transport(Section):
     cores: Annotated[
         float | None, Field(gt=0, description="cores of one computer that all clients share equally; a device for each unless given")
     ] = None
+    crowd_from: Annotated[int | None, Field(ge=2, description="from how many at work at once on these cores on they are a crowd")] = None
+    crowd_factor: Annotated[
+        float | None, Field(ge=1, description="how many times its processor time work takes in a crowd: caches are shared too")
+    ] = None
+
+    @model_validator(mode="after")
+    def _a_crowd_on_cores(self) -> Transport:
+        given = [name for name in ("cores", "crowd_from", "crowd_factor") if getattr(self, name) is not None]
+        if given not in ([], ["cores"], ["cores", "crowd_from", "crowd_factor"]):
+            raise ValueError(f"crowd_from and crowd_factor go together, and with cores ({' and '.join(given)} given)")
+        return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Protocol
@@ -34,13 +35,15 @@ class Alone:
 class Shared:
     """One computer for all: k clients of one thread each share its *cores* equally, as a kernel's scheduler lets processes.
 
-    Egalitarian processor sharing: each goes at a rate of min(1, cores / k), which changes only when somebody begins or ends, so the
-    clock moves by event. With V(t) the work that a client present throughout has had done by t, a job that begins at V ends when V has
-    grown by its work: a heap of those ends takes O(log k) per change. Ties end in the order in which they began.
+    Egalitarian processor sharing: each goes at a rate of min(1, cores / k), in a crowd of *crowd_from* or more at that over
+    *crowd_factor*, which changes only when somebody begins or ends, so the clock moves by event. With V(t) the work that a client
+    present throughout has had done by t, a job that begins at V ends when V has grown by its work: a heap of those ends takes O(log k)
+    per change. Ties end in the order in which they began.
     """
 
-    def __init__(self, env: simpy.Environment, cores: float) -> None:
+    def __init__(self, env: simpy.Environment, cores: float, crowd_from: int | None = None, crowd_factor: float | None = None) -> None:
         self._env, self._cores = env, cores
+        self._crowd_from, self._crowd_factor = math.inf if crowd_from is None else crowd_from, crowd_factor or 1.0
         self._done, self._at = 0.0, float(env.now)  # V, and when it was that.
         self._jobs: list[tuple[float, int, simpy.Event]] = []
         self._begun = self._plan = 0
@@ -55,7 +58,10 @@ class Shared:
         return end
 
     def _rate(self) -> float:
-        return min(1.0, self._cores / len(self._jobs)) if self._jobs else 0.0
+        if not self._jobs:
+            return 0.0
+        rate = min(1.0, self._cores / len(self._jobs))
+        return rate / self._crowd_factor if len(self._jobs) >= self._crowd_from else rate
 
     def _advance(self) -> None:
         now = float(self._env.now)

@@ -35,8 +35,9 @@ class World:
     ) -> None:  # fmt: skip
         self.env = simpy.Environment()
         self._links = lay(self.env, network)
-        cores = None if transport is None else transport.cores
-        self._host: Host = Alone(self.env) if cores is None else Shared(self.env, cores)
+        self._host: Host = Alone(self.env)
+        if transport is not None and transport.cores is not None:
+            self._host = Shared(self.env, transport.cores, transport.crowd_from, transport.crowd_factor)
         self._transport = transport
         self._clients, self._arrive = clients, arrive
         self._busy: dict[int, deque[simpy.Event]] = {}

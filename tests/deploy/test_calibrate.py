@@ -15,14 +15,15 @@ from fedsim.real.calibration import calibrated, period_s, predicted
 from fedsim.scenario.load import load
 
 GFLOPS, STEP_S, OVERHEAD_S, LATENCY_S, SERVER_S = 0.04, 0.002, 1.5, 0.35, 0.2
-CORES = 1.5
-"""Of two: what else runs takes the rest."""
+CORES, CROWD_FACTOR = 1.5, 1.3
+"""Of two, since what else runs takes the rest; and what three or more at once cost each other."""
 PLANTED: dict[str, Any] = {
     "name": "planted", "clients": {
         "count": 4, "compute": {"kind": "constant", "gflops": GFLOPS, "step_s": STEP_S, "overhead_s": OVERHEAD_S},
         "network": {"kind": "constant", "down_mbps": 10_000.0, "up_mbps": 10_000.0, "latency_s": LATENCY_S},
     },
-    "transport": {"node_poll_s": 3.0, "reply_poll_s": 0.5, "server_poll_s": 0.2, "server_s": SERVER_S, "cores": CORES},
+    "transport": {"node_poll_s": 3.0, "reply_poll_s": 0.5, "server_poll_s": 0.2, "server_s": SERVER_S, "cores": CORES, "crowd_from": 3,
+                  "crowd_factor": CROWD_FACTOR},
 }  # fmt: skip
 SMALL: dict[str, Any] = {"clients.count": 4, "server.rounds": 6, "data.partition": {"kind": "dirichlet", "alpha": 0.5}}
 
@@ -33,19 +34,33 @@ def deployed(run: fedsim.Run, *, tells: bool = True) -> Path:
     about |= {"ground": "flower", "nodes": [{"host": "here"}] * 4, "deployment": {"cores": 2}}
     (run.path / "manifest.json").write_text(json.dumps(about))
     with sqlite3.connect(run.path / "journal.sqlite") as file:
-        for row in run.tasks.itertuples():
+        for row, used_s in zip(run.tasks.itertuples(), used(run.tasks), strict=True):
             if tells:
                 work_s = row.flops / (1e9 * GFLOPS) + row.steps * STEP_S
-                file.execute("INSERT INTO worked VALUES (?, ?, ?, ?)", (row.message, int(row.client), work_s + OVERHEAD_S, work_s))
+                slower = used_s / (work_s + OVERHEAD_S)
+                file.execute("INSERT INTO worked VALUES (?, ?, ?, ?)", (row.message, int(row.client), used_s, work_s * slower))
     return run.path
 
 
+def used(tasks: Any) -> list[float]:
+    """Return the seconds that each of *tasks* had a core: of k at once each has a share of CORES / k."""
+    moments = sorted({*tasks.started_s, *tasks.computed_s})
+    found = [0.0] * len(tasks)
+    for since, until in zip(moments, moments[1:], strict=False):
+        there = [i for i, row in enumerate(tasks.itertuples()) if row.started_s <= since and until <= row.computed_s]
+        for i in there:
+            found[i] += (until - since) * min(1.0, CORES / len(there))
+    return found
+
+
 def test_a_planted_fleet_is_found_again(tiny: Any, tmp_path: Path) -> None:
-    """What runs of other work and other batches took on a known fleet gives that fleet, and foretells another model's rounds."""
-    more = {"more": {"training.epochs": 20}, "wider": {"training.epochs": 20, "training.batch_size": 40}}
-    runs = [
-        deployed(predicted(load(tiny({**SMALL, **changes})), PLANTED, tmp_path / name)) for name, changes in {"small": {}, **more}.items()
-    ]
+    """What runs of other work, other batches and another count took on a known fleet gives that fleet, and another model's rounds."""
+    two: dict[str, Any] = {"clients.count": 2}
+    asked = {
+        "small": two, "more": {**two, "training.epochs": 20}, "wider": {**two, "training.epochs": 20, "training.batch_size": 40},
+        "crowd": {"training.epochs": 20},
+    }  # fmt: skip
+    runs = [deployed(predicted(load(tiny({**SMALL, **changes})), PLANTED, tmp_path / name)) for name, changes in asked.items()]
     found = calibrated(*runs)
 
     assert found.notes == ()
@@ -54,10 +69,16 @@ def test_a_planted_fleet_is_found_again(tiny: Any, tmp_path: Path) -> None:
     assert found.overhead_s == pytest.approx(OVERHEAD_S, rel=0.02)
     assert found.server_s == pytest.approx(SERVER_S, abs=0.01)
     assert found.cores == pytest.approx(CORES, rel=0.01)
+    assert found.crowd is not None
+    assert found.crowd.begins == 3
+    assert found.crowd.factor == pytest.approx(CROWD_FACTOR, rel=0.02)
     assert all(fit.predicted_s == pytest.approx(fit.period_s, rel=0.02) for fit in found.fits)
     other = load(tiny({**SMALL, "clients.count": 3, "training.epochs": 40, "model": {"kind": "mlp", "hidden": [512]}}))
     real, told = (period_s(predicted(other, fleet, tmp_path / name)) for name, fleet in (("r", PLANTED), ("t", found.plain())))
     assert told == pytest.approx(real, rel=0.02)
+    apart = calibrated(*runs[:3])  # Who has seen no crowd knows of none, and says so.
+    assert "more of them" in apart.notes[0].lower()
+    assert period_s(predicted(other, apart.plain(), tmp_path / "apart")) < 0.9 * real
     alone = calibrated(runs[0])  # Tasks of one size: what is fixed of them is taken for speed, and the note says so.
     assert "about one size" in alone.notes[0]
     assert alone.gflops < GFLOPS / 2

@@ -38,7 +38,7 @@ def ends(host: Callable[[simpy.Environment], Host], asked: list[Job]) -> list[fl
     return found
 
 
-def by_hand(cores: float, asked: list[Job]) -> list[float]:
+def by_hand(cores: float, asked: list[Job], crowd: tuple[int, float] = (1000, 1.0)) -> list[float]:
     """Return the same by going from change to change over all jobs: no heap, no virtual time."""
     left, found, now = dict(enumerate(takes for _, takes in asked)), [-1.0] * len(asked), 0.0
     while left:
@@ -47,7 +47,7 @@ def by_hand(cores: float, asked: list[Job]) -> list[float]:
             found[place] = now
             del left[place]
             active.remove(place)
-        rate = min(1.0, cores / len(active)) if active else 0.0
+        rate = min(1.0, cores / len(active)) / (crowd[1] if len(active) >= crowd[0] else 1.0) if active else 0.0
         coming = [asked[place][0] - now for place in left if asked[place][0] > now]
         step = min([*coming, *(left[place] / rate for place in active)], default=0.0)
         for place in active:
@@ -79,6 +79,16 @@ def test_shared_cores_are_shared_equally(cores: float, seed: int) -> None:
 
     np.testing.assert_allclose(ends(lambda env: Shared(env, cores), asked), by_hand(cores, asked), rtol=0, atol=1e-9)
     assert not np.allclose(ends(lambda env: Queue(env, cores), asked), by_hand(cores, asked))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_crowd_is_slower_while_it_lasts(seed: int) -> None:
+    """From three at once on each takes 1.3 times its processor time, and no longer than there are three; a slower computer is not that."""
+    asked = jobs(seed, 20)
+    found = ends(lambda env: Shared(env, 2, 3, 1.3), asked)
+
+    np.testing.assert_allclose(found, by_hand(2, asked, (3, 1.3)), rtol=0, atol=1e-9)
+    assert not np.allclose(found, ends(lambda env: Shared(env, 2 / 1.3), asked))
 
 
 def test_as_many_cores_as_jobs_are_devices_of_their_own() -> None:
