@@ -19,18 +19,20 @@ if TYPE_CHECKING:
     from fedsim.real import calibrate, deploy, retrace, validate
     from fedsim.score.run import Run, load
     from fedsim.session import run
+    from fedsim.sizing import size
     from fedsim.studies import study
 
 __all__ = [
     "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "laws", "load",
-    "retrace", "run", "run_app", "study", "validate",
+    "retrace", "run", "run_app", "size", "study", "validate",
 ]  # fmt: skip
 
 _LATE = {
     "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "calibrate": "fedsim.real",
     "compare": "fedsim.comparing", "deploy": "fedsim.real", "laws": "fedsim.laws", "retrace": "fedsim.real",
     "validate": "fedsim.real",
-    "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "study": "fedsim.studies",
+    "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "size": "fedsim.sizing",
+    "study": "fedsim.studies",
 }  # fmt: skip
 
 

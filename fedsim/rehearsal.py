@@ -6,6 +6,7 @@ after the other is therefore sampled over the virtual time that it will take, an
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -135,14 +136,16 @@ class Foretold:
 
 @dataclass(slots=True)
 class _Heard:
-    """Counts what a rehearsal's rounds asked and missed."""
+    """Counts what a rehearsal's rounds asked and missed; *also* hears each row of a task or a round."""
 
     asked: int = 0
     missed: int = 0
     batches: int = 0
+    also: Callable[[TaskRow | RoundRow], None] | None = None
 
     def task(self, row: TaskRow) -> None:
-        pass
+        if self.also:
+            self.also(row)
 
     def tested(self, row: PredictionRow) -> None:
         raise AssertionError("a rehearsal tests nothing")
@@ -160,6 +163,8 @@ class _Heard:
         raise AssertionError("a rehearsal trains nothing")
 
     def round(self, row: RoundRow) -> None:
+        if self.also:
+            self.also(row)
         if row.kind == "train":
             self.asked, self.missed, self.batches = self.asked + row.asked, self.missed + row.missed, self.batches + 1
 
@@ -220,12 +225,32 @@ def lasting(parts: Parts) -> FloatArray:
     """
     stage = _Stage(parts)
     try:
-        with compat.log_to(None), compat.virtual_sleep(stage.grid.wait_for_others), compat.cheap_collections():
-            while len(stage.rows) < parts.scenario.server.rounds and not stage.grid.exhausted:
-                stage.play()
+        _play(stage)
         return stage.table[:, 1]
     finally:
         stage.grid.close()
+
+
+def told(parts: Parts, *, wall_s: float, also: Callable[[TaskRow | RoundRow], None]) -> int:
+    """Rehearse the rounds of *parts* one after the other for about *wall_s*, all that there is time for; return how many.
+
+    *also* hears each row of a task or a round, those on the wire at the end too. Raises RunError as ``rehearse`` does.
+    """
+    stage = _Stage(parts)
+    stage.heard.also = also
+    try:
+        _play(stage, wall_s)
+        stage.grid.finish(broken=True)
+        return len(stage.rows)
+    finally:
+        stage.grid.close()
+
+
+def _play(stage: _Stage, wall_s: float = math.inf) -> None:
+    began = time.monotonic()
+    with compat.log_to(None), compat.virtual_sleep(stage.grid.wait_for_others), compat.cheap_collections():
+        while len(stage.rows) < stage.parts.scenario.server.rounds and not stage.grid.exhausted and time.monotonic() - began < wall_s:
+            stage.play()
 
 
 def _rehearsed(stage: _Stage, wall_s: float, rounds: int | None, watch: Watch | None) -> Foretold:

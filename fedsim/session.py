@@ -34,6 +34,7 @@ from fedsim.record.place import check_place
 from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
 from fedsim.scenario.floor import floor_unseen
+from fedsim.scenario.hollow import check_trains
 from fedsim.scenario.load import Loaded, load, recorded
 from fedsim.scenario.schema import Scenario, Stop
 from fedsim.score.compare import difference
@@ -103,6 +104,7 @@ def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None =
     check_place(loaded.scenario.name, loaded.scenario.seed, out)
     with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)
+        check_trains(loaded.scenario, parts.model, parts.federation)
         session = _Session(parts, loaded, Queue(parts.engine, executor), watch, lay)
         try:
             session.going.go(loaded.scenario.name, loaded.scenario.seed, out)

@@ -139,8 +139,8 @@ def test_check_says_what_a_task_comes_to(
 
 
 def test_list_names_every_kind(cli: Callable[..., Any]) -> None:
-    """``list`` names every kind of every slot; ``list KIND`` those of one; an unknown word ends with 2."""
-    everything, some, nothing = cli("list"), cli("list", "partition"), cli("list", "partitons")
+    """``list all`` names every kind of every slot; ``list KIND`` those of one; an unknown word ends with 2."""
+    everything, some, nothing = cli("list", "all"), cli("list", "partition"), cli("list", "partitons")
 
     words = ["digits", "idx", "dirichlet", "shards", "cnn", "sgd", "lognormal", "onoff", "FedAvg", "Krum", "QFedAvg"]
     assert [] == [word for word in words if word not in everything.out]

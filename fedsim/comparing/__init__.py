@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fedsim.many.runs import Told
 
 SEEDS = 5
-UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 
 
 def compare(
@@ -74,13 +73,14 @@ def compared(
 ) -> Comparison:
     """Return what a comparison found, its page written where there is a folder for it; *told* hears how far it is. See ``compare``."""
     from fedsim.comparing.course import Course, now
+    from fedsim.many.asked import span
 
     began = now()
     if not (isinstance(matters, int | float) and math.isfinite(matters) and matters >= 0):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ScenarioError(f"--matters {matters!r}: must be a number >= 0, in the unit of the measure that decides, like 0.01.")
     if until_decided and seeds is not None:
         raise ScenarioError("--until-decided: says itself how many seeds (5, 10, 20, 40). Leave --seeds out.")
-    budget_s = None if budget is None else span(budget)
+    budget_s = None if budget is None else span(budget, "--budget", "10m, 90s or 2h, of wall time")
     if budget_s is not None and not until_decided:
         raise ScenarioError("--budget: goes with --until-decided.")
     found = sides(what, variants, overrides, seed)
@@ -115,18 +115,6 @@ def planned(found: Sequence[Side], *, by: str | None, target: str | None, matter
         metric = re.split(r"[<>=]", target, maxsplit=1)[0].strip()
         goal = Target.read(target, [metric] if metric else [])  # Whether it is reported shows after the first runs.
     return Plan(goal, by, matters, pairs)
-
-
-def span(words: str | float) -> float:
-    """Return the seconds that ``--budget`` names.
-
-    >>> span("10m"), span("90s"), span("1.5h"), span(30)
-    (600.0, 90.0, 5400.0, 30.0)
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(words))
-    if not found or float(found[1]) <= 0:
-        raise ScenarioError(f"--budget {words!r}: must look like 10m, 90s or 2h, of wall time.")
-    return float(found[1]) * UNITS[found[2]]
 
 
 def _unlike(side: Side, base: Side) -> list[str]:

@@ -1,11 +1,15 @@
-"""How many processes, and which seeds: what whoever wants many runs may ask for."""
+"""How many processes, which seeds, and how long: what whoever wants many runs may ask for."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from fedsim.core.errors import ScenarioError
+from fedsim.core.types import Seconds
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 
 
 def jobs_of(asked: int | None) -> int:
@@ -22,3 +26,15 @@ def read_seeds(asked: int | Sequence[int], first: int) -> tuple[int, ...]:
     if not 1 <= len(seeds) <= 100 or not all(0 <= seed < 2**63 for seed in seeds):
         raise ScenarioError(f"--seeds {asked}: must be between 1 and 100 seeds, none below 0.")
     return seeds
+
+
+def span(words: str | float, option: str, example: str) -> Seconds:
+    """Return the seconds that *words* of *option* name. Raises ScenarioError for what is none.
+
+    >>> [span(words, "--budget", "10m") for words in ("10m", "90s", "1.5h", 30)]
+    [600.0, 90.0, 5400.0, 30.0]
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd]?)\s*", str(words))
+    if not found or float(found[1]) <= 0:
+        raise ScenarioError(f"{option} {words!r}: must look like {example}.")
+    return float(found[1]) * UNITS[found[2]]

@@ -182,6 +182,8 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "fraction": "share of the clients that drift at all",
     },
     "model": {
+        "megabytes": "what its parameters come to, in float32",
+        "gflop_per_example": "operations of training on one example, forward and backward pass, in billions",
         "hidden": "units of each hidden layer, like [64]",
         "dropout": "share of each hidden layer's outputs that is left out while training",
         "standardise": "whether features are scaled by the mean and variance of those seen so far",

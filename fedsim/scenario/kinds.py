@@ -56,7 +56,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.cost.loading import loaders
     from fedsim.cost.network import networks
     from fedsim.cost.ram import rams
-    from fedsim.data import bundled, files, recorded, river, synthetic  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
+    from fedsim.data import bundled, counted, files, recorded, river, synthetic  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
     from fedsim.data.partition import partitions
     from fedsim.data.replay import losses, policies, replays, vectors  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.data.source import sources
@@ -67,7 +67,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.data.stream.labelling import labellings
     from fedsim.data.stream.order import orders
     from fedsim.data.stream.trigger import triggers
-    from fedsim.learn import optim_adaptive, sequences  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.learn import optim_adaptive, sequences, sized  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.algorithms import algorithms, feddyn, fednova, scaffold  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.batch_policies import batch_policies
     from fedsim.learn.clipping import clippings

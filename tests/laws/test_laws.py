@@ -36,7 +36,10 @@ FILES = {"idx", "npz", "csv", "csv_stream", "windows", "river", "openml"}
 ELSEWHERE = {"partition", "replay", "compute", "network", "ram", "loader", "availability", "arrivals", "detector", "codec", "executor"}
 """Nouns whose kinds are held to their laws in files of their own."""
 NEEDED: dict[str, dict[str, dict[str, Any]]] = {
-    "source": {name: {"examples_per_client": 20} for name in ("sea", "stagger", "agrawal", "hyperplane", "random_rbf_drift", "led")},
+    "source": {
+        **{name: {"examples_per_client": 20} for name in ("sea", "stagger", "agrawal", "hyperplane", "random_rbf_drift", "led")},
+        "counted": {"examples": 20, "sigma": 0.5},
+    },
     "trigger": {"count": {"examples": 3}, "time": {"every_s": 4.0}, "count_or_time": {"examples": 3, "every_s": 4.0}},
     "order": {"class_incremental": {"tasks": [[3, 1], [0, 4]]}},
     "labels": {"constant": {"delay_s": 3.0, "missing": 0.3}, "exponential": {"delay_s": 4.0}},
