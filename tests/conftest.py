@@ -36,7 +36,7 @@ from warm import Processes, Warm
 import fedsim
 from fedsim.learn.engine.executors import processes
 from fedsim.learn.engine.executors.processes import Workers
-from fedsim.report.figures import Drawing
+from fedsim.report.drawing import Drawing
 from fedsim.scenario.build import opened
 from fedsim.scenario.load import Loaded, _set
 

@@ -16,7 +16,7 @@ from plotly.graph_objects import Figure, Scatter
 import fedsim
 from fedsim.report import monitoring
 from fedsim.report.axes import logarithmic, readable
-from fedsim.report.figures import Drawing
+from fedsim.report.drawing import Drawing
 from fedsim.report.page import write_report
 
 SOURCE = Path(fedsim.__file__).parent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from fedsim.report.figures import Drawing
+from fedsim.report.drawing import Drawing
 from fedsim.report.online_figures import DRIFTS, POINTS, accuracy_matrix_figure, prequential_figure, weights_figure
 from fedsim.score.prequential import curves, windowed
 

@@ -16,6 +16,7 @@ import pytest
 
 import fedsim
 from fedsim.report import figures
+from fedsim.report.drawing import Drawing
 from fedsim.report.figures import Seen
 from fedsim.report.page import toml, write_report
 from fedsim.score.outcomes import uncounted
@@ -56,9 +57,9 @@ def plots(page: Page) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
     """Return the traces and the layout of each figure on *page*, in order."""
     found: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
     for script in page.scripts:
-        if call := re.search(r'Plotly\.newPlot\(\s*"[^"]*",\s*', script):
-            traces, end = json.JSONDecoder().raw_decode(script, call.end())
-            found.append((traces, json.JSONDecoder().raw_decode(script, re.compile(r",\s*").match(script, end).end())[0]))
+        if script.startswith('{"data"'):
+            figure = json.loads(script)
+            found.append((figure["data"], figure["layout"]))
     return found
 
 
@@ -191,7 +192,7 @@ def test_names_in_a_scenario_are_text(go: Go, tmp_path: Path) -> None:
     run.manifest["final"][evil] = 1.0
     run.manifest["files"][evil] = evil
     seen = Seen.of(run)
-    shown = figures.learning(replace(seen, metrics=seen.metrics.replace({"name": {"accuracy": evil}})), figures.Drawing())
+    shown = figures.learning(replace(seen, metrics=seen.metrics.replace({"name": {"accuracy": evil}})), Drawing())
 
     assert "img" not in page_of(run).tags
     assert "<img" not in shown
@@ -230,7 +231,7 @@ def test_a_run_without_rows_has_a_page(go: Go, tmp_path: Path) -> None:
     page = page_of(run)
 
     assert "No client task was recorded." in page.words and "interrupted after round 0" in page.words
-    assert "No score was recorded." in figures.learning(empty, figures.Drawing())
+    assert "No score was recorded." in figures.learning(empty, Drawing())
 
 
 def test_the_scenario_on_the_page_runs_again(go: Go, tmp_path: Path) -> None:

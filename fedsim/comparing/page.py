@@ -14,7 +14,7 @@ from fedsim.comparing.found import Against, Comparison
 from fedsim.comparing.table import PAGE, cells, measure_name, notes, resampling, rule, sentence
 from fedsim.core.types import FloatArray
 from fedsim.record.manifest import machine, versions, whole
-from fedsim.report.figures import INK, Drawing
+from fedsim.report.drawing import COLOURS, INK, Drawing
 from fedsim.report.page import PAGE as FRAME
 from fedsim.report.page import toml
 from fedsim.report.units import clock
@@ -22,7 +22,6 @@ from fedsim.score.run import Run
 from fedsim.score.spending import paired
 from fedsim.score.taken import TO_TARGET, better_upwards
 
-COLOURS = ("#1f8fd0", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#b8a000", "#808080")
 """Okabe and Ito's, as light and dark pages bear them: told apart without red and green. Beyond so many variants they come again."""
 POINTS = 120
 """Moments of virtual time at which a curve is drawn."""

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from fedsim.core.types import Frame
-from fedsim.report.axes import readable
+from fedsim.report.drawing import ALARM, INK, MARGIN, Drawing, ladder
 from fedsim.report.units import axis_of, clock, duration, megabytes
 from fedsim.score.outcomes import uncounted
 from fedsim.score.run import Run
@@ -18,9 +18,6 @@ from fedsim.sim.rows import STREAM_ENDED
 
 BARS = 400
 """Client tasks that the timeline shows at most: more are neither read by a person nor drawn fast by a browser."""
-INK, GRID, ALARM = "#808080", "rgba(128,128,128,0.22)", "#d55e00"  # Grey reads on white and on black.
-MARGIN = {"l": 48, "r": 12, "t": 56, "b": 44}
-"""Pixels around a plot. At the top the buttons have room above the legend: on a phone one would cover the other."""
 PHASES = (
     ("download", "#56b4e9", 0.5), ("training", "#009e73", 0.86), ("evaluation", "#cc79a7", 0.86),
     ("upload", "#e69f00", 0.5), ("waiting", "#6b7280", 0.16),
@@ -87,35 +84,6 @@ class Seen:
         return float(down.sum()), float(up.sum()), float((down + up)[tasks.outcome != "arrived"].sum())
 
 
-class Drawing:
-    """Turns figures into HTML; the first one brings the plotting library along."""
-
-    def __init__(self) -> None:
-        self.drawn = 0
-
-    def html(self, figure: Any, height: int) -> str:
-        """Return *figure*, *height* pixels tall, as a piece of HTML."""
-        from plotly.io import to_html
-
-        figure.update_layout(
-            template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-            font={"color": INK, "size": 12, "family": "system-ui, sans-serif"},
-            margin=MARGIN,
-            dragmode=False, modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": ALARM},  # Off, so that a thumb scrolls.
-            legend={"orientation": "h", "x": 0, "xanchor": "left", "yanchor": "bottom", "y": figure.layout.legend.y or 1.0},
-        )  # fmt: skip
-        figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
-        figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
-        readable(figure)  # Whoever draws.
-        self.drawn += 1
-        # No button that sends a run to somebody's cloud, and no address to send it to.
-        config = {
-            "displaylogo": False, "responsive": True, "plotlyServerURL": "",
-            "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d", "autoScale2d"],
-        }  # fmt: skip
-        return to_html(figure, config=config, full_html=False, include_plotlyjs=self.drawn == 1, default_height=f"{height}px")
-
-
 def learning(seen: Seen, draw: Drawing) -> str:
     """Return each score against rounds, time or megabytes, with the switch between these."""
     import plotly.graph_objects as go
@@ -170,12 +138,9 @@ def learning(seen: Seen, draw: Drawing) -> str:
 
 
 def _shades(scopes: list[str]) -> dict[str, str]:
-    """Return a colour for each of *scopes*: those by classes go from dark to light, in the order of the scenario."""
-    from plotly.colors import sample_colorscale
-
+    """Return a colour for each of *scopes*: those by classes are a ladder, in the order of the scenario."""
     others = [scope for scope in scopes if scope not in SCOPES]
-    places = [0.1 + 0.75 * i / max(1, len(others) - 1) for i in range(len(others))]
-    return SCOPES | {scope: str(sample_colorscale("Viridis", [place])[0]) for scope, place in zip(others, places, strict=True)}
+    return SCOPES | dict(zip(others, ladder(len(others)), strict=True))
 
 
 def timeline(seen: Seen, draw: Drawing) -> str:
@@ -341,9 +306,10 @@ def rounds(seen: Seen, draw: Drawing) -> str:
 SWITCH = Template("""
 const titles = $titles;
 for (const radio of document.querySelectorAll("input[name=axis]")) radio.addEventListener("change", () => {
-  for (const plot of document.querySelectorAll(".score .plotly-graph-div"))
-    Plotly.update(plot, {x: plot.data.map(line => line.meta[radio.value])}, {"xaxis.title.text": titles[radio.value]});
+  for (const plot of document.querySelectorAll(".score .plot")) change(plot, (data, layout) => {
+    for (const line of data) line.x = line.meta[radio.value];
+    layout.xaxis.title = {text: titles[radio.value]};
+    layout.xaxis.autorange = true;
+  });
 });
-addEventListener("load", () => dispatchEvent(new Event("resize")));  // Columns settle after the first figure is drawn.
 """)
-

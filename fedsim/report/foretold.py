@@ -8,7 +8,8 @@ from html import escape
 from typing import Any, cast
 
 from fedsim.core.errors import RunError
-from fedsim.report.figures import Drawing, Seen
+from fedsim.report.drawing import Drawing
+from fedsim.report.figures import Seen
 
 FILE = "validation.json"
 """What was found, in the folder of a validation and of the run that was deployed for it."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from fedsim.core.types import Frame
 from fedsim.report.axes import logarithmic
-from fedsim.report.figures import Drawing, Seen
+from fedsim.report.drawing import Drawing
+from fedsim.report.figures import Seen
 from fedsim.report.noises import LARGER, WATCHED
 from fedsim.score.noise import Scale, scale_of
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fedsim.core.types import Frame
-from fedsim.report.figures import Drawing, Seen
+from fedsim.report.drawing import Drawing
+from fedsim.report.figures import Seen
 from fedsim.report.online_figures import WINDOW, accuracy_matrix_figure, fitting, prequential_figure, weights_figure
 from fedsim.report.units import axis_of, duration
 from fedsim.score import matrix, online

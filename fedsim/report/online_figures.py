@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.core.types import FloatArray, Frame, IntArray
-from fedsim.report.figures import ALARM, GRID, INK
+from fedsim.report.drawing import ALARM, GRID, INK
 from fedsim.report.units import clock
 from fedsim.score.prequential import WINDOW, curves, windowed
 

@@ -14,7 +14,8 @@ from typing import Any
 from fedsim.core.errors import RunError, door
 from fedsim.record import manifest
 from fedsim.report import figures, foretold, monitoring, online
-from fedsim.report.figures import MEANINGS, Drawing, Seen
+from fedsim.report.drawing import Drawing
+from fedsim.report.figures import MEANINGS, Seen
 from fedsim.report.sections import Section, part, sections
 from fedsim.report.units import duration, megabytes
 from fedsim.score.online import pooled
@@ -197,6 +198,9 @@ opacity: 0.75; }
 .pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 25rem), 1fr)); gap: 0.5rem 1.6rem; align-items: start; }
 .pair > *, figure { min-width: 0; margin: 0; }
 .timeline { overflow-x: auto; } .timeline > div { min-width: 44rem; }
+.printed { max-width: 178mm; } .printed .timeline > div { min-width: 0; }
+@media print { body { padding: 0; } .modebar, fieldset { display: none; } figure, tr, .facts > div { break-inside: avoid; }
+h2, h3 { break-after: avoid; } details > * { display: block; } .timeline { overflow: visible; } }
 .note { opacity: 0.75; font-size: 0.88rem; max-width: 56rem; }
 .notice { border-left: 4px solid #d55e00; padding: 0.1rem 1rem; margin: 1.2rem 0; background: #d55e0018; }
 fieldset { border: 0; padding: 0; margin: 0; } legend { float: left; margin-right: 0.8rem; opacity: 0.65; }

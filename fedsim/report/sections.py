@@ -10,7 +10,8 @@ from typing import Any
 from fedsim.core.answers import Gives
 from fedsim.core.errors import FedsimError, RunError, door
 from fedsim.core.registry import Registry
-from fedsim.report.figures import Drawing, Seen
+from fedsim.report.drawing import Drawing
+from fedsim.report.figures import Seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedsim.record.manifest import machine, versions, whole
 from fedsim.report.axes import logarithmic
-from fedsim.report.figures import ALARM, Drawing
+from fedsim.report.drawing import ALARM, Drawing, ladder
 from fedsim.report.noises import LARGER, STUDIED
 from fedsim.report.page import PAGE as FRAME
 from fedsim.report.page import toml
@@ -278,11 +278,9 @@ def _sized(drawn: Any, lines: list[Line]) -> None:
 
 def _rates(lines: list[Line], metric: str) -> Any:
     import plotly.graph_objects as go
-    from plotly.colors import sample_colorscale
 
     drawn = go.Figure()
-    for i, each in enumerate(lines):
-        colour = sample_colorscale("Viridis", [0.05 + 0.85 * i / max(1, len(lines) - 1)])[0]
+    for each, colour in zip(lines, ladder(len(lines)), strict=True):
         known = {rate: score for rate, score in each.tried.items() if math.isfinite(score)}
         name = "full" if each.row.whole else each.row.label
         drawn.add_scatter(
