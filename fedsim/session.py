@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from fedsim.record.journal import Journal, MetricRow
 from fedsim.record.leaving import Interrupted, Steps
 from fedsim.record.model import save_model
 from fedsim.record.place import check_place
+from fedsim.scenario import held
 from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
 from fedsim.scenario.floor import floor_unseen
@@ -173,6 +175,8 @@ class _Session:
     def drive(self) -> None:
         """Run to the end, on the ground."""
         self.ground = self.lay(self.parts, self.queue, self.going.journal)
+        if self.lay is virtual:  # Real nodes may have data of their own.
+            manifest.whole(self.going.folder / held.FILE, json.dumps(held.held(self.parts.federation)))
         self._drive()
         self.ground.finish()
 

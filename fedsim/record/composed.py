@@ -22,7 +22,8 @@ PROMISES = {
 class Setup:
     """What a run is before its first round: its *scenario* as a plain table, the *folder* that lies in, and what was built of it.
 
-    *files* are the data files that were read, with their marks; *classes* and *clients* their names, where they have some.
+    *files* are the data files that were read, with their marks; *classes* and *clients* their names, where they have some;
+    *asks* is what the scenario's file says of itself: its question, what it expects, where that is from.
     """
 
     scenario: Mapping[str, Any]
@@ -35,6 +36,7 @@ class Setup:
     classes: Sequence[str]
     clients: Sequence[str]
     files: Mapping[str, str]
+    asks: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def composed(run: Path, setup: Setup, reached: Reached, began_wall_s: float) -> 
         "folder": os.path.relpath(setup.folder.resolve(), run.resolve()),
         "origin": manifest.origin(setup.folder),
         "seed": setup.seed,
+        **({"asked": dict(setup.asks)} if setup.asks else {}),
         "digest": reached.digest,
         "metrics_digest": reached.metrics_digest,
         "digest_format": digest.FORMAT,

@@ -13,7 +13,7 @@ from typing import Any
 
 from fedsim.core.errors import RunError, door
 from fedsim.record import manifest
-from fedsim.report import figures, foretold, monitoring, online
+from fedsim.report import figures, findings, foretold, holding, introduced, monitoring, online, times
 from fedsim.report.drawing import Drawing
 from fedsim.report.figures import MEANINGS, Seen
 from fedsim.report.sections import Section, part, sections
@@ -168,12 +168,17 @@ def _always(_: Seen) -> bool:
 
 
 OURS = {
+    "introduced": Section("", introduced.tells, introduced.introduced),
     "facts": Section("", _always, _facts),
     "notice": Section("", lambda seen: seen.run.status != "done", _notice),
+    "findings": Section("In words", findings.found, findings.findings),
     "learning": Section("Learning", _always, figures.learning),
     "online": Section("Online learning", lambda seen: "stream" in seen.about["scenario"], online.streams),
+    "times": Section("How long messages take", times.timed, times.times),
+    "bytes": Section("Where the bytes went", times.sent, times.bytes_sent),
     "timeline": Section("What the clients did, and when", _always, figures.timeline),
     "rounds": Section("Rounds", _always, figures.rounds),
+    "data": Section("What clients hold", holding.holds, holding.holding),
     "foretold": Section("Foretold and observed", foretold.validated, foretold.foretold),
     "monitoring": Section("Training, step by step", monitoring.watched, monitoring.monitoring),
     "origin": Section("What the run was", _always, _origin),
@@ -207,6 +212,12 @@ fieldset { border: 0; padding: 0; margin: 0; } legend { float: left; margin-righ
 label { margin-right: 1rem; white-space: nowrap; }
 pre { overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.82rem; background: #80808018; padding: 0.7rem;
 border-radius: 4px; margin: 0.3rem 0; }
+.lead { font-size: 1.05rem; max-width: 56rem; margin: 0.4rem 0 1rem; }
+.asked { display: grid; grid-template-columns: max-content 1fr; gap: 0.1rem 1rem; margin: 0 0 1.4rem; max-width: 56rem;
+font-size: 0.92rem; } .asked dt { opacity: 0.65; } .asked dd { margin: 0; }
+.findings { max-width: 56rem; padding-left: 1.2rem; } .findings li { margin: 0.3rem 0; }
+.numbers td { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; } .numbers thead th { text-align: right; }
+.numbers { display: block; overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; } th { text-align: left; font-weight: 500; opacity: 0.65; }
 th, td { padding: 0.12rem 1rem 0.12rem 0; vertical-align: top; overflow-wrap: anywhere; } th { overflow-wrap: normal; }
 </style></head>

@@ -20,5 +20,5 @@ def described(parts: Parts, loaded: Loaded) -> Setup:
             "kind": scenario.engine.executing["kind"], "device": engine.device, "chunk": engine.chunk, "intra_op_threads": 1,
             "workers": scenario.engine.workers,
         },
-        hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients, files=federation.files,
+        hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients, files=federation.files, asks=loaded.asks,
     )  # fmt: skip

@@ -9,23 +9,25 @@ import json
 import os
 import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from fedsim.core.errors import RunError, ScenarioError
+from fedsim.scenario.asked import asked
 from fedsim.scenario.explain import explain, sections
 from fedsim.scenario.schema import WAYS, Scenario
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checked scenario and the folder beside which its relative paths are looked up."""
+    """A checked scenario, the folder beside which its relative paths are looked up, and what its file says that it *asks* (asked.py)."""
 
     scenario: Scenario
     folder: Path
+    asks: Mapping[str, str] = field(default_factory=dict[str, str], compare=False)
 
 
 def load(
@@ -39,7 +41,7 @@ def load(
     """
     table, folder = read_table(source.plain() if isinstance(source, Scenario) else source, overrides, seed, Scenario)
     try:
-        return Loaded(Scenario.model_validate(table), folder)
+        return Loaded(Scenario.model_validate(table), folder, asked(source))
     except ValidationError as error:
         raise ScenarioError(explain(error, "", sections(Scenario))) from None
 
@@ -59,11 +61,11 @@ def read_table(
     else:
         table, folder = _read(Path(source)), Path(source).resolve().parent
     table = plain(table)
-    asked = {
+    given = {
         _word(key): plain(value, _word(key)) for key, value in {**(overrides or {}), **({} if seed is None else {"seed": seed})}.items()
     }
-    for key in sorted(asked, key=_turn):  # Not in the order of saying: kinds first, and tables before what is in them.
-        _set(table, key, asked[key], asked, schema)
+    for key in sorted(given, key=_turn):  # Not in the order of saying: kinds first, and tables before what is in them.
+        _set(table, key, given[key], given, schema)
     _check_sizes(table)
     return table, folder
 
