@@ -11,7 +11,7 @@ from fedsim.core.errors import FedsimError, RunError, ScenarioError
 from fedsim.core.warned import spare_dependencies
 
 if TYPE_CHECKING:
-    from fedsim import laws
+    from fedsim import laws, plot
     from fedsim.advising import advise
     from fedsim.comparing import compare
     from fedsim.core.keys import Key
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from fedsim.studies import study
 
 __all__ = [
-    "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "laws", "load",
+    "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "laws", "load", "plot",
     "retrace", "run", "run_app", "size", "study", "validate",
 ]  # fmt: skip
 
 _LATE = {
     "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "calibrate": "fedsim.real",
-    "compare": "fedsim.comparing", "deploy": "fedsim.real", "laws": "fedsim.laws", "retrace": "fedsim.real",
+    "compare": "fedsim.comparing", "deploy": "fedsim.real", "laws": "fedsim.laws", "plot": "fedsim.plot", "retrace": "fedsim.real",
     "validate": "fedsim.real",
     "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "size": "fedsim.sizing",
     "study": "fedsim.studies",
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Any:
     with warnings.catch_warnings():
         spare_dependencies()
         module = import_module(_LATE[name])
-        value = module if name == "laws" else getattr(module, name)
+        value = module if name in ("laws", "plot") else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -9,6 +9,8 @@ from html import escape
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from fedsim.core.types import Frame
 from fedsim.report.drawing import ALARM, INK, MARGIN, Drawing, ladder
 from fedsim.report.units import axis_of, clock, duration, megabytes
@@ -17,7 +19,9 @@ from fedsim.score.run import Run
 from fedsim.sim.rows import STREAM_ENDED
 
 BARS = 400
-"""Client tasks that the timeline shows at most: more are neither read by a person nor drawn fast by a browser."""
+"""Client tasks that the timeline shows at most, and rounds: more are neither read by a person nor drawn fast by a browser."""
+POINTS = 1000
+"""Points of a line at most."""
 PHASES = (
     ("download", "#56b4e9", 0.5), ("training", "#009e73", 0.86), ("evaluation", "#cc79a7", 0.86),
     ("upload", "#e69f00", 0.5), ("waiting", "#6b7280", 0.16),
@@ -84,23 +88,21 @@ class Seen:
         return float(down.sum()), float(up.sum()), float((down + up)[tasks.outcome != "arrived"].sum())
 
 
-def learning(seen: Seen, draw: Drawing) -> str:
-    """Return each score against rounds, time or megabytes, with the switch between these."""
+def score_figures(seen: Seen) -> dict[str, Any]:
+    """Return a figure for each score, by name: its rows against rounds, and what they are against time and megabytes as ``meta``."""
     import plotly.graph_objects as go
 
-    metrics = seen.metrics
-    if metrics.empty:
-        return "<p>No score was recorded.</p>"
-    unit, unit_name = clock(seen.now_s)
-    metrics = metrics.assign(
-        shown=metrics.name.replace("train_loss", "loss"), now=metrics.now_s / unit,
-        sent=(metrics.down_bytes + metrics.up_bytes) / 1e6,
+    unit, _ = clock(seen.now_s)
+    metrics = seen.metrics.assign(
+        shown=seen.metrics.name.replace("train_loss", "loss"), now=seen.metrics.now_s / unit,
+        sent=(seen.metrics.down_bytes + seen.metrics.up_bytes) / 1e6,
     )  # fmt: skip
-    drawn: list[str] = []
+    drawn: dict[str, Any] = {}
     for shown, group in metrics.groupby("shown"):
-        figure = go.Figure()
+        figure = drawn[str(shown)] = go.Figure()
         shades = _shades([str(scope) for scope in group.scope.unique()])
-        for (scope, name), line in group.groupby(["scope", "name"]):
+        for (scope, name), whole in group.groupby(["scope", "name"]):
+            line = thinned(whole)
             along = {"round": line["round"].tolist(), "now": line.now.tolist(), "sent": line.sent.tolist()}
             figure.add_scatter(
                 x=along["round"], y=line.value.tolist(), meta=along, name=escape(str(scope if name in (shown, "train_loss") else name)),
@@ -112,14 +114,36 @@ def learning(seen: Seen, draw: Drawing) -> str:
             figure.add_hline(y=stop.get("at_least", stop.get("at_most")), line={"dash": "dot", "color": ALARM, "width": 1.5})
         figure.update_layout(showlegend=True)
         figure.update_xaxes(title="round")
-        drawn.append(f"<figure class=score><h3>{escape(str(shown))}</h3>{draw.html(figure, 330)}</figure>")
+        figure.update_yaxes(title=escape(str(shown)))
+    return drawn
+
+
+def thinned(rows: Frame) -> Frame:
+    """Return *rows*, or POINTS of them, evenly spread, the first and the last among them."""
+    if len(rows) <= POINTS:
+        return rows
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, POINTS).astype(int))]
+
+
+def learning(seen: Seen, draw: Drawing) -> str:
+    """Return each score against rounds, time or megabytes, with the switch between these."""
+    metrics = seen.metrics
+    if metrics.empty:
+        return "<p>No score was recorded.</p>"
+    unit_name = clock(seen.now_s)[1]
+    drawn = [
+        f"<figure class=score><h3>{escape(shown)}</h3>{draw.html(figure, 330)}</figure>" for shown, figure in score_figures(seen).items()
+    ]
+    shown = {str(name) for name in metrics.name.replace("train_loss", "loss")}
+    most = int(metrics.groupby(["scope", "name"]).size().max())
+    fewer = f" Of {most:,} evaluations {POINTS:,} are drawn, evenly spread." if most > POINTS else ""
     titles = {"round": "round", "now": f"{axis_of(seen.about)} ({unit_name})", "sent": "megabytes sent, down and up"}
     words = {"round": "rounds", "now": axis_of(seen.about), "sent": "megabytes sent"}
     radios = "".join(
         f'<label><input type=radio name=axis autocomplete=off value={axis}{" checked" if axis == "round" else ""}> {word}</label>'
         for axis, word in words.items()
     )
-    meanings = " ".join(f"<b>{name}</b>: {text}" for name, text in MEANINGS.items() if name in set(metrics.shown))
+    meanings = " ".join(f"<b>{name}</b>: {text}" for name, text in MEANINGS.items() if name in shown)
     scopes = {str(scope).split(" ")[0] for scope in metrics.scope}
     on = "the examples that clients trained on, in hindsight" if seen.run.hindsight else "the server's test examples"
     said = {
@@ -132,7 +156,7 @@ def learning(seen: Seen, draw: Drawing) -> str:
     who = " ".join(text for scope, text in said.items() if scope in scopes)
     return (
         f"<fieldset><legend>against</legend>{radios}</fieldset><div class=pair>{''.join(drawn)}</div>"
-        f"<p class=note>{meanings} {who}</p>"
+        f"<p class=note>{meanings} {who}{fewer}</p>"
         f"<script>{SWITCH.substitute(titles=json.dumps(titles))}</script>"
     )
 
@@ -143,13 +167,11 @@ def _shades(scopes: list[str]) -> dict[str, str]:
     return SCOPES | dict(zip(others, ladder(len(others)), strict=True))
 
 
-def timeline(seen: Seen, draw: Drawing) -> str:
-    """Return who did what when: a line per client, a bar per phase of each task."""
+def timeline_figure(seen: Seen) -> tuple[Any, int]:
+    """Return who did what when, a line per client, a bar per phase of each of the first tasks; and how tall that is to be drawn."""
     import plotly.graph_objects as go
 
-    if seen.tasks.empty:
-        return "<p>No client task was recorded.</p>"
-    tasks, caption = _first_rounds(seen.tasks)
+    tasks = _first_rounds(seen.tasks)[0]
     clients = sorted(tasks.client.unique().tolist())
     place = {client: i for i, client in enumerate(clients)}
     segments = [segment for task in tasks.itertuples(index=False) for segment in _segments(task, seen.now_s)]
@@ -193,11 +215,20 @@ def timeline(seen: Seen, draw: Drawing) -> str:
     around = MARGIN["t"] + MARGIN["b"]
     tall = around + 50 + int(len(clients) * max(4, min(22, 800 / len(clients))))
     figure.update_layout(showlegend=True, legend_y=1 + 18 / (tall - around))
+    return figure, tall
+
+
+def timeline(seen: Seen, draw: Drawing) -> str:
+    """Return who did what when."""
+    if seen.tasks.empty:
+        return "<p>No client task was recorded.</p>"
+    tasks, caption = _first_rounds(seen.tasks)
+    figure, tall = timeline_figure(seen)
     drawn = draw.html(figure, tall)
     why = [MARKS[outcome][2] for outcome in uncounted(tasks)]
     hatched = f" Hatched tasks did not count: they {', '.join(why[:-1])}{' or ' * (len(why) > 1)}{why[-1]}." if why else ""
     trigger = ", or for the client's trigger" if "stream" in seen.about["scenario"] else ""
-    waits = any(segment.phase == "waiting" for segment in segments)
+    waits = any(trace.name == "waiting" for trace in figure.data)
     waiting = f" A thin grey line is a message that waits for a device that is still at work on an earlier one{trigger}." if waits else ""
     return (
         f"<figure class=timeline>{drawn}</figure><p class=note>{escape(caption)} A dotted"
@@ -264,39 +295,51 @@ def _wall(at: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rounds(seen: Seen, draw: Drawing) -> str:
-    """Return how long each round took, and how many clients it went on without."""
+def rounds_figures(seen: Seen) -> dict[str, Any]:
+    """Return how long each round took, and where any did without some, how many clients it went on without, by heading."""
     import plotly.graph_objects as go
 
     rows = seen.rounds
-    if rows.empty:
-        return "<p>No round was finished.</p>"
+    group = -(-int(rows["round"].max()) // BARS)
+    place = (rows["round"] - 1) // group * group + (1 + group) / 2
+    each = "" if group == 1 else f", the mean of {group} rounds"
     lasted = rows.ended_s - rows.started_s
     unit, unit_name = clock(float(lasted.max()))
     lengths, missing = go.Figure(), go.Figure()
     for kind, name, colour in (("train", "training", "#009e73"), ("evaluate", "evaluation", "#cc79a7")):
         of_kind = rows.kind == kind
         if of_kind.any():
-            lengths.add_bar(x=rows["round"][of_kind].tolist(), y=(lasted[of_kind] / unit).tolist(), name=name, marker={"color": colour})
+            means = (lasted[of_kind] / unit).groupby(place[of_kind]).mean()
+            lengths.add_bar(x=means.index.tolist(), y=means.tolist(), name=name, marker={"color": colour})
     lengths.update_layout(barmode="stack", showlegend=bool((rows.kind != "train").any()))
     lengths.update_xaxes(title="round")
     lengths.update_yaxes(title=unit_name, rangemode="tozero")
-    drawn = f"<figure><h3>How long each round took</h3>{draw.html(lengths, 300)}</figure>"
-    lost = int(rows.missed.sum() + rows.failed.sum())
-    if lost:
+    found = {f"How long each round took{each}": lengths}
+    if int(rows.missed.sum() + rows.failed.sum()):
         ended = seen.tasks[seen.tasks.failure == STREAM_ENDED].groupby("round").size()
         after = rows["round"].map(ended).fillna(0).astype(int).where(rows.kind == "train", 0)
         for count, name, colour in (
             (rows.missed, "missed the deadline", ALARM), (rows.failed - after, "failed", "#6b7280"), (after, "stream had ended", "#b0b7c3"),
         ):  # fmt: skip
             if count.any():
-                missing.add_bar(x=rows["round"].tolist(), y=count.tolist(), name=name, marker={"color": colour})
+                means = count.groupby(rows["round"]).sum()
+                means = means.groupby((means.index - 1) // group * group + (1 + group) / 2).mean()
+                missing.add_bar(x=means.index.tolist(), y=means.tolist(), name=name, marker={"color": colour})
         missing.update_layout(barmode="stack", showlegend=True)
         missing.update_xaxes(title="round")
         most = int((rows.missed + rows.failed).max())
         missing.update_yaxes(title="clients", rangemode="tozero", dtick=1 if most <= 6 else None)
-        drawn += f"<figure><h3>Clients that a round went on without</h3>{draw.html(missing, 300)}</figure>"
-    asked = int(rows.asked.sum())
+        found[f"Clients that a round went on without{each}"] = missing
+    return found
+
+
+def rounds(seen: Seen, draw: Drawing) -> str:
+    """Return how long each round took, and how many clients it went on without."""
+    rows = seen.rounds
+    if rows.empty:
+        return "<p>No round was finished.</p>"
+    drawn = "".join(f"<figure><h3>{title}</h3>{draw.html(figure, 300)}</figure>" for title, figure in rounds_figures(seen).items())
+    asked, lost = int(rows.asked.sum()), int(rows.missed.sum() + rows.failed.sum())
     said = (
         f"{lost:,} of {asked:,} messages brought no answer, or none in time." if lost else "Every client that was asked answered in time."
     )

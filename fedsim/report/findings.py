@@ -25,7 +25,7 @@ MOST = 0.5
 FLAT, LOOKED = 0.25, 0.1
 """The last quarter of the rounds is called flat where it brought less than this share of what all rounds did."""
 SWINGS = 0.1
-"""The last quarter of the rounds swings where scores move, from one to the next, by more than this share of all that was gained."""
+"""The last quarter of the rounds swings where scores move, from one to the next, by more than this share of all that was gained, and back."""
 FEWEST = 8
 """Evaluations from which flatness and swings are told."""
 
@@ -94,8 +94,9 @@ def _swings(seen: Seen) -> str:
     name, rows = known
     values: FloatArray = rows["value"].to_numpy(dtype=np.float64)
     gained, last = abs(float(values[-1] - values[0])), values[int(len(values) * (1 - FLAT)) :]
-    moved = float(np.abs(np.diff(last)).mean()) if len(last) > 1 else 0.0
-    if not gained > 0 or moved < SWINGS * gained:
+    moves = np.diff(last)
+    moved = float(np.abs(moves).mean()) if len(moves) else 0.0
+    if not gained > 0 or moved - abs(float(moves.mean())) < SWINGS * gained:  # What goes one way swings not.
         return ""
     return (
         f"The {name} still swings: by {moved:.3g} from one evaluation to the next over the last quarter, {moved / gained:.0%} of all that"

@@ -61,7 +61,7 @@ def labels(about: Mapping[str, Any]) -> Any:
             x=list(range(len(rows))), y=shares[:, label].tolist(), name=name, marker={"color": colour},
             customdata=rows[:, label].tolist(), hovertemplate=f"client %{{x}}: %{{customdata}} of {name}<extra></extra>",
         )  # fmt: skip
-    drawn.update_layout(barmode="stack", bargap=0.15, showlegend=True)
+    drawn.update_layout(barmode="stack", bargap=0.15, showlegend=True, legend_traceorder="normal")
     drawn.update_xaxes(title="client")
     drawn.update_yaxes(title="share of its examples", tickformat=".0%", range=[0, 1])
     return drawn

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import RunError
-from fedsim.core.types import Params
+from fedsim.core.types import Frame, Params
 from fedsim.record import manifest, model
 from fedsim.record.frames import Frames
 from fedsim.score.continual import RECOVERY_EPS, RECOVERY_WINDOW
@@ -162,6 +162,18 @@ class Run:
     def worked(self) -> pd.DataFrame:
         """Return what real nodes' processors took: message, client, cpu_s in all, and work_s of the task; empty where all is simulated."""
         return self._frames.worked
+
+    def times(self) -> Frame:
+        """Return how long each message took, phase by phase, in virtual seconds; see ``score.spent.phases`` for the columns."""
+        from fedsim.score import spent
+
+        return spent.phases(self.tasks)
+
+    def ledger(self) -> Frame:
+        """Return where the bytes went: by kind of message and what became of it; see ``score.spent.ledger`` for the columns."""
+        from fedsim.score import spent
+
+        return spent.ledger(self.tasks)
 
     def prequential(self) -> pd.DataFrame:
         """Return the scores of what clients predicted before they trained: per client, mean, worst tenth, pooled.

@@ -74,7 +74,7 @@ def deadlines(replied_s: FloatArray, own_s: Seconds) -> tuple[Seconds, ...]:
     """Return deadlines of rounds to look at, from when replies were there after they were asked for; *own_s*, the scenario's, among them.
 
     >>> deadlines(np.array([3.2, 4.1, 4.2, 7.9, 33.0]), 600.0)
-    (5.0, 15.0, 40.0, 600.0)
+    (5.0, 15.0, 30.0, 40.0, 600.0)
     """
     if not len(replied_s):
         return (own_s,)
