@@ -25,7 +25,7 @@ MOST = 0.5
 FLAT, LOOKED = 0.25, 0.1
 """The last quarter of the rounds is called flat where it brought less than this share of what all rounds did."""
 SWINGS = 0.1
-"""The last quarter of the rounds swings where scores move, from one to the next, by more than this share of all that was gained, and back."""
+"""The last quarter of the rounds swings where scores move, from one to the next and back, by more than this share of what was gained."""
 FEWEST = 8
 """Evaluations from which flatness and swings are told."""
 
