@@ -31,7 +31,7 @@ def compare(
     ] = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", help="Seeds, from the scenario's own on. Default 5.")] = None,
     until_decided: Annotated[
-        bool, typer.Option("--until-decided", help="5 seeds, and 10, 20, 40 where these do not decide; at most 5 % false verdicts.")
+        bool, typer.Option("--until-decided", help="5 seeds, and 10, 20, 40 where these do not decide; about 5 % false verdicts.")
     ] = False,
     budget: Annotated[str | None, typer.Option(metavar="10m", help="With --until-decided: wall time; then it is not decided.")] = None,
     matters: Annotated[

@@ -92,7 +92,7 @@ def rule(found: Comparison) -> str:
         looks = ", ".join(map(str, found.rule.looks))
         return (
             f"{said} Looks at {looks} pairs only, at levels of {spent} % (5 % in all{share}; Lan-DeMets spending of Pocock's type)."
-            f" Equals get a verdict in at most 5 of 100 comparisons."
+            f" Equals get a verdict in about 5 of 100 comparisons: 4.2 where measures are normal, 6.2 where they have a skewness of 1."
         )
     level = f"{100 * found.rule.levels[0]:.2g} %"
     return f"{said} One look, at a level of {level}{share}. Adding seeds until it decides is wrong oftener; --until-decided allows for it."
