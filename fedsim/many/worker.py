@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fedsim.core import lending
 from fedsim.core.warned import spare_dependencies
 
 RUN = "run"
@@ -34,6 +35,7 @@ def main() -> None:
     asked: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(asked,), daemon=True).start()
     spare_dependencies()
+    lending.lend()  # What one run compiled, traced and read is there for the next.
     try:
         import fedsim.session  # noqa: F401  # pyright: ignore[reportUnusedImport]  # Seconds, before the first request comes.
 
