@@ -230,8 +230,13 @@ class Crew:
             diverged = answer["status"] == "failed" and _diverged(answer["error"])
             before = Outcome("diverged" if diverged else answer["status"], answer["error"], run)
         if self.heard is not None:
-            with self._hearing:
-                self.heard(asked, before)
+            try:
+                with self._hearing:
+                    self.heard(asked, before)
+            except BaseException:
+                for each in self._all:  # No other run begins.
+                    each.end()
+                raise
         self._tell(asked.name)
         return before
 

@@ -15,7 +15,7 @@ from fedsim.core.errors import RunError, ScenarioError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedsim.many.runs import Told
+    from fedsim.many.runs import Crew, Told
     from fedsim.sweeping.course import Course, Way
     from fedsim.sweeping.found import Sweep
     from fedsim.sweeping.space import Space
@@ -70,20 +70,46 @@ def swept(
 ) -> Sweep:
     """Return what a sweep found, its files written; *told* hears how far it is, *said* the plan, before anything runs. See ``sweep``."""
     from fedsim.many.asked import jobs_of, span
+    from fedsim.many.runs import Crew
     from fedsim.record.place import check_place
-    from fedsim.scenario.load import load
-    from fedsim.score.target import Target
     from fedsim.sweeping import state
-    from fedsim.sweeping.course import Course, directions_of, probed, way_of
-    from fedsim.sweeping.page import write_page
+    from fedsim.sweeping.checking import asked
     from fedsim.sweeping.space import read
-    from fedsim.sweeping.table import write_tables
 
-    began = time.monotonic()
-    budget_s, jobs = None if budget is None else span(budget), jobs_of(jobs)
+    until = None if budget is None else time.monotonic() + span(budget)
     more = {"pareto": list(pareto) or None, "target": target}
     here = not isinstance(file, Mapping) and Path(file).is_dir()
     space = state.again(Path(str(file)), overrides, **more) if here else read(file, overrides, **more)
+    folder = Path(str(file)) if here and out is None else Path("runs") / f"{space.name}.sweep" if out is None else Path(out)
+    if only_read:
+        return _written(_read(space, folder, seed))
+    check_place(f"{space.name}.sweep", 0, None if out is None and not here else folder / "x")
+    with Crew(folder, jobs_of(jobs)) as crew:  # They import while we look at the sweep.
+        course, way, total, notes = _looked_at(space, seed)
+        asked(space, course.base, crew)
+        crew.until = until
+        with state.claimed(folder):
+            _plan(course, way, total, crew, said)
+            return _written(_run(course, way, total, notes, crew, told))
+
+
+def _written(found: Sweep) -> Sweep:
+    """Return *found*, its tables and its page written."""
+    from fedsim.sweeping.page import write_page
+    from fedsim.sweeping.table import write_tables
+
+    write_tables(found)
+    write_page(found)
+    return found
+
+
+def _looked_at(space: Space, seed: int | None) -> tuple[Course, Way, int, list[str]]:
+    """Return how *space* is searched, in how many runs, and what a reader must know of that. Raises ScenarioError for what is no sweep."""
+    from fedsim.scenario.load import load
+    from fedsim.score.target import Target
+    from fedsim.sweeping.checking import probed
+    from fedsim.sweeping.course import Course, directions_of, way_of
+
     base = load(space.source, space.file.set, seed)
     seeds = _seeds(space, base.scenario.seed, seed)
     goal = space.file.target
@@ -96,23 +122,10 @@ def swept(
         _try_pruner(space)
     probed(space, base)
     way = way_of(space, seeds[0], directions_of(space))
-    folder = Path(str(file)) if here and out is None else Path("runs") / f"{space.name}.sweep" if out is None else Path(out)
-    check_place(f"{space.name}.sweep", seeds[0], None if out is None and not here else folder / "x")
     course = Course(space, base, seeds, aim, tuple(space.file.pareto or ()))
     trials = space.file.search.trials if space.file.search.kind == "optuna" else len(getattr(way, "points", ()))
     total = (trials or 0) * len(seeds)
-    notes = _notes(way, course, trials or 0)
-    if only_read:
-        if not folder.is_dir():
-            raise ScenarioError(f"{folder}: no such folder; --read looks at what a sweep has done there.")
-        found = _read(course, way, folder, total, notes)
-    else:
-        with state.claimed(folder):
-            _plan(course, way, folder, total, jobs, said)
-            found = _run(course, way, folder, total, notes, jobs, None if budget_s is None else began + budget_s, told)
-    for write in (write_tables, write_page):
-        write(found)
-    return found
+    return course, way, total, _notes(way, course, trials or 0)
 
 
 def _seeds(space: Space, first: int, asked: int | None) -> tuple[int, ...]:
@@ -141,23 +154,27 @@ def _notes(way: Way, course: Course, trials: int) -> list[str]:
     return found
 
 
-def _plan(course: Course, way: Way, folder: Path, total: int, jobs: int, said: Said | None) -> None:
+def _plan(course: Course, way: Way, total: int, crew: Crew, said: Said | None) -> None:
     """Say what is to be done, and how much of it is there."""
     if said is None:
         return
     variants, seeds = total // len(course.seeds), len(course.seeds)
     kind = course.space.file.search.kind
-    there, known = course.there(way, folder)
+    there, known = course.there(way, crew.folder)
     done = f"{there:,} are there already" if known else "what is there already is read"
     said(
         f"{course.space.name}: {kind}, {variants:,} variant{'s' * (variants != 1)} x {seeds} seed{'s' * (seeds != 1)} = {total:,} runs of"
-        f" {course.base.scenario.name}; {done}. {jobs} process{'es' * (jobs != 1)}, in {folder}."
+        f" {course.base.scenario.name}; {done}. {crew.jobs} process{'es' * (crew.jobs != 1)}, in {crew.folder}."
     )
 
 
-def _read(course: Course, way: Way, folder: Path, total: int, notes: Sequence[str]) -> Sweep:
+def _read(space: Space, folder: Path, seed: int | None) -> Sweep:
+    """Return what the sweep of *space* in *folder* has come to so far."""
     from fedsim.many.runs import Reader
 
+    if not folder.is_dir():
+        raise ScenarioError(f"{folder}: no such folder; --read looks at what a sweep has done there.")
+    course, way, total, notes = _looked_at(space, seed)
     reader = Reader(folder)
     course.run(way, reader)
     if not course.goals:
@@ -165,15 +182,12 @@ def _read(course: Course, way: Way, folder: Path, total: int, notes: Sequence[st
     return replace(course.sweep(reader, total, notes), late="it was only read" if course.late else "")
 
 
-def _run(
-    course: Course, way: Way, folder: Path, total: int, notes: Sequence[str], jobs: int, until: float | None, told: Told | None
-) -> Sweep:  # fmt: skip
-    """Run the sweep in *folder*, which says how it stands all the while."""
-    from fedsim.many.runs import Crew
+def _run(course: Course, way: Way, total: int, notes: Sequence[str], crew: Crew, told: Told | None) -> Sweep:
+    """Run the sweep in the folder of *crew*, which says how it stands all the while."""
     from fedsim.record.leaving import Interrupted
     from fedsim.sweeping import state
 
-    last = 0.0
+    last, folder = 0.0, crew.folder
 
     def tell(done: int, _: int, name: str) -> None:
         nonlocal last
@@ -185,11 +199,9 @@ def _run(
             told(done, max(done, total), name)
 
     state.tell(folder, course.space, course.seeds, state.RUNNING, 0, total)
-    status, crew = "failed", Crew(folder, min(jobs, total), tell)
-    crew.until = until
+    status, crew.told = "failed", tell
     try:
-        with crew:
-            course.run(way, crew)
+        course.run(way, crew)
         found = course.sweep(crew, total, notes)
         status = "interrupted" if course.late else "done"
         return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,9 +16,9 @@ from fedsim.scenario.load import Loaded, load
 from fedsim.score.run import Run
 from fedsim.score.target import Target
 from fedsim.sweeping.found import DONE, PRUNED, REFUSED, UNFINISHED, Goal, Sweep, Variant, figures, named, upwards
-from fedsim.sweeping.points import Point, fixed, numbered, words
+from fedsim.sweeping.points import Point, fixed, numbered, told_by_kind, words
 from fedsim.sweeping.pruning import Past, Rule, judged, watched
-from fedsim.sweeping.space import Axis, Space
+from fedsim.sweeping.space import Space
 from fedsim.sweeping.trials import Trials
 
 FULL = "No space left on device"
@@ -62,13 +62,14 @@ class Sampled:
     trials: Trials
     count: int
     at_once: int
+    by_kind: frozenset[str]
     _next: int = 0
 
     def ask(self) -> list[Point]:
         """Return the next wave of trials."""
-        count = min(self.at_once, self.count - self._next)
-        found = [Point(self._next + i, numbered(self._next + i, words(each)), each) for i, each in enumerate(self.trials.ask(count))]
-        self._next += count
+        asked = enumerate(self.trials.ask(min(self.at_once, self.count - self._next)), self._next)
+        found = [Point(number, numbered(number, words(each, self.by_kind)), each) for number, each in asked]
+        self._next += len(found)
         return found
 
     def tell(self, wave: Sequence[Variant], goals: Sequence[Goal]) -> None:
@@ -89,7 +90,7 @@ def way_of(space: Space, seed: int, directions: Sequence[str]) -> Way:
     search, key = space.file.search, Key(seed).fold("sweep")
     if search.kind == "optuna":
         trials = Trials(space.axes, search.sampler or {"kind": "tpe"}, directions, key.fold("sampler"))
-        return Sampled(trials, search.trials or 0, search.wave)
+        return Sampled(trials, search.trials or 0, search.wave, told_by_kind(space))
     points = fixed(space, key)
     return Listed(points, search.wave if search.pruner else len(points))
 
@@ -107,29 +108,6 @@ def directions_of(space: Space) -> list[str]:
     if asked is not None:
         return [asked] if isinstance(asked, str) else list(asked)
     return ["maximize" if upwards(name) else "minimize" for name in measures]
-
-
-def probed(space: Space, base: Loaded) -> None:
-    """Raise ScenarioError for a key that the scenario takes with none of its values, whatever the others are set to."""
-    for axis in space.axes:
-        refusals = [_refusal(space, base, axis, end) for end in axis.ends]
-        if all(refusals):
-            raise ScenarioError(f"{'together' if len(axis.ends[0]) > 1 else 'keys'}: {refusals[0]}")
-
-
-def _refusal(space: Space, base: Loaded, axis: Axis, values: Mapping[str, Any]) -> str:
-    """Return why the scenario takes *values* with no choice of the other axes, varied one at a time; empty where it does."""
-    others = [other for other in space.axes if other is not axis]
-    firsts = {key: value for other in others for key, value in other.ends[0].items()}
-    tried = [dict(values), {**firsts, **values}, *({**firsts, **end, **values} for other in others for end in other.ends[1:])]
-    said = ""
-    for each in tried:
-        try:
-            load(base.scenario.plain(), each)
-            return ""
-        except ScenarioError as error:
-            said = said or str(error)
-    return said
 
 
 @dataclass
@@ -251,7 +229,7 @@ class Course:
 
     def _take(self, each: Variant, seed: int, outcome: Outcome) -> None:
         if outcome.status == "unfinished":
-            self.late = outcome.error
+            self.late = outcome.error.rstrip(".")
         elif outcome.status == "pruned":
             each.pruned = outcome.error
         elif outcome.run is not None and outcome.done:

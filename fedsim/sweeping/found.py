@@ -107,7 +107,7 @@ class Variant:
         if self.pruned:
             return PRUNED
         if self.broken:
-            return FAILED
+            return REFUSED if all(status == REFUSED for status, _ in self.broken.values()) else FAILED
         return DONE if len(self.taken) == len(self.seeds) else UNFINISHED
 
     @property
@@ -116,6 +116,8 @@ class Variant:
         if self.refused or self.pruned:
             return self.refused or self.pruned
         lines = list(dict.fromkeys(error for _, error in self.broken.values()))
+        if lines and self.status == REFUSED:
+            return lines[0]
         return f"{len(self.broken)} of {len(self.seeds)} seeds broke: {lines[0]}" if lines else ""
 
     def mean(self, measure: str) -> Mean | None:

@@ -35,7 +35,8 @@ def fixed(space: Space, key: Key) -> list[Point]:
         found = [drawn(space.axes, key.fold("trial", n)) for n in range(space.file.search.trials or 0)]
     else:
         found = grid(space.axes)
-    called = [words(each) for each in found]
+    by_kind = told_by_kind(space)
+    called = [words(each, by_kind) for each in found]
     plain = kind != "random" and len(set(called)) == len(called) and max(map(len, called)) <= LONGEST
     return [Point(n, name if plain else numbered(n, name), each) for n, (name, each) in enumerate(zip(called, found, strict=True))]
 
@@ -60,8 +61,23 @@ def numbered(number: int, name: str) -> str:
     return f"{number:03d},{name}"[:LONGEST]
 
 
-def words(assignment: Mapping[str, Any]) -> str:
+def told_by_kind(space: Space) -> frozenset[str]:
+    """Return the keys whose values are tables that differ by their kind: it stands for all of such a table in a name."""
+    given = [*(choice for axis in space.axes for choice in axis.choices), *(flat(point) for point in space.file.points)]
+    found = set[str]()
+    for key in space.varied:
+        tables = [each[key] for each in given if key in each]
+        kinds = [table.get("kind") if isinstance(table, Mapping) else None for table in tables]
+        apart = [table for i, table in enumerate(tables) if table not in tables[:i]]
+        if kinds and None not in kinds and len(set(kinds)) == len(apart):
+            found.add(key)
+    return frozenset(found)
+
+
+def words(assignment: Mapping[str, Any], by_kind: frozenset[str] = frozenset()) -> str:
     """Return the name of a variant: its keys by their last words, as many as tell them apart, and the values.
+
+    Of tables at keys *by_kind* only the kind is said.
 
     >>> words({"training.optimizer.lr": 0.1, "server.strategy": {"kind": "FedAvg"}, "training.batch_size": "full"})
     'lr=0.1,strategy=FedAvg,batch_size=full'
@@ -69,7 +85,8 @@ def words(assignment: Mapping[str, Any]) -> str:
     'up.bits=8,down.bits=4'
     """
     names = short(list(assignment))
-    said = ",".join(f"{names[key]}={spoken(value)}" for key, value in assignment.items())
+    brief = {key: {"kind": value["kind"]} if key in by_kind else value for key, value in assignment.items()}
+    said = ",".join(f"{names[key]}={spoken(value)}" for key, value in brief.items())
     return re.sub(r"[^A-Za-z0-9._=,+-]+", "-", said).strip("-.,") or "as-it-is"
 
 

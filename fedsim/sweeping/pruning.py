@@ -96,7 +96,7 @@ class Judge:
     @property
     def notes(self) -> dict[str, Any]:
         """Return what the pruner noted of the trial."""
-        return dict(self._trial.system_attrs)
+        return dict(self._study.get_trials(deepcopy=False)[self._trial.number].system_attrs)
 
 
 def watched(rule: Rule, before: Sequence[Past], number: int) -> dict[str, Any]:

@@ -204,7 +204,8 @@ def show(found: Sweep) -> None:
     faults = [each for each in found.variants if each.why]
     for each in faults[:FAULTS]:
         mark = "yellow" if each.pruned else "red"
-        console.print(f"[{mark}]{escape(each.point.name)}: {each.status}[/]: {escape(each.why)}", soft_wrap=True)
+        status = "" if each.why.startswith(each.status) else f"{each.status}: "
+        console.print(f"[{mark}]{escape(each.point.name)}[/]: {status}{escape(each.why)}", soft_wrap=True)
     if len(faults) > FAULTS:
         console.print(f"[dim]... and {len(faults) - FAULTS:,} more: {TABLE} says why.[/]")
     console.print(escape(str(found.folder / PAGE)), soft_wrap=True)
