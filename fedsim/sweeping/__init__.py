@@ -76,7 +76,7 @@ def swept(
     from fedsim.sweeping.checking import asked
     from fedsim.sweeping.space import read
 
-    until = None if budget is None else time.monotonic() + span(budget)
+    until = None if budget is None else time.monotonic() + span(budget, "--budget", "10m, 90s or 2h, of wall time")
     more = {"pareto": list(pareto) or None, "target": target}
     here = not isinstance(file, Mapping) and Path(file).is_dir()
     space = state.again(Path(str(file)), overrides, **more) if here else read(file, overrides, **more)
