@@ -42,17 +42,17 @@ def sweep(
     \b
       scenario = "quickstart.toml"      # seen from this file
       seeds = 3                         # or a list; each variant runs with all
-      measure = "final accuracy"        # or several: ["final accuracy", "bytes_up"]
-      [search]
-      kind = "optuna"                   # or grid (all), list ([[points]]), random
+      measure = "final accuracy"        # or several, in a list
+      \\[search]
+      kind = "optuna"                   # or grid (all), list (\\[\\[points]]), random
       trials = 20                       # of random and optuna
       sampler = { kind = "tpe" }        # gp, qmc, nsga2, nsga3, random
-      pruner = { kind = "median" }      # percentile, successive_halving, hyperband
-      [keys]
+      pruner = { kind = "median" }      # hyperband, percentile, ...
+      \\[keys]
       "training.optimizer.lr" = { low = 0.01, high = 1.0, log = true }
       "training.epochs" = { low = 1, high = 5, integer = true }
-      "server.strategy" = [{ kind = "FedAvg" }, { kind = "FedProx", proximal_mu = 0.1 }]
-      [[together.batch]]                # keys that move together: a table a choice
+      "model.hidden" = [[32], [64, 64]]
+      \\[\\[together.batch]]                # keys that move together
       "training.batch_size" = 10
       "clients.count" = 50
 
