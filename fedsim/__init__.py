@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from fedsim.session import run
     from fedsim.sizing import size
     from fedsim.studies import study
+    from fedsim.sweeping import sweep
 
 __all__ = [
     "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "laws", "load", "plot",
-    "retrace", "run", "run_app", "size", "study", "validate",
+    "retrace", "run", "run_app", "size", "study", "sweep", "validate",
 ]  # fmt: skip
 
 _LATE = {
@@ -32,7 +33,7 @@ _LATE = {
     "compare": "fedsim.comparing", "deploy": "fedsim.real", "laws": "fedsim.laws", "plot": "fedsim.plot", "retrace": "fedsim.real",
     "validate": "fedsim.real",
     "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "size": "fedsim.sizing",
-    "study": "fedsim.studies",
+    "study": "fedsim.studies", "sweep": "fedsim.sweeping",
 }  # fmt: skip
 
 

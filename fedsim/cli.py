@@ -22,7 +22,7 @@ spare_dependencies()  # Before the first of them comes in.
 import typer  # noqa: E402
 from click.exceptions import Abort, UsageError  # noqa: E402
 
-from fedsim import cli_compare, cli_real, cli_size  # noqa: E402
+from fedsim import cli_compare, cli_real, cli_size, cli_sweep  # noqa: E402
 from fedsim.cli_words import AsJson, RunFolder, ScenarioFile, Seed, Set, as_line, end, errors, loaded_from, opened, reported  # noqa: E402
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ app = typer.Typer(
         "  fedsim check scenarios/quickstart.toml   what would it cost?\n"
         "  fedsim run scenarios/quickstart.toml     run it\n"
         "  fedsim compare SCENARIO --with KEY=VALUE which is better?\n"
+        "  fedsim sweep SWEEP                       which of many?\n"
         "  fedsim study batch-size SCENARIO         which batch size?\n"
         "  fedsim list                              what can a scenario name?"
     ),
@@ -268,6 +269,7 @@ def schema(fleet: Annotated[bool, typer.Option("--fleet", help="That of fleet fi
 
 cli_compare.add(app)
 cli_size.add(app)
+cli_sweep.add(app)
 cli_real.add(app)
 
 

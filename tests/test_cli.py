@@ -174,7 +174,7 @@ def test_help_comes_at_once() -> None:
     """``fedsim --help`` takes under 1.5 s of a processor, shows every command, and imports neither torch nor Flower."""
     code = (
         "import sys, atexit; sys.argv = ['fedsim', '--help']\n"
-        "atexit.register(lambda: print(*sorted({'torch', 'flwr', 'sklearn', 'simpy'} & set(sys.modules)), file=sys.stderr))\n"
+        "atexit.register(lambda: print(*sorted({'torch', 'flwr', 'optuna', 'sklearn', 'simpy'} & set(sys.modules)), file=sys.stderr))\n"
         "from fedsim.cli import main; main()\n"
     )
     before = os.times()
@@ -188,7 +188,7 @@ def test_help_comes_at_once() -> None:
 
 def test_import_is_cheap() -> None:
     """``import fedsim`` imports none of torch, Flower, SimPy, pandas and scikit-learn, and still offers its names."""
-    code = "import sys, fedsim; print(*{'torch', 'flwr', 'simpy', 'pandas', 'sklearn'} & set(sys.modules), dir(fedsim))"
+    code = "import sys, fedsim; print(*{'torch', 'flwr', 'optuna', 'simpy', 'pandas', 'sklearn'} & set(sys.modules), dir(fedsim))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert str(sorted(fedsim.__all__)) == said.strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core.errors import RunError
-from fedsim.core.types import IntArray, Params
+from fedsim.core.types import Array, IntArray, Params
 from fedsim.data.federation import Federation
 from fedsim.data.source import Examples
 from fedsim.data.stream.federated import ClientStreams
@@ -89,8 +90,7 @@ class Store:
 
     def tensors(self, examples: Examples) -> tuple[Tensor, Tensor]:
         """Return *examples* as tensors; floating targets take the precision of the features, classes stay whole."""
-        x = torch.from_numpy(np.ascontiguousarray(examples.x))
-        y = torch.from_numpy(np.ascontiguousarray(examples.y))
+        x, y = _seen(examples.x), _seen(examples.y)
         x = x.to(self._device, self.dtype if x.is_floating_point() else x.dtype)
         return x, y.to(self._device, self.dtype if y.is_floating_point() else y.dtype)
 
@@ -125,6 +125,13 @@ class Store:
         while self._made_bytes > self._kept_bytes and len(self._made) > 1:
             self._made_bytes -= _size(self._made.popitem(last=False)[1])
         return pair
+
+
+def _seen(array: Array) -> Tensor:
+    """Return *array* as a tensor over the same memory; of one that nobody may write into torch warns, and nobody does."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _size(pair: tuple[Tensor, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""Many runs side by side in processes of one thread each. What is done already is read; what broke is run again. Knows no question."""
+"""Many runs side by side in processes of one thread each, as many as memory holds. What is done is read; what broke is run again."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from fedsim.core.children import command, environment
 from fedsim.core.errors import RunError
+from fedsim.many.memory import Room
 from fedsim.many.worker import POINT, RUN
 from fedsim.record import manifest
 from fedsim.scenario.load import Loaded
@@ -43,6 +44,10 @@ class Asked:
     loaded: Loaded
     points: tuple[int, ...] = ()
     must: bool = False
+    watched: Mapping[str, Any] | None = None
+    """Who watches it besides, and may prune it: a table that says in ``by`` which function makes a watcher of it."""
+    stands: Callable[[Run], bool] | None = None
+    """Whether a run that is done or pruned already is what it would come to again; a done one is, unless somebody says otherwise."""
 
     def lacks(self, folder: Path) -> bool:
         """Return whether the run in *folder* must have models of its rounds, and has not all of them."""
@@ -51,7 +56,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a run: done; diverged; failed otherwise; refused, where its scenario was; unfinished. *error* says why."""
+    """What came of a run: done; pruned; diverged; failed otherwise; refused, where its scenario was; unfinished. *error* says why."""
 
     status: str
     error: str = ""
@@ -61,6 +66,9 @@ class Outcome:
     def done(self) -> bool:
         """Return whether the run has scores."""
         return self.status == "done" and self.run is not None
+
+
+Heard = Callable[[Asked, Outcome], None]
 
 
 @dataclass(eq=False)
@@ -89,6 +97,11 @@ class _Worker:
             raise RunError("the crew is gone.")
         how = f"by signal {-code}; the system may have run out of memory" if code < 0 else f"with code {code}"
         return {"status": "failed", "error": f"its process ended {how}."}
+
+    @property
+    def pid(self) -> int | None:
+        """Return the number of its process, where there is one."""
+        return None if self.process is None else self.process.pid
 
     def end(self) -> None:
         self.closed = True
@@ -132,10 +145,14 @@ class Crew:
     _idle: list[_Worker] = field(default_factory=list[_Worker])
     _all: list[_Worker] = field(default_factory=list[_Worker])
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _hearing: threading.Lock = field(default_factory=threading.Lock)
     done: int = 0
     known: int = 0
     read: int = 0
     until: float | None = None
+    heard: Heard | None = None
+    """Hears what came of each run, by one thread at a time; what it raises ends all."""
+    room: Room = field(default_factory=Room)
 
     def __enter__(self) -> Self:
         self._all = [_Worker(_started()) for _ in range(self.jobs)]  # They import while the caller looks at the scenario.
@@ -204,13 +221,22 @@ class Crew:
         if before is not None:
             self.read += 1
         else:
-            answer = worker.ask({
-                "what": RUN, "scenario": asked.loaded.scenario.plain(), "folder": str(asked.loaded.folder), "out": str(folder),
-                "points": list(asked.points),
-            })  # fmt: skip
-            run = Run(folder) if answer["status"] == "done" else None
+            with self.room.held(worker.pid):
+                answer = worker.ask({
+                    "what": RUN, "scenario": asked.loaded.scenario.plain(), "folder": str(asked.loaded.folder), "out": str(folder),
+                    "points": list(asked.points), "watched": asked.watched,
+                })  # fmt: skip
+            run = Run(folder) if answer["status"] in ("done", "pruned") else None
             diverged = answer["status"] == "failed" and _diverged(answer["error"])
             before = Outcome("diverged" if diverged else answer["status"], answer["error"], run)
+        if self.heard is not None:
+            try:
+                with self._hearing:
+                    self.heard(asked, before)
+            except BaseException:
+                for each in self._all:  # No other run begins.
+                    each.end()
+                raise
         self._tell(asked.name)
         return before
 
@@ -226,28 +252,62 @@ class Crew:
                 self.told(self.done, self.known, name)
 
     def _place(self, asked: Asked) -> tuple[Path, Outcome | None]:
-        """Return the folder for a run; and its outcome, where it has one already.
-
-        A folder of another scenario's run keeps its name, and ours has a number; one of a run that broke is cleared.
-        """
-        digest = asked.loaded.scenario.digest
-        for number in range(1, 1_000_000):
-            folder = self.folder / (asked.name if number == 1 else f"{asked.name}.{number}")
-            if not os.path.lexists(folder):
-                return folder, None
-            try:
-                run = Run(folder)
-                about = run.manifest
-            except RunError:  # Not ours, or not readable: left alone.
-                continue
-            if about.get("scenario_digest") != digest or manifest.scenario_folder(about, folder) != asked.loaded.folder.resolve():
-                continue
-            if run.status == "running":
-                raise RunError(f"{folder}: another process is at this run. Wait for it, or name another folder with --out.")
-            if run.status == "done" and not asked.lacks(folder):
-                return folder, Outcome("done", run=run)
-            if run.status == "failed" and _diverged(str(about.get("error", ""))):
-                return folder, Outcome("diverged", str(about["error"]))
+        """Return the folder for a run; and its outcome, where it has one already. One of a run that broke is cleared."""
+        folder, standing, outcome = find(self.folder, asked)
+        if standing == "running":
+            raise RunError(f"{folder}: another process is at this run. Wait for it, or name another folder with --out.")
+        if standing == "broken":
             shutil.rmtree(folder)
-            return folder, None
-        raise RunError(f"{self.folder / asked.name}: too many runs of this name; clear the folder {self.folder}.")
+        return folder, outcome
+
+
+Standing = Literal["free", "running", "there", "broken"]
+
+
+def find(root: Path, asked: Asked) -> tuple[Path, Standing, Outcome | None]:
+    """Return the folder of the run *asked* for below *root*, how it stands, and its outcome where that is there.
+
+    A folder of another scenario's run keeps its name, and ours has a number. Changes nothing.
+    """
+    digest = asked.loaded.scenario.digest
+    for number in range(1, 1_000_000):
+        folder = root / (asked.name if number == 1 else f"{asked.name}.{number}")
+        if not os.path.lexists(folder):
+            return folder, "free", None
+        try:
+            run = Run(folder)
+            about = run.manifest
+        except RunError:  # Not ours, or not readable: left alone.
+            continue
+        if about.get("scenario_digest") != digest or manifest.scenario_folder(about, folder) != asked.loaded.folder.resolve():
+            continue
+        if run.status == "running":
+            return folder, "running", None
+        if run.status == "done" and not asked.lacks(folder) and (asked.stands is None or asked.stands(run)):
+            return folder, "there", Outcome("done", run=run)
+        if run.status == "pruned" and asked.stands is not None and asked.stands(run):
+            return folder, "there", Outcome("pruned", str(about["error"]), run)
+        if run.status == "failed" and _diverged(str(about.get("error", ""))):
+            return folder, "there", Outcome("diverged", str(about["error"]))
+        return folder, "broken", None
+    raise RunError(f"{root / asked.name}: too many runs of this name; clear the folder {root}.")
+
+
+@dataclass
+class Reader:
+    """A crew that runs nothing: what is not there is unfinished."""
+
+    folder: Path
+    heard: Heard | None = None
+    done: int = 0
+    read: int = 0
+
+    def runs(self, asked: Sequence[Asked]) -> list[Outcome]:
+        """Return what came of each of *asked*, in their order."""
+        found = [find(self.folder, each)[2] or Outcome("unfinished", "it has not run.") for each in asked]
+        for each, outcome in zip(asked, found, strict=True):
+            if outcome.status != "unfinished":
+                self.done, self.read = self.done + 1, self.read + 1
+                if self.heard is not None:
+                    self.heard(each, outcome)
+        return found

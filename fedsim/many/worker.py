@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fedsim.core import lending
 from fedsim.core.warned import spare_dependencies
 
 RUN = "run"
@@ -34,6 +35,7 @@ def main() -> None:
     asked: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(asked,), daemon=True).start()
     spare_dependencies()
+    lending.lend()  # What one run compiled, traced and read is there for the next.
     try:
         import fedsim.session  # noqa: F401  # pyright: ignore[reportUnusedImport]  # Seconds, before the first request comes.
 
@@ -66,17 +68,19 @@ def _read(asked: queue.SimpleQueue[str]) -> None:
 def answer(request: Mapping[str, Any]) -> dict[str, str]:
     """Do what *request* asks: run its scenario, or ask a function. Return what went wrong, and how it went wrong; nothing, if nothing."""
     from fedsim.core.errors import RunError, ScenarioError
+    from fedsim.record.leaving import Pruned
 
     try:
         if request["what"] == RUN:
             _run(request)
         else:
-            module, _, name = request["what"].partition(":")
-            getattr(import_module(module), name)(request)
+            _named(request["what"])(request)
     except ScenarioError as error:
         return {"status": "refused", "error": str(error)}
     except RunError as error:
         return {"status": "failed", "error": str(error)}
+    except Pruned as enough:
+        return {"status": "pruned", "error": str(enough)}
     except KeyboardInterrupt:
         raise
     except Exception as error:  # Nobody foresaw it: of this run the parent is told, and goes on with the others.
@@ -85,13 +89,17 @@ def answer(request: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _run(request: Mapping[str, Any]) -> None:
-    """Run the scenario of *request* in the folder ``out``, and leave the models of the rounds ``points`` there too."""
+    """Run the scenario of *request* in the folder ``out``, and leave the models of the rounds ``points`` there too.
+
+    Who is to watch it besides is ``watched``: a table that names in ``by`` the function which makes a watcher of it.
+    """
     from fedsim.record.manifest import whole
     from fedsim.scenario.load import Loaded
     from fedsim.scenario.schema import Scenario
     from fedsim.session import Progress, execute
 
-    out, points = Path(request["out"]), set(request["points"])
+    out, points, watched = Path(request["out"]), set(request["points"]), request.get("watched")
+    other = None if watched is None else _named(watched["by"])(watched)
 
     def watch(where: Progress) -> None:
         if where.round in points:
@@ -99,8 +107,16 @@ def _run(request: Mapping[str, Any]) -> None:
             from safetensors.numpy import save
 
             whole(out / POINT.format(where.round), save({name: np.asarray(a, order="C") for name, a in where.model.items()}))
+        if other is not None:
+            other(where)
 
-    execute(Loaded(Scenario.model_validate(request["scenario"]), Path(request["folder"])), out, watch if points else None)
+    loaded = Loaded(Scenario.model_validate(request["scenario"]), Path(request["folder"]))
+    execute(loaded, out, watch if points or other is not None else None)
+
+
+def _named(words: str) -> Any:
+    module, _, name = words.partition(":")
+    return getattr(import_module(module), name)
 
 
 if __name__ == "__main__":

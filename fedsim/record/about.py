@@ -74,7 +74,7 @@ class _Process(_Part):
 class About(_Part):
     """A manifest, as far as readers lean on it."""
 
-    status: Literal["running", "done", "failed", "interrupted"]
+    status: Literal["running", "done", "failed", "interrupted", "pruned"]
     error: str = ""
     scenario: _Scenario
     scenario_digest: str

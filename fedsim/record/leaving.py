@@ -19,6 +19,10 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C, once there is a run folder: says which, and how far the run came."""
 
 
+class Pruned(KeyboardInterrupt):
+    """Whoever watches a run has seen enough of it: says why. The run is left there, as readable as one that was interrupted."""
+
+
 @dataclass
 class Patience:
     """Lets the first signal through, and keeps those that come while a run leaves until it has left.

@@ -88,7 +88,7 @@ def process() -> dict[str, Any]:
 
 
 def status(about: Mapping[str, Any]) -> str:
-    """Return running, done, failed or interrupted; killed, where *about* says running and its process is gone."""
+    """Return running, done, failed, interrupted or pruned; killed, where *about* says running and its process is gone."""
     said = str(about["status"])
     return "killed" if said == "running" and gone(about) else said
 

@@ -24,6 +24,7 @@ from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.cost.ram import Ram
 from fedsim.cost.transport import Transport
+from fedsim.data import lent
 from fedsim.data.checked import Checked, check_pool, checked
 from fedsim.data.federation import Federation, generated_federation, pool_federation, set_aside, split
 from fedsim.data.replay import Replay
@@ -143,12 +144,11 @@ def opened(loaded: Loaded) -> Generator[Executor]:
 
 def _built(loaded: Loaded) -> Parts:
     scenario, key = loaded.scenario, Key(loaded.scenario.seed)
-    table = slots()
-    chosen(table["executor"], scenario.engine.executing)  # Opened by whoever runs; checked by whoever only looks.
+    chosen((table := slots())["executor"], scenario.engine.executing)  # Opened by whoever runs; checked by whoever only looks.
     strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction, hint=elsewhere)
     policy: BatchPolicy | None = None if scenario.training.batch_policy is None else made("batch_policy", scenario.training.batch_policy)
     job = _job(scenario, strategy, policy)
-    source: Pool | Source = made("source", scenario.data.source, find=finder(loaded.folder), key=key.fold("data"))
+    source: Pool | Source = lent.source(made, scenario.data.source, loaded.folder, find=finder(loaded.folder), key=key.fold("data"))
     objective: Objective = made("objective", scenario.training.objective)
     if ":" in scenario.data.source["kind"]:
         kind, classes = f"data.source.kind = {scenario.data.source['kind']!r}", isinstance(objective, Classification)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from fedsim.core.types import FloatArray, Frame
 
@@ -75,6 +74,8 @@ def _fieller(signal: FloatArray, trace: FloatArray) -> tuple[float, float]:
 
     They solve a r^2 - 2 b r + c = 0, where a <= 0 says that there may be no signal, and c <= 0 that there may be no noise.
     """
+    from scipy import stats  # A second to import, and no run needs it that watches nothing.
+
     reach = float(stats.t.ppf((1 + LEVEL) / 2, len(signal) - 1)) ** 2 / len(signal)
     spread = np.cov(signal, trace)
     a = float(signal.mean() ** 2 - reach * spread[0, 0])
@@ -124,6 +125,8 @@ def lost(signals: Sequence[float], rounds: int) -> bool:
     if len(signals) < rounds:
         return False
     latest = np.asarray(signals[-rounds:], dtype=np.float64)
+    from scipy import stats
+
     reach = stats.t.ppf(SURE, rounds - 1) * latest.std(ddof=1) / math.sqrt(rounds)
     return bool(latest.mean() - reach <= 0)
 

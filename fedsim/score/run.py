@@ -49,7 +49,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """Return running, done, failed or interrupted; killed, where it says running and its process is gone."""
+        """Return running, done, failed, interrupted or pruned; killed, where it says running and its process is gone."""
         return manifest.status(self.manifest)
 
     @property

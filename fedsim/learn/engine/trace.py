@@ -13,6 +13,7 @@ import os
 import textwrap
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedsim.core.errors import ScenarioError, reason
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
-from fedsim.learn.engine import noise
+from fedsim.learn.engine import lent, noise
 from fedsim.learn.engine.noise import Mask
 from fedsim.learn.kept import worn
 from fedsim.learn.models import buffers, trainable, travelling
@@ -63,6 +64,13 @@ def trace(
     Raises ScenarioError when the model cannot be trained or its loss is not one number, Untraceable when torch can
     run it but not trace it.
     """
+    made = partial(_trace, model, objective, x, y, masks, rows, arithmetic)
+    return lent.graph(model, objective, (x, y), ([(mask.shape, mask.keep) for mask in masks], rows, arithmetic), made)
+
+
+def _trace(
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, arithmetic: Arithmetic
+) -> GraphModule:
     step = gradient_of(model, objective, arithmetic)
     given = [torch.ones(mask.shape, dtype=_precision(model), device=x.device) for mask in masks]
     lead = () if rows is None else (rows,)
