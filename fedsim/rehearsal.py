@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 
 from fedsim.client.fitting import at_once
-from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.core.types import FloatArray, Seconds
 from fedsim.data.arriving import Arriving
 from fedsim.data.replay.policies import sorts_by_class
 from fedsim.flower import compat, records
@@ -28,6 +28,7 @@ from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
+from fedsim.walking import by_phase, walk
 
 Watch = Callable[[int, int], None]
 """Hears how many rounds are rehearsed, and of how many; again and again while it goes."""
@@ -44,10 +45,6 @@ REPLICAS, BAND = 100, (0.05, 0.95)
 """How often the samples are drawn again for the interval, and which share of the outcomes it leaves out on each side."""
 WIDER, SLACK = 1.5, 0.01
 """The interval is so much wider than the outcomes are: they come from the same few samples. Tried on cycles of many kinds."""
-CELLS = 512
-"""Into how many pieces the sampled span is cut when rounds are walked through."""
-STRIDES = 20_000
-"""Steps of that walk at most; with more rounds than this a step is several."""
 
 
 @dataclass(slots=True)
@@ -341,8 +338,8 @@ def _extrapolated(stage: _Stage, row: int, sampled: int, asked: int, now_s: Seco
     draw = np.random.default_rng(0)
     if sampled:
         picks = np.concatenate([[np.arange(len(table))], draw.integers(0, len(table), (REPLICAS, len(table)))])
-        tables = np.stack([_by_phase(table[pick], span_s) for pick in picks])
-        sums = _walk(tables, now_s, left, span_s)
+        tables = np.stack([by_phase(table[pick], span_s) for pick in picks])
+        sums = walk(tables, now_s, left, span_s)
     else:  # The later half: how it began need not be how it goes on.
         late = table[row // 2 : row, 1:]
         picks = np.concatenate([[np.arange(len(late))], draw.integers(0, len(late), (REPLICAS, len(late)))])
@@ -378,27 +375,3 @@ def _until(told: Foretold, end_s: Seconds, row: int, now_s: Seconds) -> Foretold
         told, rounds=row + left, ends=True, virtual_s=max(now_s, end_s), low_s=low_s, high_s=high_s, down_bytes=told.down_bytes * part,
         up_bytes=told.up_bytes * part,
     )  # fmt: skip
-
-
-def _by_phase(table: FloatArray, span_s: Seconds) -> FloatArray:
-    """Return what a round takes that begins in each cell of the span. Shapes: (n, 6) -> (CELLS, 5)."""
-    phase = table[:, 0] % span_s
-    at = (np.arange(CELLS) + 0.5) * span_s / CELLS
-    return np.stack([np.interp(at, *_sorted(phase, table[:, i]), period=span_s) for i in range(1, 6)], axis=1)
-
-
-def _sorted(phase: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return one mean value for each phase: interpolation wants no phase twice."""
-    at, where = np.unique(phase, return_inverse=True)
-    return at, np.bincount(where, weights=values) / np.bincount(where)
-
-
-def _walk(tables: FloatArray, now_s: Seconds, rounds: int, span_s: Seconds) -> FloatArray:
-    """Return the sums over *rounds* rounds from *now_s* on, each as long as its table says. Shapes: (m, CELLS, 5) -> (m, 5)."""
-    each: IntArray = np.arange(len(tables))
-    stride = -(-rounds // STRIDES)
-    sums = np.zeros((len(tables), 5))
-    for first in range(0, rounds, stride):
-        cell = ((now_s + sums[:, 0]) % span_s * (CELLS / span_s)).astype(np.int64) % CELLS
-        sums += tables[each, cell] * min(stride, rounds - first)
-    return sums
