@@ -38,7 +38,8 @@ from fedsim.scenario.described import described
 from fedsim.scenario.floor import floor_unseen
 from fedsim.scenario.hollow import check_trains
 from fedsim.scenario.load import Loaded, load, recorded
-from fedsim.scenario.schema import Scenario, Stop
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.stop import Stop
 from fedsim.score.compare import difference
 from fedsim.score.noise import lost
 from fedsim.score.run import Run

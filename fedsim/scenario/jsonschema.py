@@ -13,7 +13,8 @@ from fedsim.scenario.fleet import KINDS, Fleet, FleetClients
 from fedsim.scenario.fleet import WAYS as COSTS
 from fedsim.scenario.kinds import Slot, settings_model, slots
 from fedsim.scenario.meanings import below, meaning
-from fedsim.scenario.schema import WAYS, Scenario
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.stop import WAYS
 from fedsim.scenario.words import about, of_setting
 from fedsim.strategy import stock
 
