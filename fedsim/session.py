@@ -238,8 +238,11 @@ class _Session:
         scenario = self.loaded.scenario
         self.round = server_round
         self.latest = self.parts.scored(records.params_of(arrays))
-        if scenario.stop and scenario.stop.noise_floor and lost(self.going.journal.signals, scenario.stop.noise_floor):
-            self.stopped = scenario.stop.words
+        if stop := scenario.stop:
+            sent = self.ground.invariants
+            self.stopped = stop.spent(self.ground.now, sent.down_bytes + sent.up_bytes)
+            if stop.noise_floor and lost(self.going.journal.signals, stop.noise_floor):
+                self.stopped = stop.learned
         last = server_round == scenario.server.rounds or self.ground.exhausted or bool(self.stopped)
         if server_round % scenario.evaluate.every and not last:
             self._tell()
@@ -263,8 +266,8 @@ class _Session:
         for group in scenario.evaluate.by_classes or ():
             for name, value in self.parts.engine.test_classes(self.latest, group).items():
                 self._record(server_round, f"classes {','.join(map(str, group))}", name, value)
-        if scenario.stop and scenario.stop.metric and self._reached(scenario.stop, self.scores[scenario.stop.metric]):
-            self.stopped = scenario.stop.words
+        if stop and stop.metric and self._reached(stop, self.scores[stop.metric]):
+            self.stopped = stop.learned
         self.enough = self.enough or self.ground.exhausted or bool(self.stopped)
         return MetricRecord(dict(self.scores))
 

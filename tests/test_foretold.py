@@ -100,7 +100,7 @@ def test_a_walk_through_a_day_by_hand() -> None:
     """In a day of 100 s whose first half has rounds of 1 s and whose second half rounds of 5 s, 120 rounds take two days."""
     rows = [(float(t), 1.0 if t < 50 else 5.0, 2.0, 0.0, 7.0, 3.0) for t in range(100)]
     table = walking.by_phase(np.array(rows), 100.0)
-    [sums] = walking.walk(table[None], 0.0, 120, 100.0)
+    [sums], _ = walking.walk(table[None], 0.0, 120, 100.0)
 
     assert sums == pytest.approx([200.0, 240.0, 0.0, 840.0, 360.0], abs=3.0)
 
