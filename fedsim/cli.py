@@ -81,14 +81,14 @@ def run(
 ) -> None:
     """Run a scenario, or any Flower app on a fleet: progress while it goes, a summary at the end, a run folder with a report."""
     with errors():
-        from fedsim import show
+        from fedsim.live.terminal import progress
 
         an_app = scenario.is_dir() or scenario.suffix == ".fab" or str(scenario).startswith("@")
         if run_config or measure or an_app or (fleet is not None and scenario.suffix != ".toml"):
             done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
             loaded = loaded_from(scenario, settings, seed, fleet)
-            with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
+            with progress(loaded.scenario, silent=quiet or as_json) as watch:
                 from fedsim.session import execute
 
                 done = execute(loaded, out, watch)
@@ -156,6 +156,7 @@ def verify(
     """Run a run again from its own manifest and compare the digests; exit 1 when they differ."""
     with errors():
         from fedsim import show
+        from fedsim.live.terminal import progress
         from fedsim.scenario.load import recorded
         from fedsim.session import verify as again
 
@@ -168,7 +169,7 @@ def verify(
                     difference = again_app(run, Path(scratch) / "run", follow, trust=trust)
             else:
                 scenario, _ = recorded(old.manifest["scenario"])
-                with show.progress(scenario, silent=quiet) as watch:
+                with progress(scenario, silent=quiet) as watch:
                     difference = again(run, Path(scratch) / "run", watch, trust=trust)
         if difference is not None:
             raise RunError(f"{run}: differs. First: {difference}.")
@@ -240,6 +241,7 @@ def advise(
     with errors():
         from fedsim import show
         from fedsim.advising import is_run, watched
+        from fedsim.live.terminal import progress
         from fedsim.score.advice import advice
 
         if is_run(scenario):
@@ -248,7 +250,7 @@ def advise(
             from fedsim.scenario.load import parse_overrides
 
             loaded = loaded_from(scenario, settings, seed)
-            with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
+            with progress(loaded.scenario, silent=quiet or as_json) as watch:
                 run = watched(scenario, parse_overrides(settings or []), seed, out, watch)
         found = advice(run)
         if as_json:

@@ -27,38 +27,6 @@ if TYPE_CHECKING:
     from fedsim.foreign.session import Where as At
     from fedsim.preview import Preview
     from fedsim.rehearsal import Foretold
-    from fedsim.session import Progress as Where
-
-
-@contextmanager
-def progress(
-    scenario: Scenario, *, silent: bool, clock: str = "virtual", first: str = "building the world"
-) -> Generator[Callable[[Where], None] | None]:
-    """Show a run's progress on standard error while it goes; yields what to tell it with, or None when silent.
-
-    *clock* says whose seconds are told, *first* what is done before the first round.
-    """
-    console = Console(stderr=True)
-    if silent or not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(),
-        TextColumn("{task.fields[now]}"), TextColumn("{task.fields[scores]}"), TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores=first)
-        told: list[str] = []
-
-        def tell(where: Where) -> None:
-            name = min(where.scores, default="")  # One score: a line has 80 columns.
-            scores = f"{name} {where.scores[name]:.3f}" if name else ""
-            for sentence in where.said[len(told) :]:
-                bar.console.print(f"[dim]{escape(sentence)}[/]")
-                told.append(sentence)
-            bar.update(line, completed=where.round, now=f"{clock} {duration(where.now_s)}", scores=scores)
-
-        yield tell
 
 
 @contextmanager
