@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedsim.comparing import compare
     from fedsim.core.keys import Key
     from fedsim.foreign.session import run_app
+    from fedsim.live.following import watch
     from fedsim.real import calibrate, deploy, retrace, validate
     from fedsim.score.run import Run, load
     from fedsim.session import run
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "laws", "load", "plot",
-    "retrace", "run", "run_app", "size", "study", "validate",
+    "retrace", "run", "run_app", "size", "study", "validate", "watch",
 ]  # fmt: skip
 
 _LATE = {
@@ -32,7 +33,7 @@ _LATE = {
     "compare": "fedsim.comparing", "deploy": "fedsim.real", "laws": "fedsim.laws", "plot": "fedsim.plot", "retrace": "fedsim.real",
     "validate": "fedsim.real",
     "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "size": "fedsim.sizing",
-    "study": "fedsim.studies",
+    "study": "fedsim.studies", "watch": "fedsim.live.following",
 }  # fmt: skip
 
 

@@ -31,22 +31,23 @@ class Teller:
         self._name, self._rounds, self._stop, self._clock, self._doing = name, rounds, stop, clock, doing
         self._heard = time.monotonic()
         self._began, self._pace = self._heard - age_s, Pace()
+        if age_s:
+            self._pace.take(0.0, 0.0, 0)
         self._where: Where | None = None
         self._values: list[float] = []
         self._scored = -1
 
-    def recall(self, values: Iterable[float]) -> None:
-        """Take the leading score of evaluations before this one began to look, and that all of them took since the run began."""
-        self._values = [*values][-VALUES:]
-        self._pace.take(0.0, 0.0, 0)
-
-    def take(self, where: Where) -> None:
-        """Take *where* the run is now."""
+    def remember(self, where: Where) -> None:
+        """Take *where* the run once was: its scores, and nothing of its pace."""
         if where.scores and where.scored != self._scored:
             if len(self._values) >= VALUES:
                 self._values = self._values[::2]
             self._values.append(where.scores[self.leading(where.scores)])
             self._scored = where.scored
+
+    def take(self, where: Where) -> None:
+        """Take *where* the run is now."""
+        self.remember(where)
         self._where, self._heard = where, time.monotonic()
         self._pace.take(self._heard - self._began, self._share(where), where.tasks)
 
