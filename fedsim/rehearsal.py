@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import ConfigRecord
 
-from fedsim.client.fitting import at_once
 from fedsim.core.types import FloatArray, Seconds
 from fedsim.data.arriving import Arriving
 from fedsim.data.replay.policies import sorts_by_class
@@ -23,11 +22,11 @@ from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Course, rounds
-from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
+from fedsim.timekeeping import Timekeeper, Work
 from fedsim.walking import Room, by_phase, walk
 
 Watch = Callable[[int, int], None]
@@ -45,59 +44,6 @@ REPLICAS, BAND = 100, (0.05, 0.95)
 """How often the samples are drawn again for the interval, and which share of the outcomes it leaves out on each side."""
 WIDER, SLACK = 1.5, 0.01
 """The interval is so much wider than the outcomes are: they come from the same few samples. Tried on cycles of many kinds."""
-
-
-@dataclass(slots=True)
-class Work:
-    """What training tasks come to, counted task by task: *fewest* to *most* local steps, *smallest* to *largest* batches.
-
-    A client's batch is what one update is made from, a last short one apart; *at_once* is the most examples that pass through the model
-    together. *tasks*, *steps* and *examples* are sums, an example counted each time that it passes.
-    """
-
-    tasks: int = 0
-    steps: int = 0
-    examples: int = 0
-    fewest: int = sys.maxsize
-    most: int = 0
-    smallest: int = sys.maxsize
-    largest: int = 0
-    at_once: int = 0
-
-    def add(self, task: Task) -> None:
-        """Count *task*."""
-        steps, size = task.steps, int(task.sizes.max(initial=0)) if task.laid_out else task.job.size(task.trained_on)
-        self.tasks, self.steps, self.examples = self.tasks + 1, self.steps + steps, self.examples + task.seen
-        self.fewest, self.most = min(self.fewest, steps), max(self.most, steps)
-        self.smallest, self.largest = min(self.smallest, size), max(self.largest, size)
-        self.at_once = max(self.at_once, at_once(task))
-
-
-class Timekeeper:
-    """An engine that takes tasks and never computes them; *work* is what those to train came to."""
-
-    def __init__(self) -> None:
-        self.work = Work()
-
-    def submit(self, task: Task) -> int:
-        """Take a task."""
-        if task.job.kind == "train":
-            self.work.add(task)
-        return task.number
-
-    def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
-        """Refuse: nothing is computed in a rehearsal."""
-        raise AssertionError("a rehearsal computes nothing")
-
-    def peek(self, ticket: int) -> None:
-        """Return nothing: a rehearsal knows no numbers."""
-
-    def diagnose(self, task: Task) -> str:
-        """Return that there is nothing to tell."""
-        return ""
-
-    def discard(self, ticket: int) -> None:
-        """Forget a task."""
 
 
 @dataclass(frozen=True, slots=True)
