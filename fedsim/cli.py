@@ -152,6 +152,7 @@ def verify(
     run: RunFolder,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Run code of its own that was recorded elsewhere.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a run again from its own manifest and compare the digests; exit 1 when they differ."""
     with errors():
@@ -165,15 +166,18 @@ def verify(
             if "app" in old.manifest:
                 from fedsim.foreign.verifying import verify as again_app
 
-                with show.following(old.name, silent=quiet) as follow:
+                with show.following(old.name, silent=quiet or as_json) as follow:
                     difference = again_app(run, Path(scratch) / "run", follow, trust=trust)
             else:
                 scenario, _ = recorded(old.manifest["scenario"])
-                with progress(scenario, silent=quiet) as watch:
+                with progress(scenario, silent=quiet or as_json) as watch:
                     difference = again(run, Path(scratch) / "run", watch, trust=trust)
+        if as_json:
+            print(as_line({"run": str(run), "verified": difference is None, "digest": old.digest, "difference": difference}))
         if difference is not None:
             raise RunError(f"{run}: differs. First: {difference}.")
-        print(f"{run}: verified, digest {old.digest[:16]}... again.")
+        if not as_json:
+            print(f"{run}: verified, digest {old.digest[:16]}... again.")
 
 
 @studies.command("batch-size")
@@ -220,12 +224,13 @@ def batch_size(
 
 
 @app.command()
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, as_json: AsJson = False) -> None:
     """Write the HTML report of a run (again), and print its path."""
     with errors():
         from fedsim.report.page import write_report
 
-        print(write_report(opened(run)))
+        page = write_report(opened(run))
+        print(as_line({"run": str(run), "report": str(page)}) if as_json else page)
 
 
 @app.command()
