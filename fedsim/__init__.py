@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedsim.comparing import compare
     from fedsim.core.keys import Key
     from fedsim.foreign.session import run_app
+    from fedsim.live.following import watch
     from fedsim.real import calibrate, deploy, retrace, validate
     from fedsim.score.run import Run, load
     from fedsim.session import run
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "laws", "load", "plot",
-    "retrace", "run", "run_app", "size", "study", "sweep", "validate",
+    "retrace", "run", "run_app", "size", "study", "sweep", "validate", "watch",
 ]  # fmt: skip
 
 _LATE = {
@@ -33,7 +34,7 @@ _LATE = {
     "compare": "fedsim.comparing", "deploy": "fedsim.real", "laws": "fedsim.laws", "plot": "fedsim.plot", "retrace": "fedsim.real",
     "validate": "fedsim.real",
     "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "size": "fedsim.sizing",
-    "study": "fedsim.studies", "sweep": "fedsim.sweeping",
+    "study": "fedsim.studies", "sweep": "fedsim.sweeping", "watch": "fedsim.live.following",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ spare_dependencies()  # Before the first of them comes in.
 import typer  # noqa: E402
 from click.exceptions import Abort, UsageError  # noqa: E402
 
-from fedsim import cli_compare, cli_real, cli_size, cli_sweep  # noqa: E402
+from fedsim import cli_compare, cli_live, cli_real, cli_size, cli_sweep  # noqa: E402
 from fedsim.cli_words import AsJson, RunFolder, ScenarioFile, Seed, Set, as_line, end, errors, loaded_from, opened, reported  # noqa: E402
 
 app = typer.Typer(
@@ -82,14 +82,14 @@ def run(
 ) -> None:
     """Run a scenario, or any Flower app on a fleet: progress while it goes, a summary at the end, a run folder with a report."""
     with errors():
-        from fedsim import show
+        from fedsim.live.terminal import progress
 
         an_app = scenario.is_dir() or scenario.suffix == ".fab" or str(scenario).startswith("@")
         if run_config or measure or an_app or (fleet is not None and scenario.suffix != ".toml"):
             done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
             loaded = loaded_from(scenario, settings, seed, fleet)
-            with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
+            with progress(loaded.scenario, silent=quiet or as_json) as watch:
                 from fedsim.session import execute
 
                 done = execute(loaded, out, watch)
@@ -153,10 +153,12 @@ def verify(
     run: RunFolder,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Run code of its own that was recorded elsewhere.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a run again from its own manifest and compare the digests; exit 1 when they differ."""
     with errors():
         from fedsim import show
+        from fedsim.live.terminal import progress
         from fedsim.scenario.load import recorded
         from fedsim.session import verify as again
 
@@ -165,15 +167,18 @@ def verify(
             if "app" in old.manifest:
                 from fedsim.foreign.verifying import verify as again_app
 
-                with show.following(old.name, silent=quiet) as follow:
+                with show.following(old.name, silent=quiet or as_json) as follow:
                     difference = again_app(run, Path(scratch) / "run", follow, trust=trust)
             else:
                 scenario, _ = recorded(old.manifest["scenario"])
-                with show.progress(scenario, silent=quiet) as watch:
+                with progress(scenario, silent=quiet or as_json) as watch:
                     difference = again(run, Path(scratch) / "run", watch, trust=trust)
+        if as_json:
+            print(as_line({"run": str(run), "verified": difference is None, "digest": old.digest, "difference": difference}))
         if difference is not None:
             raise RunError(f"{run}: differs. First: {difference}.")
-        print(f"{run}: verified, digest {old.digest[:16]}... again.")
+        if not as_json:
+            print(f"{run}: verified, digest {old.digest[:16]}... again.")
 
 
 @studies.command("batch-size")
@@ -220,12 +225,13 @@ def batch_size(
 
 
 @app.command()
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, as_json: AsJson = False) -> None:
     """Write the HTML report of a run (again), and print its path."""
     with errors():
         from fedsim.report.page import write_report
 
-        print(write_report(opened(run)))
+        page = write_report(opened(run))
+        print(as_line({"run": str(run), "report": str(page)}) if as_json else page)
 
 
 @app.command()
@@ -241,6 +247,7 @@ def advise(
     with errors():
         from fedsim import show
         from fedsim.advising import is_run, watched
+        from fedsim.live.terminal import progress
         from fedsim.score.advice import advice
 
         if is_run(scenario):
@@ -249,7 +256,7 @@ def advise(
             from fedsim.scenario.load import parse_overrides
 
             loaded = loaded_from(scenario, settings, seed)
-            with show.progress(loaded.scenario, silent=quiet or as_json) as watch:
+            with progress(loaded.scenario, silent=quiet or as_json) as watch:
                 run = watched(scenario, parse_overrides(settings or []), seed, out, watch)
         found = advice(run)
         if as_json:
@@ -271,6 +278,7 @@ cli_compare.add(app)
 cli_size.add(app)
 cli_sweep.add(app)
 cli_real.add(app)
+cli_live.add(app)
 
 
 def main() -> None:

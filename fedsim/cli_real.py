@@ -75,11 +75,11 @@ def deploy(
             print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes, port))
             return
         check(asked)
-        from fedsim import show
+        from fedsim.live.terminal import progress
         from fedsim.real.local import deployed
 
         first = f"starting a SuperLink and {asked.nodes} SuperNodes"
-        with show.progress(asked.loaded.scenario, silent=quiet or as_json, clock="wall", first=first) as watch:
+        with progress(asked.loaded.scenario, silent=quiet or as_json, clock="wall", first=first) as watch:
             done = deployed(asked, watch)
         reported(done, as_json)
 

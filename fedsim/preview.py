@@ -68,7 +68,9 @@ class Preview:
         orders = f"server.controller: may change {' and '.join(sizes)}, and with that how long tasks take; what is foretold is without it."
         noisy = "training.batch_policy: goes by what training tells; what is foretold is at the size that it starts with."
         sizing = self.parts.fleet.sizing
-        told = [early] if self.parts.job.stopping else []
+        stop, told = self.parts.scenario.stop, [early] if self.parts.job.stopping else []
+        if stop and stop.bounds and not self.foretold.stopped:
+            told.append(f"[stop]: the run is over before it comes to {' or '.join(stop.bounds)}.")
         return [*self.parts.notes, *told, *([orders] if sizes else []), *([noisy] if sizing and sizing.policy.needs else [])]
 
     def _work(self) -> dict[str, Any]:
@@ -103,6 +105,7 @@ class Preview:
             "rehearsed_rounds": told.rehearsed,
             "sampled_rounds": told.sampled,
             "streams_end": told.ends,
+            "stopped": told.stopped or None,
             "clients_per_round": told.asked,
             "missed_per_round": told.missed,
             "round_s": self.round_s,

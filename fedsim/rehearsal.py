@@ -9,25 +9,25 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import ConfigRecord
 
-from fedsim.client.fitting import at_once
-from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.core.types import FloatArray, Seconds
 from fedsim.data.arriving import Arriving
 from fedsim.data.replay.policies import sorts_by_class
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Course, rounds
-from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
+from fedsim.timekeeping import Timekeeper, Work
+from fedsim.walking import Room, by_phase, walk
 
 Watch = Callable[[int, int], None]
 """Hears how many rounds are rehearsed, and of how many; again and again while it goes."""
@@ -44,63 +44,6 @@ REPLICAS, BAND = 100, (0.05, 0.95)
 """How often the samples are drawn again for the interval, and which share of the outcomes it leaves out on each side."""
 WIDER, SLACK = 1.5, 0.01
 """The interval is so much wider than the outcomes are: they come from the same few samples. Tried on cycles of many kinds."""
-CELLS = 512
-"""Into how many pieces the sampled span is cut when rounds are walked through."""
-STRIDES = 20_000
-"""Steps of that walk at most; with more rounds than this a step is several."""
-
-
-@dataclass(slots=True)
-class Work:
-    """What training tasks come to, counted task by task: *fewest* to *most* local steps, *smallest* to *largest* batches.
-
-    A client's batch is what one update is made from, a last short one apart; *at_once* is the most examples that pass through the model
-    together. *tasks*, *steps* and *examples* are sums, an example counted each time that it passes.
-    """
-
-    tasks: int = 0
-    steps: int = 0
-    examples: int = 0
-    fewest: int = sys.maxsize
-    most: int = 0
-    smallest: int = sys.maxsize
-    largest: int = 0
-    at_once: int = 0
-
-    def add(self, task: Task) -> None:
-        """Count *task*."""
-        steps, size = task.steps, int(task.sizes.max(initial=0)) if task.laid_out else task.job.size(task.trained_on)
-        self.tasks, self.steps, self.examples = self.tasks + 1, self.steps + steps, self.examples + task.seen
-        self.fewest, self.most = min(self.fewest, steps), max(self.most, steps)
-        self.smallest, self.largest = min(self.smallest, size), max(self.largest, size)
-        self.at_once = max(self.at_once, at_once(task))
-
-
-class Timekeeper:
-    """An engine that takes tasks and never computes them; *work* is what those to train came to."""
-
-    def __init__(self) -> None:
-        self.work = Work()
-
-    def submit(self, task: Task) -> int:
-        """Take a task."""
-        if task.job.kind == "train":
-            self.work.add(task)
-        return task.number
-
-    def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
-        """Refuse: nothing is computed in a rehearsal."""
-        raise AssertionError("a rehearsal computes nothing")
-
-    def peek(self, ticket: int) -> None:
-        """Return nothing: a rehearsal knows no numbers."""
-
-    def diagnose(self, task: Task) -> str:
-        """Return that there is nothing to tell."""
-        return ""
-
-    def discard(self, ticket: int) -> None:
-        """Forget a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +51,9 @@ class Foretold:
     """What all rounds would cost: *rehearsed* of them took place on the virtual clock, *sampled* of these ahead of time.
 
     *low_s* and *high_s* are where the virtual time most likely lies; both are *virtual_s* where every round was rehearsed,
-    and NaN where too few were. *ends*: after the last of *rounds* every stream has ended. *alarms*: what these, or a controller, change
-    in a client's training is not in it, since nothing is trained.
+    and NaN where too few were. *ends*: after the last of *rounds* every stream has ended. *stopped* is which of the times and bytes that
+    [stop] names is spent then; empty where neither is. *alarms*: what these, or a controller, change in a client's training is not in it,
+    since nothing is trained.
     """
 
     rounds: int
@@ -127,11 +71,17 @@ class Foretold:
     alarms: bool
     work: Work = field(default_factory=Work)
     """What the training tasks of the rehearsed rounds come to."""
+    stopped: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Return whether every round was rehearsed, one after the other."""
+        return self.rehearsed - self.sampled == self.rounds
 
     @property
     def exact(self) -> bool:
         """Return whether this is what a run comes to: every round was rehearsed, and nothing changes how long tasks take."""
-        return self.rehearsed == self.rounds and not self.alarms
+        return self.whole and not self.alarms
 
 
 @dataclass(slots=True)
@@ -193,6 +143,23 @@ class _Stage:
         self.rows.append((before[0], *(b - a for a, b in zip(before, after, strict=True))))
 
     @property
+    def spent(self) -> str:
+        """Return which of the times and bytes that [stop] names is spent; empty where neither is."""
+        stop, sent = self.parts.scenario.stop, self.grid.invariants
+        return stop.spent(self.grid.now, sent.down_bytes + sent.up_bytes) if stop else ""
+
+    @property
+    def over(self) -> bool:
+        """Return whether a run would end here, whatever it has learned."""
+        return self.grid.exhausted or bool(self.spent)
+
+    def likely(self, asked: int) -> int:
+        """Return how many of the *asked* rounds there are likely to be, by how much of what [stop] names those so far have spent."""
+        stop, sent = self.parts.scenario.stop, self.grid.invariants
+        share = stop.share(self.grid.now, sent.down_bytes + sent.up_bytes) if stop else 0.0
+        return min(asked, math.ceil(len(self.rows) / share)) if share else asked
+
+    @property
     def table(self) -> FloatArray:
         """Return the rows. Shapes: (rounds, 6): began at, lasted, asked, missed, bytes down, bytes up."""
         return np.array(self.rows, dtype=np.float64)
@@ -249,7 +216,7 @@ def told(parts: Parts, *, wall_s: float, also: Callable[[TaskRow | RoundRow], No
 def _play(stage: _Stage, wall_s: float = math.inf) -> None:
     began = time.monotonic()
     with compat.log_to(None), compat.virtual_sleep(stage.grid.wait_for_others), compat.cheap_collections():
-        while len(stage.rows) < stage.parts.scenario.server.rounds and not stage.grid.exhausted and time.monotonic() - began < wall_s:
+        while len(stage.rows) < stage.parts.scenario.server.rounds and not stage.over and time.monotonic() - began < wall_s:
             stage.play()
 
 
@@ -260,25 +227,25 @@ def _rehearsed(stage: _Stage, wall_s: float, rounds: int | None, watch: Watch | 
     share = 1.0 if streams else IN_A_ROW  # Streams cannot be looked at ahead: what comes depends on what has come.
     row, sampled, span_s, coming = 0, 0, 0.0, None
     with compat.log_to(None), compat.virtual_sleep(stage.grid.wait_for_others), compat.cheap_collections():
-        while row < within and not stage.grid.exhausted:
+        while row < within and not stage.over:
             spent_s = time.monotonic() - began
             # All of them, if they will be done by the end of the time: better than samples of them.
-            if row and spent_s > share * wall_s and spent_s / row * within > wall_s:
+            if row and spent_s > share * wall_s and spent_s / row * stage.likely(within) > wall_s:
                 break
             stage.play()
             row += 1
             if watch:
-                watch(row, asked)
-        in_a_row_s = stage.grid.now
-        if row < asked and not streams:
+                watch(row, stage.likely(asked))
+        in_a_row_s, every = stage.grid.now, row == asked or stage.over
+        if not every and not streams:
             each_s = float(stage.table[row // 2 :, 1].mean())  # The later half: a first wait may be long, and comes once.
-            span_s = _span_s(parts, each_s * (asked - row))
+            span_s = _span_s(parts, each_s * (stage.likely(asked) - row))
             left_s = wall_s - (time.monotonic() - began)
             affordable = int(left_s / max(1e-9, (time.monotonic() - began) / row))
             sampled = _sample(stage, span_s, min(SAMPLES, affordable // EACH), watch, asked)
-        elif row < asked and not stage.grid.exhausted:
+        elif not every:
             coming = Arriving.of(parts.federation, LOOKS_SHARE * wall_s)
-    if row == asked or stage.grid.exhausted:
+    if every:
         return _all(stage, row)
     told = _extrapolated(stage, row, sampled, asked, in_a_row_s, span_s)
     if coming is None:
@@ -293,14 +260,14 @@ def _rehearsed(stage: _Stage, wall_s: float, rounds: int | None, watch: Watch | 
 
 
 def _all(stage: _Stage, rounds: int) -> Foretold:
-    grid, sent, heard = stage.grid, stage.grid.invariants, stage.heard
+    grid, sent, heard, spent = stage.grid, stage.grid.invariants, stage.heard, stage.spent
     grid.finish(broken=True)  # Replies that are on the wire when the run ends have been sent.
     batches, alarms = max(1, heard.batches), _alarms(stage.parts)
     low_s = high_s = np.nan if alarms else grid.now
     return Foretold(
         rounds, rounds, 0, grid.exhausted, grid.now, low_s, high_s, float(stage.table[:, 1].max()),
         heard.asked / batches, heard.missed / batches, sent.down_bytes, sent.up_bytes, alarms,
-        stage.engine.work,
+        stage.engine.work, spent,
     )  # fmt: skip
 
 
@@ -336,29 +303,35 @@ def _sample(stage: _Stage, span_s: Seconds, samples: int, watch: Watch | None, a
 
 
 def _extrapolated(stage: _Stage, row: int, sampled: int, asked: int, now_s: Seconds, span_s: Seconds) -> Foretold:
-    """Return what *asked* rounds cost, when *row* were rehearsed in a row, up to *now_s*, and *sampled* ahead of them."""
-    table, left = stage.table, asked - row
+    """Return what *asked* rounds cost, when *row* were rehearsed in a row, up to *now_s*, and *sampled* ahead of them.
+
+    There are fewer where [stop] names a time, or bytes, that are spent sooner.
+    """
+    table, left, stop = stage.table, asked - row, stage.parts.scenario.stop
+    done = table[:row].sum(axis=0)[1:]
+    room = Room(*stop.left(now_s, done[3] + done[4])) if stop else Room()
     draw = np.random.default_rng(0)
     if sampled:
         picks = np.concatenate([[np.arange(len(table))], draw.integers(0, len(table), (REPLICAS, len(table)))])
-        tables = np.stack([_by_phase(table[pick], span_s) for pick in picks])
-        sums = _walk(tables, now_s, left, span_s)
+        tables = np.stack([by_phase(table[pick], span_s) for pick in picks])
+        sums, counts = walk(tables, now_s, left, span_s, room)
     else:  # The later half: how it began need not be how it goes on.
         late = table[row // 2 : row, 1:]
         picks = np.concatenate([[np.arange(len(late))], draw.integers(0, len(late), (REPLICAS, len(late)))])
-        sums = left * late[picks].mean(axis=1)
+        means = late[picks].mean(axis=1)
+        counts = room.rounds(means, left)
+        sums = counts[:, None] * means
     rest = sums[0]
     less, more = WIDER * np.abs(np.quantile(sums[1:, 0], BAND) - rest[0]) + SLACK * rest[0]
     if row + sampled <= FEWEST:
         less = more = np.nan
-    done = table[:row].sum(axis=0)[1:]
-    total = done + rest
+    played, total = row + round(counts[0]), done + rest
     _, called, missed, down_bytes, up_bytes = total
     within = table[:, 0] <= now_s + rest[0]  # Samples may lie beyond the end.
     return Foretold(
-        asked, row + sampled, sampled, False, now_s + rest[0], now_s + rest[0] - np.minimum(less, rest[0]), now_s + rest[0] + more,
-        float(table[within, 1].max()), called / asked, missed / asked, down_bytes, up_bytes, _alarms(stage.parts),
-        stage.engine.work,
+        played, row + sampled, sampled, False, now_s + rest[0], now_s + rest[0] - np.minimum(less, rest[0]), now_s + rest[0] + more,
+        float(table[within, 1].max()), called / played, missed / played, down_bytes, up_bytes, _alarms(stage.parts),
+        stage.engine.work, stop.spent(now_s + rest[0], down_bytes + up_bytes) if stop else "",
     )  # fmt: skip
 
 
@@ -375,30 +348,6 @@ def _until(told: Foretold, end_s: Seconds, row: int, now_s: Seconds) -> Foretold
     low_s, high_s = (np.nan, np.nan) if told.low_s != told.low_s else (max(now_s, end_s - slack_s), max(now_s, end_s) + slack_s)
     part = (row + left) / told.rounds
     return replace(
-        told, rounds=row + left, ends=True, virtual_s=max(now_s, end_s), low_s=low_s, high_s=high_s, down_bytes=told.down_bytes * part,
-        up_bytes=told.up_bytes * part,
+        told, rounds=row + left, ends=True, stopped="", virtual_s=max(now_s, end_s), low_s=low_s, high_s=high_s,
+        down_bytes=told.down_bytes * part, up_bytes=told.up_bytes * part,
     )  # fmt: skip
-
-
-def _by_phase(table: FloatArray, span_s: Seconds) -> FloatArray:
-    """Return what a round takes that begins in each cell of the span. Shapes: (n, 6) -> (CELLS, 5)."""
-    phase = table[:, 0] % span_s
-    at = (np.arange(CELLS) + 0.5) * span_s / CELLS
-    return np.stack([np.interp(at, *_sorted(phase, table[:, i]), period=span_s) for i in range(1, 6)], axis=1)
-
-
-def _sorted(phase: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return one mean value for each phase: interpolation wants no phase twice."""
-    at, where = np.unique(phase, return_inverse=True)
-    return at, np.bincount(where, weights=values) / np.bincount(where)
-
-
-def _walk(tables: FloatArray, now_s: Seconds, rounds: int, span_s: Seconds) -> FloatArray:
-    """Return the sums over *rounds* rounds from *now_s* on, each as long as its table says. Shapes: (m, CELLS, 5) -> (m, 5)."""
-    each: IntArray = np.arange(len(tables))
-    stride = -(-rounds // STRIDES)
-    sums = np.zeros((len(tables), 5))
-    for first in range(0, rounds, stride):
-        cell = ((now_s + sums[:, 0]) % span_s * (CELLS / span_s)).astype(np.int64) % CELLS
-        sums += tables[each, cell] * min(stride, rounds - first)
-    return sums

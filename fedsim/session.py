@@ -21,7 +21,7 @@ from fedsim.data.source import changed
 from fedsim.flower import compat, records
 from fedsim.flower.aggregated import Watched, bared
 from fedsim.flower.decode import coded
-from fedsim.flower.rounds import Control, Course, drive
+from fedsim.flower.rounds import Control, Course, drive, starts_itself
 from fedsim.learn.controllers import Changes, rises
 from fedsim.learn.engine.queue import Queue
 from fedsim.learn.stopping import Patience as Plateau
@@ -38,7 +38,8 @@ from fedsim.scenario.described import described
 from fedsim.scenario.floor import floor_unseen
 from fedsim.scenario.hollow import check_trains
 from fedsim.scenario.load import Loaded, load, recorded
-from fedsim.scenario.schema import Scenario, Stop
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.stop import Stop
 from fedsim.score.compare import difference
 from fedsim.score.noise import lost
 from fedsim.score.run import Run
@@ -58,6 +59,14 @@ class Progress:
     up_bytes: int
     scores: Mapping[str, float]
     said: Sequence[str] = ()
+    scored: int = 0
+    """The round that the scores are of."""
+    tasks: int = 0
+    """How many replies of clients the strategy was given so far; 0 where nobody counts."""
+    counts: str = "round"
+    """What is counted: rounds, or versions, where a strategy has a ``start`` of its own."""
+    under_way: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    """Tells how many tasks are done of those that are being computed; may be asked at any time, from any thread."""
     model: Params = field(default_factory=dict[str, Any])
     """What travels, as it is now: to be looked at, not to be kept for long or written into."""
 
@@ -170,6 +179,7 @@ class _Session:
         table = self.loaded.scenario.server.strategy
         self.watched = Watched(table["kind"], self.parts.first)
         self.privacy = privacy_of(self.parts.strategy.strategy, float(table.get("noise_multiplier", 0.0)))
+        self.counts = "version" if starts_itself(self.parts.strategy.strategy) else "round"
         self.going = Going(self)
 
     def drive(self) -> None:
@@ -237,8 +247,11 @@ class _Session:
         scenario = self.loaded.scenario
         self.round = server_round
         self.latest = self.parts.scored(records.params_of(arrays))
-        if scenario.stop and scenario.stop.noise_floor and lost(self.going.journal.signals, scenario.stop.noise_floor):
-            self.stopped = scenario.stop.words
+        if stop := scenario.stop:
+            sent = self.ground.invariants
+            self.stopped = stop.spent(self.ground.now, sent.down_bytes + sent.up_bytes)
+            if stop.noise_floor and lost(self.going.journal.signals, stop.noise_floor):
+                self.stopped = stop.learned
         last = server_round == scenario.server.rounds or self.ground.exhausted or bool(self.stopped)
         if server_round % scenario.evaluate.every and not last:
             self._tell()
@@ -262,8 +275,8 @@ class _Session:
         for group in scenario.evaluate.by_classes or ():
             for name, value in self.parts.engine.test_classes(self.latest, group).items():
                 self._record(server_round, f"classes {','.join(map(str, group))}", name, value)
-        if scenario.stop and scenario.stop.metric and self._reached(scenario.stop, self.scores[scenario.stop.metric]):
-            self.stopped = scenario.stop.words
+        if stop and stop.metric and self._reached(stop, self.scores[stop.metric]):
+            self.stopped = stop.learned
         self.enough = self.enough or self.ground.exhausted or bool(self.stopped)
         return MetricRecord(dict(self.scores))
 
@@ -284,8 +297,11 @@ class _Session:
         self.going.tell()
         self._checkpoint()
         if self.watch:
-            sent, rounds, said = self.ground.invariants, self.loaded.scenario.server.rounds, self.watched.said
-            self.watch(Progress(self.round, rounds, self.ground.now, sent.down_bytes, sent.up_bytes, dict(self.scores), said, self.latest))
+            sent = self.ground.invariants
+            self.watch(Progress(
+                self.round, self.loaded.scenario.server.rounds, self.ground.now, sent.down_bytes, sent.up_bytes, dict(self.scores),
+                self.watched.said, self.scored, self.ground.arrived, self.counts, self.queue.under_way, self.latest,
+            ))  # fmt: skip
 
     def _checkpoint(self) -> None:
         """Save the model now and then, a small share of the time, so that a kill costs no more than what came since."""

@@ -27,38 +27,6 @@ if TYPE_CHECKING:
     from fedsim.foreign.session import Where as At
     from fedsim.preview import Preview
     from fedsim.rehearsal import Foretold
-    from fedsim.session import Progress as Where
-
-
-@contextmanager
-def progress(
-    scenario: Scenario, *, silent: bool, clock: str = "virtual", first: str = "building the world"
-) -> Generator[Callable[[Where], None] | None]:
-    """Show a run's progress on standard error while it goes; yields what to tell it with, or None when silent.
-
-    *clock* says whose seconds are told, *first* what is done before the first round.
-    """
-    console = Console(stderr=True)
-    if silent or not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=12), MofNCompleteColumn(),
-        TextColumn("{task.fields[now]}"), TextColumn("{task.fields[scores]}"), TimeElapsedColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as bar:
-        line = bar.add_task(scenario.name, total=scenario.server.rounds, now="", scores=first)
-        told: list[str] = []
-
-        def tell(where: Where) -> None:
-            name = min(where.scores, default="")  # One score: a line has 80 columns.
-            scores = f"{name} {where.scores[name]:.3f}" if name else ""
-            for sentence in where.said[len(told) :]:
-                bar.console.print(f"[dim]{escape(sentence)}[/]")
-                told.append(sentence)
-            bar.update(line, completed=where.round, now=f"{clock} {duration(where.now_s)}", scores=scores)
-
-        yield tell
 
 
 @contextmanager
@@ -276,8 +244,8 @@ def _stopped(scenario: Scenario, about: dict[str, Any]) -> str:
     if stop is None or (stop.metric is not None and stop.metric not in final):
         return ""
     # Folders of before 2026-11-30 do not say that they were stopped; their scores do.
-    met = "stopped" in about or (stop.metric is not None and stop.holds(final[stop.metric]))
-    return f" (stopped at {stop.words})" if met else f" (never reached {stop.words})"
+    met = about.get("stopped") or (stop.learned if stop.metric is not None and stop.holds(final[stop.metric]) else "")
+    return f" (stopped at {met})" if met else f" (never reached {stop.words})"
 
 
 def preview(foretold: Preview) -> None:
@@ -310,9 +278,10 @@ def preview(foretold: Preview) -> None:
     table.add_row("a round sends", f"{megabytes(figures['bytes_down_per_round'])} down,"
                   f" {megabytes(figures['bytes_up_per_round'])} up")  # fmt: skip
     told = foretold.foretold
-    until = f" ({'' if told.rehearsed == told.rounds else 'about '}{foretold.rounds:,}, then every stream has ended)" if told.ends else ""
-    until += f"; ends sooner at {scenario.stop.words}" if scenario.stop else ""
-    around = "" if told.rehearsed >= told.rounds else "about "
+    around = "" if told.whole else "about "
+    last = f"{told.stopped} are spent" if told.stopped else "every stream has ended" if told.ends else ""
+    until = f" ({around}{foretold.rounds:,}, then {last})" if last else ""
+    until += f"; ends sooner at {scenario.stop.learned}" if scenario.stop and scenario.stop.learned else ""
     sent = f"{around}{megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up"
     table.add_row("all rounds", f"{_foretold(told)}, {sent}{until}")
     table.add_row("foretold from", _rehearsed(told))
@@ -347,11 +316,12 @@ def _foretold(told: Foretold) -> str:
 
 
 def _rehearsed(told: Foretold) -> str:
-    if told.rehearsed == told.rounds:
+    if told.whole:
         alarms = ": without what alarms or a controller change in a client's training" if told.alarms else ""
         return f"all {told.rounds:,} rounds on the virtual clock, nothing trained{alarms}"
-    ahead = f", {told.sampled:,} of them spread over what is to come" if told.sampled else ""
-    return f"{told.rehearsed:,} of {told.rounds:,} rounds on the virtual clock{ahead}; nothing trained. --wall-s N takes more time for it"
+    ahead = f", and {told.sampled:,} spread over what is to come" if told.sampled else ""
+    row = told.rehearsed - told.sampled
+    return f"{row:,} of {told.rounds:,} rounds on the virtual clock{ahead}; nothing trained. --wall-s N takes more time for it"
 
 
 def _arriving(streams: Arriving, clients: int) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fedsim
-from fedsim import rehearsal
+from fedsim import rehearsal, walking
 from fedsim.core.errors import RunError
 from fedsim.data.arriving import looked_at
 from fedsim.data.replay import replays
@@ -99,8 +99,8 @@ def test_who_is_asked_by_night_counts_too(tiny: Tiny) -> None:
 def test_a_walk_through_a_day_by_hand() -> None:
     """In a day of 100 s whose first half has rounds of 1 s and whose second half rounds of 5 s, 120 rounds take two days."""
     rows = [(float(t), 1.0 if t < 50 else 5.0, 2.0, 0.0, 7.0, 3.0) for t in range(100)]
-    table = rehearsal._by_phase(np.array(rows), 100.0)
-    [sums] = rehearsal._walk(table[None], 0.0, 120, 100.0)
+    table = walking.by_phase(np.array(rows), 100.0)
+    [sums], _ = walking.walk(table[None], 0.0, 120, 100.0)
 
     assert sums == pytest.approx([200.0, 240.0, 0.0, 840.0, 360.0], abs=3.0)
 

@@ -133,8 +133,10 @@ class _Follower:
         if self.watch and news != self.told:
             scores = {name: value for name, value in final.items() if name not in ("rounds", "scored_round")}
             rounds = self.asked.loaded.scenario.server.rounds
+            reached = int(final.get("rounds", 0))
             self.watch(Progress(
-                int(final.get("rounds", 0)), rounds, about["virtual_s"], about["bytes_down"], about["bytes_up"], scores
+                reached, rounds, about["virtual_s"], about["bytes_down"], about["bytes_up"], scores,
+                scored=int(final.get("scored_round", reached)),
             ))  # fmt: skip
             self.told = news
         return status

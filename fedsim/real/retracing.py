@@ -5,6 +5,7 @@ What a client on a stream holds when it acts depends on when that was, and no se
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fedsim.core.errors import RunError
@@ -14,6 +15,7 @@ from fedsim.real.again import deployed_run
 from fedsim.record import journal
 from fedsim.record.journal import Journal
 from fedsim.scenario.build import Parts
+from fedsim.scenario.schema import Scenario
 from fedsim.score.run import Run
 from fedsim.session import execute
 from fedsim.sim.grid import VirtualGrid
@@ -40,6 +42,7 @@ def retraced(path: str | Path, out: str | Path, seen: Observed | None = None) ->
     """
     real, loaded = deployed_run(path, "retraced")
     seen = observed(real) if seen is None else seen
+    loaded = replace(loaded, scenario=_as_long(loaded.scenario, int(real.final["rounds"])))
 
     def lay(parts: Parts, queue: Queue, journal: Journal) -> Ground:
         return VirtualGrid(parts.fleet, queue, journal, mods=parts.strategy.mods, writable=parts.strategy.writable, observed=seen)
@@ -48,6 +51,13 @@ def retraced(path: str | Path, out: str | Path, seen: Observed | None = None) ->
     if len(run.tasks) != len(seen.tasks):
         raise RunError(f"{run.path}: sent {len(run.tasks)} messages, and {len(seen.tasks)} were observed.")
     return run
+
+
+def _as_long(scenario: Scenario, rounds: int) -> Scenario:
+    """Return *scenario* for as many *rounds* as a run had that ended by its clock: here that may be a moment behind when it looks."""
+    if scenario.stop is None or scenario.stop.virtual_s is None:
+        return scenario
+    return scenario.model_copy(update={"stop": None, "server": scenario.server.model_copy(update={"rounds": rounds})})
 
 
 def same_predictions(one: Run, other: Run) -> bool:

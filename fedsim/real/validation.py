@@ -22,6 +22,7 @@ from fedsim.record.manifest import whole
 from fedsim.report.foretold import FILE
 from fedsim.report.page import toml, write_report
 from fedsim.scenario.load import load
+from fedsim.scenario.stop import BOUNDS
 from fedsim.score.run import Run
 from fedsim.session import execute
 
@@ -108,6 +109,11 @@ def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> V
     scenario = asked.loaded.scenario
     if scenario.server.rounds < ROUNDS:
         raise ScenarioError(f"server.rounds = {scenario.server.rounds}: what a round takes can be told from {ROUNDS} on.")
+    if scenario.stop is not None and scenario.stop.bounds:
+        raise ScenarioError(
+            f"[stop]: {' and '.join(scenario.stop.bounds)} may be another number of rounds simulated and deployed. Leave"
+            f" {' and '.join(name for name in BOUNDS if getattr(scenario.stop, name) is not None)} out to validate."
+        )
     check(asked)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ScenarioError(f"{folder}: is there already and not empty. Name another folder with --out.")

@@ -13,7 +13,8 @@ from fedsim.scenario.fleet import KINDS, Fleet, FleetClients
 from fedsim.scenario.fleet import WAYS as COSTS
 from fedsim.scenario.kinds import Slot, settings_model, slots
 from fedsim.scenario.meanings import below, meaning
-from fedsim.scenario.schema import WAYS, Scenario
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.stop import BOUNDS, WAYS
 from fedsim.scenario.words import about, of_setting
 from fedsim.strategy import stock
 
@@ -43,6 +44,8 @@ def json_schema() -> dict[str, Any]:
     one_of = {"Training": ("epochs", "steps"), "Stop": WAYS}
     for section, ways in one_of.items():
         parts[section]["oneOf"] = [{"required": [way]} for way in ways]
+    by_score = [{"required": [name]} for name in (*WAYS, "metric", "least", "goal")]
+    parts["Stop"]["oneOf"].append({"anyOf": [{"required": [bound]} for bound in BOUNDS], "not": {"anyOf": by_score}})
     for slot in slots().values():
         parts[slot.noun] = _any_kind(slot, parts)
         if more := common.get(slot.noun):

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ValidationError
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.scenario.asked import asked
 from fedsim.scenario.explain import explain, sections
-from fedsim.scenario.schema import WAYS, Scenario
+from fedsim.scenario.schema import Scenario
+from fedsim.scenario.stop import WAYS
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ KEYS: dict[str, dict[str, str]] = {
         "server": "Which strategy aggregates, and for how long.",
         "codec": "What travels in the place of plain arrays; these, unless given.",
         "evaluate": "When the model is scored, and on what.",
-        "stop": "When the run has learned enough; at its last round unless given.",
+        "stop": "When the run ends before its last round: it has learned enough, or time or bytes are spent.",
         "monitor": "What is watched of training; nothing unless given.",
         "transport": "What Flower's own processes add to links and devices; nothing unless given.",
         "engine": "How the numbers are computed.",

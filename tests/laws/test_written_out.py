@@ -64,6 +64,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "codec of nothing": {"codec": {}},
     "evaluate": {"evaluate": {"every": 2, "federated_fraction": 0.5, "by_classes": [[0, 1], [2]], "client_test_fraction": 0.3}},
     "stop": {"stop": {"metric": "accuracy", "at_least": 1}},
+    "stop by time": {"stop": {"virtual_s": 9, "megabytes": 0.5}},
     "stop low": {"stop": {"metric": "loss", "at_most": 0.1}},
     "plateau": {"stop": {"metric": "accuracy", "plateau": 3, "least": 0.1, "goal": "max"}},
     "transport": {"transport": {"server_s": 0.5, "cores": 2.0}},

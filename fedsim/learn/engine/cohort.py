@@ -96,6 +96,8 @@ class CohortEngine:
         self._steps: dict[Kind, Step] = {}
         self._starts = Starts(carried, self._trained, self._dtype, self._device)
         self._scored: tuple[Start, list[Tensor]] | None = None
+        self.computed = 0
+        """How many tasks of the latest ``run`` are computed so far, for whoever looks on."""
         self.arithmetic, self.many_sizes = arithmetic, many_sizes
         self._templates = Templates(model, objective, arithmetic) if many_sizes else None
 
@@ -183,6 +185,7 @@ class CohortEngine:
 
     def _run(self, tasks: list[Task]) -> list[Result]:
         results: dict[int, Result] = {}
+        self.computed = 0
         for job, rows in ranked(tasks):
             width = self._width(job, [tasks[i] for i in rows])
             for first in range(0, len(rows), width):
@@ -193,6 +196,7 @@ class CohortEngine:
                     run = self._rehearse
                 try:
                     results.update(zip(places, run(job, chunk), strict=True))
+                    self.computed = len(results)
                 except (RuntimeError, MemoryError) as error:  # torch reports a full memory as a RuntimeError
                     names = "; ".join(task.label for task in chunk[:3]) + ("; ..." if len(chunk) > 3 else "")
                     said = (str(error).splitlines() or ["no more memory"])[0][:200]

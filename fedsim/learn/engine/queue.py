@@ -23,7 +23,7 @@ class Queue:
         self._engine, self._executor = engine, executor
         self._pending: dict[int, Task] = {}
         self._done: dict[int, Result] = {}
-        self._tickets = 0
+        self._tickets, self._due = 0, 0
         executor.serve(engine.site)
 
     def submit(self, task: Task) -> int:
@@ -51,8 +51,17 @@ class Queue:
             due += [ticket for ticket in others if ticket in self._pending][:room]
         if due:
             tasks = tuple(self._pending.pop(ticket) for ticket in due)
-            self._done.update(zip(due, self._executor.run(tasks), strict=True))
+            self._due = len(tasks)
+            try:
+                self._done.update(zip(due, self._executor.run(tasks), strict=True))
+            finally:
+                self._due = 0
         return [self._done.pop(ticket) for ticket in tickets]
+
+    def under_way(self) -> tuple[int, int]:
+        """Return how many of the tasks that are being computed now are done, and of how many, to any thread; 0 of 0 where nobody counts."""
+        due, done = self._due, getattr(self._executor, "computed", None)
+        return (min(done, due), due) if isinstance(done, int) else (0, 0)
 
     def diagnose(self, task: Task) -> str:
         """Return where the numbers of *task* broke, computed here, whoever computed them."""

@@ -21,6 +21,11 @@ class Local:
         """Compute at *site* from now on."""
         self._engine = site.engine
 
+    @property
+    def computed(self) -> int:
+        """Return how many tasks of the latest ``run`` are computed so far."""
+        return self._engine.computed
+
     def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Return the results of *tasks*, in their order."""
         return self._engine.run(list(tasks))

@@ -74,7 +74,8 @@ class Workers:
         self._said = tempfile.TemporaryFile()
         self._workers: list[_Worker] = []
         self._starts: dict[str, tuple[int, shared.Layout]] = {}
-        self._chunk = 1
+        self._chunk, self.computed = 1, 0
+        """How many clients are trained at once at most, and how many tasks of the latest ``run`` are computed so far."""
         try:
             for number in range(1, workers + 1):
                 self._workers.append(_start(number, self._said))
@@ -144,7 +145,7 @@ class Workers:
     def _work(self, units: Sequence[Unit]) -> tuple[list[_Done], dict[int, shared.Memory]]:
         """Have *units* computed, handed out in order to whoever is idle; return the answers in order, and the memory
         of each worker that the arrays lie in."""
-        starts = {start.content: start for unit in units for start in unit.starts}
+        starts, self.computed = {start.content: start for unit in units for start in unit.starts}, 0
         blocks = {worker.number: shared.blank() for worker in self._workers}
         try:
             self._share(starts)
@@ -165,6 +166,7 @@ class Workers:
                             waiting = iter(())  # What is under way is waited for, so that the crew stays of use.
                         else:
                             done[number] = _Done(answer, worker.number)
+                            self.computed += len(answer.digests)
                         self._hand(worker, waiting, fresh, blocks)
             if broken:  # The first in order: which of two is heard first is a matter of luck.
                 raise broken[min(broken)]
