@@ -27,7 +27,7 @@ from fedsim.learn.work import Result, Task
 from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
-from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
+from fedsim.sim.rows import ExaminedRow, HeardRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
 
 Watch = Callable[[int, int], None]
 """Hears how many rounds are rehearsed, and of how many; again and again while it goes."""
@@ -161,6 +161,9 @@ class _Heard:
 
     def noise(self, row: NoiseRow) -> None:
         raise AssertionError("a rehearsal trains nothing")
+
+    def heard(self, row: HeardRow) -> None:
+        raise AssertionError("a rehearsal has no replies")
 
     def round(self, row: RoundRow) -> None:
         if self.also:
