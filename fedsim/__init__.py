@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedsim.advising import advise
     from fedsim.comparing import compare
     from fedsim.core.keys import Key
+    from fedsim.exporting import export
     from fedsim.foreign.session import run_app
     from fedsim.live.following import watch
     from fedsim.real import calibrate, deploy, retrace, validate
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
     from fedsim.sweeping import sweep
 
 __all__ = [
-    "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "laws", "load", "plot",
-    "retrace", "run", "run_app", "size", "study", "sweep", "validate", "watch",
+    "FedsimError", "Key", "Run", "RunError", "ScenarioError", "advise", "calibrate", "compare", "deploy", "export", "laws", "load",
+    "plot", "retrace", "run", "run_app", "size", "study", "sweep", "validate", "watch",
 ]  # fmt: skip
 
 _LATE = {
     "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "calibrate": "fedsim.real",
-    "compare": "fedsim.comparing", "deploy": "fedsim.real", "laws": "fedsim.laws", "plot": "fedsim.plot", "retrace": "fedsim.real",
-    "validate": "fedsim.real",
+    "compare": "fedsim.comparing", "deploy": "fedsim.real", "export": "fedsim.exporting", "laws": "fedsim.laws", "plot": "fedsim.plot",
+    "retrace": "fedsim.real", "validate": "fedsim.real",
     "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "size": "fedsim.sizing",
     "study": "fedsim.studies", "sweep": "fedsim.sweeping", "watch": "fedsim.live.following",
 }  # fmt: skip

@@ -22,7 +22,7 @@ spare_dependencies()  # Before the first of them comes in.
 import typer  # noqa: E402
 from click.exceptions import Abort, UsageError  # noqa: E402
 
-from fedsim import cli_compare, cli_live, cli_real, cli_size, cli_sweep  # noqa: E402
+from fedsim import cli_compare, cli_export, cli_live, cli_real, cli_size, cli_sweep  # noqa: E402
 from fedsim.cli_words import AsJson, RunFolder, ScenarioFile, Seed, Set, as_line, end, errors, loaded_from, opened, reported  # noqa: E402
 
 app = typer.Typer(
@@ -277,8 +277,9 @@ def schema(fleet: Annotated[bool, typer.Option("--fleet", help="That of fleet fi
 cli_compare.add(app)
 cli_size.add(app)
 cli_sweep.add(app)
-cli_real.add(app)
+cli_export.add(app)
 cli_live.add(app)
+cli_real.add(app)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from logging import WARNING
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
 from fedsim.core.errors import RunError
@@ -45,6 +46,7 @@ from fedsim.score.noise import lost
 from fedsim.score.run import Run
 from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.ground import Ground
+from fedsim.sim.rows import DevicesRow
 from fedsim.strategy.privacy import privacy_of
 
 
@@ -82,6 +84,10 @@ CHECKPOINT_SHARE = 0.05
 """The most of a run's wall time that saving its model on the way may take."""
 
 
+TOLD = 100_000
+"""Of so many clients at most the journal tells what each of them is: larger fleets cost nothing until they are touched."""
+
+
 def run(
     scenario: str | Path | Mapping[str, Any] | Scenario,
     *,
@@ -107,7 +113,11 @@ def run(
 
 def virtual(parts: Parts, queue: Queue, journal: Journal) -> Ground:
     """Return the virtual ground: clients that are simulated."""
-    return VirtualGrid(parts.fleet, queue, journal, mods=parts.strategy.mods, writable=parts.strategy.writable)
+    grid, fleet = VirtualGrid(parts.fleet, queue, journal, mods=parts.strategy.mods, writable=parts.strategy.writable), parts.fleet
+    if fleet.federation.count <= TOLD:
+        clients = np.arange(fleet.federation.count)
+        journal.devices(DevicesRow(clients, fleet.compute.gflops(clients), fleet.federation.sizes(clients)))
+    return grid
 
 
 def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None, lay: Lay = virtual) -> Run:

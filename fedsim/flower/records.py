@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedsim.client.kept import Kept
 from fedsim.client.program import Order, Reply
@@ -239,6 +239,20 @@ def snapshot(content: RecordDict) -> RecordDict:
 def reply_content(reply: Reply, *, writable: bool) -> RecordDict:
     """Return *reply* as Flower records: one of arrays (training) and one of metrics."""
     return reply_record(reply.params, reply.metrics, writable=writable)
+
+
+def told(content: RecordDict) -> dict[str, float]:
+    """Return the numbers that a reply's *content* tells by name: of its metric records, and of what a legacy app calls its metrics.
+
+    Lists are no numbers, and of two of one name the first counts.
+    """
+    found: dict[str, float] = {}
+    for name, record in content.items():
+        if isinstance(record, MetricRecord) or (isinstance(record, ConfigRecord) and name.endswith(".metrics")):
+            for key, value in record.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    found.setdefault(key, float(value))
+    return found
 
 
 def digest_of_reply(reply: Message) -> str:

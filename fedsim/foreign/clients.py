@@ -26,6 +26,7 @@ from fedsim.foreign.pool import Content, Pool
 from fedsim.foreign.wire import Plain, Told, digest, plain
 from fedsim.foreign.wire import records as made
 from fedsim.scenario.fleet import Cost, Devices, LoadedFleet
+from fedsim.sim.heard import Said, heard_of, said_in
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.ledger import Ledger
 from fedsim.sim.mail import Delivery, Parcel, Read
@@ -263,7 +264,7 @@ class AppDesk:
 
     def __init__(self, clients: AppClients, observer: Observer, invariants: Invariants) -> None:
         self.ledger = Ledger(observer, invariants)
-        self._clients = clients
+        self._clients, self._observer = clients, observer
 
     def late(self, delivery: Delivery) -> None:
         """Tell the fate of a delivery that nobody waited for."""
@@ -273,6 +274,7 @@ class AppDesk:
     def answered(self, ready: list[Delivery], flying: Iterable[Delivery], now: Seconds) -> list[Message]:
         """Return the replies to *ready*, sorted by client: float sums depend on order."""
         replies: list[Message] = []
+        said: list[Said] = []
         for delivery in sorted(ready, key=lambda one: (one.client, one.id)):
             told, content = self._clients.taken(delivery)
             if delivery.failure or content is None:
@@ -282,10 +284,13 @@ class AppDesk:
             else:
                 reply = compat.reply_to(delivery.message, content)
                 self.ledger.settle(delivery, "arrived", _loss(told.form), digest(told.form))
+                said.append(said_in(delivery, records.told(content)))
                 if delivery.kind.partition(".")[0] == "train":
                     self.ledger.versions.handed(delivery.number, now)
             compat.set_message_id(reply, delivery.id.replace("m", "r"))
             replies.append(reply)
+        for row in heard_of(said, now):
+            self._observer.heard(row)
         return replies
 
     def finish(self, *, broken: bool = False) -> None:

@@ -23,6 +23,7 @@ from fedsim.real.clock import RunClock, Window
 from fedsim.real.fates import Letter, Post, row_of, tested
 from fedsim.real.roll import Roll, Told
 from fedsim.real.wire import Wire
+from fedsim.sim.heard import Said, heard_of
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import UNAVAILABLE
 from fedsim.sim.rows import STREAM_ENDED, Overseer, RoundRow, WorkRow
@@ -271,6 +272,7 @@ class WallGrid(Grid):
         """Return the replies to *ready*, sorted by client: float sums depend on order."""
         ready.sort(key=lambda letter: (letter.client, letter.id))
         replies: list[Message] = []
+        said: list[Said] = []
         trained: dict[int, list[tuple[Letter, Message]]] = {}  # By version, where that is watched.
         starts: dict[int, Params] = {}
         try:
@@ -285,11 +287,15 @@ class WallGrid(Grid):
                         trained.setdefault(letter.version, []).append((letter, reply))
                         starts[letter.version] = self._post.start(letter)
                 self.arrived += not letter.failure
+                if not letter.failure:
+                    said.append(Said(letter.kind, letter.number, letter.client, letter.round, letter.version, records.told(reply.content)))
                 letter.settle("failed" if letter.failure else "arrived")
                 replies.append(reply)
         finally:  # What broke the run, and what was not looked at any more, get their fate at its end.
             self._ready |= {letter.wire_id: letter for letter in ready[len(replies) :]}
             self._sealed(ready[: len(replies)])
+        for row in heard_of(said, self.now):
+            self._observer.heard(row)
         for version in sorted(trained):
             self._noise(trained[version], starts[version])
         weights = [letter.examples for letter in ready if not letter.failure]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.core.errors import RunError, door
 from fedsim.core.types import Array, Frame
-from fedsim.record import journal
+from fedsim.record import clients, journal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +95,24 @@ class Frames:
     def worked(self) -> pd.DataFrame:
         """Return what real nodes' processors took, by message."""
         return self._worked.copy()
+
+    @property
+    def clients(self) -> pd.DataFrame:
+        """Return what each client took part in and told, by round."""
+        return self._clients.copy()
+
+    @property
+    def devices(self) -> pd.DataFrame:
+        """Return how much each client holds, and how fast it is."""
+        return self._devices.copy()
+
+    @cached_property
+    def _clients(self) -> pd.DataFrame:
+        return clients.frame(self.folder)
+
+    @cached_property
+    def _devices(self) -> pd.DataFrame:
+        return clients.devices(self.folder)
 
     @cached_property
     def _worked(self) -> pd.DataFrame:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from fedsim.core.errors import RunError, reason
 from fedsim.core.types import Array, Params, Seconds
 from fedsim.record import digest
-from fedsim.sim.rows import ExaminedRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow, WorkRow
+from fedsim.sim.rows import DevicesRow, ExaminedRow, HeardRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow, WorkRow
 
 FILE = "journal.sqlite"
 BATCH_ROWS = 2000
@@ -47,16 +47,16 @@ class MetricRow:
 
 _TABLES: dict[str, type] = {
     "tasks": TaskRow, "settled": TaskRow, "rounds": RoundRow, "metrics": MetricRow, "tested": PredictionRow, "versions": VersionRow,
-    "steps": StepRow, "examined": ExaminedRow, "noise": NoiseRow, "worked": WorkRow,
+    "steps": StepRow, "examined": ExaminedRow, "noise": NoiseRow, "worked": WorkRow, "heard": HeardRow, "devices": DevicesRow,
 }  # fmt: skip
-LATER = ("settled", "versions", "steps", "examined", "noise", "worked")
+LATER = ("settled", "versions", "steps", "examined", "noise", "worked", "heard", "devices")
 """Tables that journals of earlier versions do not have; there, they are empty."""
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
 """What SQLite may hold in columns of a type. A NaN is NULL there."""
 ARRAYS: dict[str, str] = {
     f.name: "<f8" if f.type == "FloatArray" else "<i8"
-    for row in (PredictionRow, VersionRow, StepRow) for f in dataclasses.fields(row) if "Array" in str(f.type)
+    for row in (PredictionRow, VersionRow, StepRow, HeardRow, DevicesRow) for f in dataclasses.fields(row) if "Array" in str(f.type)
 }  # fmt: skip
 """The arrays in rows, by name, and how they are written."""
 
@@ -74,6 +74,7 @@ class Journal:
         for table, row in _TABLES.items():
             columns = ", ".join(f'"{f.name}" {_SQL.get(str(f.type), "TEXT")}' for f in dataclasses.fields(row))
             self._file.execute(f"CREATE TABLE {table} ({columns})")
+        self._file.execute("CREATE INDEX uncounted ON tasks (kind) WHERE outcome != 'arrived'")  # Few, and looked for among many.
         self._file.commit()
         self._rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in _TABLES}
         self._values = {table: attrgetter(*(f.name for f in dataclasses.fields(row))) for table, row in _TABLES.items()}
@@ -142,6 +143,16 @@ class Journal:
         self._rows["noise"].append(self._values["noise"](row))
         self._maybe_flush()
 
+    def heard(self, row: HeardRow) -> None:
+        """Record what clients told of themselves; no digest covers it."""
+        self._rows["heard"].append(_written(row))
+        self._maybe_flush()
+
+    def devices(self, row: DevicesRow) -> None:
+        """Record what clients are; no digest covers it."""
+        self._rows["devices"].append(_written(row))
+        self._maybe_flush()
+
     def worked(self, row: WorkRow) -> None:
         """Record what a real node's processor took; no digest covers it."""
         self._rows["worked"].append(self._values["worked"](row))
@@ -193,7 +204,7 @@ class Journal:
             self.flush()
 
 
-def _written(row: PredictionRow | VersionRow | StepRow) -> tuple[Any, ...]:
+def _written(row: PredictionRow | VersionRow | StepRow | HeardRow | DevicesRow) -> tuple[Any, ...]:
     """Return the values of *row* as the file holds them: arrays as bytes."""
     return tuple(
         np.ascontiguousarray(value, dtype=ARRAYS[name]).tobytes() if name in ARRAYS else value
@@ -202,7 +213,7 @@ def _written(row: PredictionRow | VersionRow | StepRow) -> tuple[Any, ...]:
 
 
 def arrays(row: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the arrays in a row of a table, by name. Shapes: as in PredictionRow, VersionRow and StepRow."""
+    """Return the arrays in a row of a table, by name. Shapes: as in PredictionRow, VersionRow, StepRow, HeardRow and DevicesRow."""
     return {name: np.frombuffer(row[name], dtype) for name, dtype in ARRAYS.items() if name in row}
 
 
@@ -211,23 +222,41 @@ def read(folder: Path, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
 
     A column that came after a folder was written is at its default there.
     """
+    with reading(folder) as file:
+        fields = dataclasses.fields(_TABLES[table])
+        if table not in columns_of(file):
+            return [f.name for f in fields], []
+        cursor = file.execute(f"SELECT * FROM {table} ORDER BY rowid")
+        columns, rows = [column[0] for column in cursor.description], cursor.fetchall()
+        lacking = {f.name: f.default for f in fields if f.name not in columns}
+        if needed := [name for name, default in lacking.items() if default is dataclasses.MISSING]:
+            raise RunError(f"{folder / FILE}: table {table} has no {', '.join(needed)}; another version wrote it.")
+        check(folder, file, table)
+        return [*columns, *lacking], [(*row, *lacking.values()) for row in rows] if lacking else rows
+
+
+def columns_of(file: sqlite3.Connection) -> dict[str, list[str]]:
+    """Return the columns of each table that the journal has. Tables that came later are not in earlier ones."""
+    there = {str(name) for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    known = [table for table in _TABLES if table in there or table not in LATER]
+    return {table: [str(row[1]) for row in file.execute(f"PRAGMA table_info({table})")] for table in known}
+
+
+def check(folder: Path, file: sqlite3.Connection, table: str) -> None:
+    """Raise RunError where a row of *table* holds what its columns cannot."""
+    kinds = {f.name: _SQL.get(str(f.type), "TEXT") for f in dataclasses.fields(_TABLES[table])}
+    wrong = " OR ".join(f"typeof(\"{name}\") NOT IN ({_STORED[kinds[name]]})" for name in columns_of(file)[table] if name in kinds)
+    if wrong and (bad := file.execute(f"SELECT rowid FROM {table} WHERE {wrong} LIMIT 1").fetchone()) is not None:
+        raise RunError(f"{folder / FILE}: table {table} is damaged in row {bad[0]}.")
+
+
+@contextmanager
+def reading(folder: Path) -> Generator[sqlite3.Connection]:
+    """Open the journal in *folder* to be read, also while a run is writing. Raises RunError where that cannot be."""
     if not (folder / FILE).is_file():
         raise RunError(f"{folder}: has no rows; there is no {FILE}.")
-    fields = dataclasses.fields(_TABLES[table])
-    kinds = {f.name: _SQL.get(str(f.type), "TEXT") for f in fields}
     try:
         with closing(sqlite3.connect(f"{(folder / FILE).resolve().as_uri()}?mode=ro", uri=True)) as file:
-            if table in LATER and not file.execute("SELECT 1 FROM sqlite_master WHERE name = ?", [table]).fetchone():
-                return list(kinds), []
-            cursor = file.execute(f"SELECT * FROM {table} ORDER BY rowid")
-            columns, rows = [column[0] for column in cursor.description], cursor.fetchall()
-            lacking = {f.name: f.default for f in fields if f.name not in columns}
-            if needed := [name for name, default in lacking.items() if default is dataclasses.MISSING]:
-                raise RunError(f"{folder / FILE}: table {table} has no {', '.join(needed)}; another version wrote it.")
-            columns, rows = [*columns, *lacking], [(*row, *lacking.values()) for row in rows] if lacking else rows
-            wrong = " OR ".join(f"typeof(\"{name}\") NOT IN ({_STORED[kind]})" for name, kind in kinds.items() if name not in lacking)
-            if (bad := file.execute(f"SELECT rowid FROM {table} WHERE {wrong} LIMIT 1").fetchone()) is not None:
-                raise RunError(f"{folder / FILE}: table {table} is damaged in row {bad[0]}.")
-            return columns, rows
+            yield file
     except (sqlite3.Error, MemoryError, OverflowError) as error:
         raise RunError(f"{folder / FILE}: cannot be read ({reason(error)}).") from None

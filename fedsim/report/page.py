@@ -13,7 +13,7 @@ from typing import Any
 
 from fedsim.core.errors import RunError, door
 from fedsim.record import manifest
-from fedsim.report import figures, findings, foretold, holding, introduced, monitoring, online, times
+from fedsim.report import clients, figures, findings, foretold, holding, introduced, monitoring, online, times
 from fedsim.report.drawing import Drawing
 from fedsim.report.figures import MEANINGS, Seen
 from fedsim.report.sections import Section, part, sections
@@ -179,6 +179,7 @@ OURS = {
     "timeline": Section("What the clients did, and when", _always, figures.timeline),
     "rounds": Section("Rounds", _always, figures.rounds),
     "data": Section("What clients hold", holding.holds, holding.holding),
+    "clients": Section("Clients: who took part, and how they fared", clients.took_part, clients.clients),
     "foretold": Section("Foretold and observed", foretold.validated, foretold.foretold),
     "monitoring": Section("Training, step by step", monitoring.watched, monitoring.monitoring),
     "origin": Section("What the run was", _always, _origin),

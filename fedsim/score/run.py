@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from fedsim.score.fared import Fairness
     from fedsim.score.matrix import AccuracyMatrix
     from fedsim.score.noise import NoiseScale
     from fedsim.score.prequential import Running
@@ -81,6 +82,22 @@ class Run:
         is also what their nodes did not tell; of a run that was killed, what its server knew: number is -1 there, steps and flops are 0.
         """
         return self._frames.tasks
+
+    @property
+    def clients(self) -> pd.DataFrame:
+        """Return one row per client and round in which it was asked: what it took part in, what it told of itself, and what it weighed.
+
+        Columns: round, client, version (of the model it was sent), outcome (of being asked to train: arrived, late, failed, in flight),
+        examples, weight (their share of the round's), train_loss; evaluation (what came of being asked to evaluate), eval_examples, loss
+        and accuracy on what the client keeps back; then every other metric of replies, those of training as ``train_...``. NaN is what was
+        not told; ``record.clients.COLUMNS`` has units. Folders of before 2026-11-30 know no accuracy: ``attrs["note"]`` says so.
+        """
+        return self._frames.clients
+
+    @property
+    def devices(self) -> pd.DataFrame:
+        """Return one row per client: examples (that it trains on) and gflops (how fast its device is); see ``record.clients.devices``."""
+        return self._frames.devices
 
     @property
     def rounds(self) -> pd.DataFrame:
@@ -239,6 +256,17 @@ class Run:
         stream = self.manifest["scenario"].get("stream") or {}
         end_s = max([float(self.manifest["virtual_s"]), *self.rounds.ended_s])
         return influence.freshness(self.tested, self.tasks, self.versions, end_s, local=stream.get("predict") == "local")
+
+    def fairness(self) -> Fairness:
+        """Return how even the run was to its clients: their scores (mean, variance, worst and best tenth, Jain, Gini), and participation.
+
+        Scores are those of each client's last federated evaluation (accuracy, else loss), on streams of what it predicted before it
+        trained; ``fairness().measure`` says which. Participation: Jain's index and Gini of how often clients were heard, the share never
+        heard, and Spearman's correlations with the speed of their devices and the volume of their data. See ``score.fairness``.
+        """
+        from fedsim.score import fared
+
+        return fared.fairness(self.clients, self.devices, self.tested, self.manifest)
 
     def weights(self) -> pd.DataFrame:
         """Return what each client weighed in the aggregation: client, tasks that arrived, examples, share."""

@@ -15,12 +15,12 @@ import numpy as np
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.types import FloatArray, Frame
 from fedsim.score import online
+from fedsim.score.fairness import tenths
+from fedsim.score.fared import last
 from fedsim.score.run import Run
 from fedsim.score.target import Target, upwards
 
 TO_TARGET = ("rounds_to_target", "virtual_s_to_target", "bytes_to_target")
-WORST = 10
-"""The worst tenth of clients are one in so many, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,11 @@ def _worst(run: Run) -> dict[str, Figure]:
         worst = table.set_index("scope").accuracy.get("worst tenth", math.nan)
         if math.isfinite(worst):
             found["worst tenth, prequential accuracy"] = Figure(float(worst))
-    tasks = run.tasks
-    told: Frame = tasks[(tasks.kind == "evaluate") & (tasks.outcome == "arrived") & tasks.loss.notna()]
-    if len(told):
-        last = np.sort(told.sort_values("round", kind="stable").groupby("client").loss.last().to_numpy(dtype=float))
-        found["worst tenth, loss"] = Figure(float(last[-math.ceil(len(last) / WORST) :].mean()))
+    clients = run.clients
+    for name in ("accuracy", "loss"):
+        told = last(clients, name)["value"].to_numpy(dtype=float)
+        if len(told):
+            found[f"worst tenth, {name}"] = Figure(tenths(told, upwards=upwards(name))[0])
     return found
 
 

@@ -15,6 +15,7 @@ from fedsim.flower import compat, records
 from fedsim.flower.apps import Mod, with_mods
 from fedsim.flower.decode import recoded
 from fedsim.learn.work import Result
+from fedsim.sim.heard import Said, heard_of, said_in
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.ledger import Ledger
 from fedsim.sim.mail import Delivery
@@ -62,6 +63,7 @@ class Handover:
         others = [d.ticket for d in [*self._late, *flying] if d.ticket is not None and d.wanted]
         results = dict(zip(tickets, self._engine.collect(tickets, others), strict=True))
         replies: list[Message] = []
+        said: list[Said] = []
         self._tell_late()
         monitored, trained = self._fleet.monitor is not None, dict[int, list[tuple[Delivery, Result]]]()  # By version, where watched.
         for delivery in ready:
@@ -86,9 +88,12 @@ class Handover:
                 coding = self._fleet.coding
                 other = self._mods or (coding is not None and coding.changes_up)  # Then what travels is not what was computed.
                 self.ledger.settle(delivery, "arrived", loss, records.digest_of_reply(reply) if other else result.digest)
+                said.append(said_in(delivery, records.told(reply.content) if self._mods else finished.reply.metrics))
                 if delivery.kind == "train":
                     self.ledger.versions.handed(delivery.number, now)
             replies.append(reply)
+        for row in heard_of(said, now):
+            self._observer.heard(row)
         self._watched([each for version in trained.values() for each in version])
         for version in sorted(trained):
             self._noise(version, trained[version], now)

@@ -179,6 +179,36 @@ class WorkRow:
     work_s: Seconds
 
 
+@dataclass(frozen=True, slots=True)
+class HeardRow:
+    """What clients told of themselves in replies of one *kind* that were handed over together, an entry per reply. Shapes: (k,).
+
+    *names* are the k' names of their metrics, as JSON, and *told* (k' * k,) the values, a name's own in a row; NaN where a reply has none
+    of the name. As the strategy was given them, after mods. *messages* are the numbers of the messages. No digest covers these rows.
+    """
+
+    kind: str
+    now_s: Seconds
+    names: str
+    messages: IntArray
+    clients: IntArray
+    rounds: IntArray
+    versions: IntArray
+    told: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesRow:
+    """What *clients* are from the beginning, whether they are ever asked or not: how fast, and how many examples they *held* to train on.
+
+    Shapes: all (n,). *gflops* are effective speeds. No digest covers this row.
+    """
+
+    clients: IntArray
+    gflops: FloatArray
+    held: IntArray
+
+
 class Observer(Protocol):
     """Hears every row, in order. What it does with them moves nothing in the simulation."""
 
@@ -204,6 +234,10 @@ class Observer(Protocol):
 
     def noise(self, row: NoiseRow) -> None:
         """Hear of signal and noise between clients."""
+        ...
+
+    def heard(self, row: HeardRow) -> None:
+        """Hear what clients told of themselves."""
         ...
 
     def round(self, row: RoundRow) -> None:

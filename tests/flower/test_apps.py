@@ -33,6 +33,8 @@ class Deaf:
 
     def version(self, row: Any) -> None: ...
 
+    def heard(self, row: Any) -> None: ...
+
 
 IID = {"kind": "iid"}
 PACED = {"kind": "exponential", "rate": 0.9}

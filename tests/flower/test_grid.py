@@ -38,6 +38,8 @@ class Heard:
     def round(self, row: RoundRow) -> None:
         self.rounds.append(row)
 
+    def heard(self, row: Any) -> None: ...
+
     def version(self, row: VersionRow) -> None:
         self.versions.append((row.version, row.now_s, row.merged.tolist()))
 

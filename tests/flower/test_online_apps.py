@@ -63,6 +63,8 @@ class Times:
 
     def version(self, row: Any) -> None: ...
 
+    def heard(self, row: Any) -> None: ...
+
 
 def carried(state: RecordDict) -> RecordDict:
     """Return *state* as Flower hands it to the next process: through its own bytes."""

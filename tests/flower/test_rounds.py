@@ -38,6 +38,8 @@ class Heard:
     def round(self, row: RoundRow) -> None:
         self.rows.append(row)
 
+    def heard(self, row: Any) -> None: ...
+
     def version(self, row: VersionRow) -> None:
         self.rows.append((row.version, row.now_s, row.merged.tolist()))
 

@@ -46,6 +46,8 @@ class Deaf:
 
     def version(self, row: Any) -> None: ...
 
+    def heard(self, row: Any) -> None: ...
+
 
 def plain(reply: Message, request: Message) -> Message:
     """Return *reply* made by hand of Flower's own, serialised objects."""

@@ -239,6 +239,8 @@ class Ears:
 
     def version(self, row: Any) -> None: ...
 
+    def heard(self, row: Any) -> None: ...
+
     def tested(self, row: PredictionRow) -> None:
         self.rows.append(row)
 

@@ -1,0 +1,109 @@
+"""What the tables of a run are, column by column, with units: words for whoever reads an export without this program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fedsim.core.types import Frame
+from fedsim.record.clients import COLUMNS as CLIENTS
+from fedsim.score.run import Run
+
+Meaning = tuple[str, str]
+"""A unit, empty where there is none, and what a column says."""
+SECONDS, BYTES, EXAMPLES = "s (virtual, since the run began)", "B", "examples"
+TABLES: dict[str, Callable[[Run], Frame]] = {
+    "tasks": lambda run: run.tasks, "rounds": lambda run: run.rounds, "versions": lambda run: run.versions,
+    "metrics": lambda run: run.metrics, "clients": lambda run: run.clients, "devices": lambda run: run.devices,
+    "tested": lambda run: run.tested, "alarms": lambda run: run.alarms, "drifts": lambda run: run.drifts, "steps": lambda run: run.steps,
+    "noise": lambda run: run.noises[0], "examined": lambda run: run.noises[1], "worked": lambda run: run.worked,
+}  # fmt: skip
+SHARED: dict[str, Meaning] = {
+    "message": ("", "the message, numbered in the order of sending"),
+    "client": ("", "the client, from 0"),
+    "number": ("", "counts the client's own tasks of its kind, from 0; -1 where it never began"),
+    "kind": ("", "Flower's message type"),
+    "round": ("", "the server's round, from 1"),
+    "version": ("", "version of the model that was sent"),
+    "now_s": (SECONDS, "when"),
+    "time_s": (SECONDS, "when"),
+    "started_s": (SECONDS, "when it began"),
+    "arrived_s": (SECONDS, "when the reply was at the server"),
+    "ended_s": (SECONDS, "when it ended"),
+    "examples": (EXAMPLES, "how many it is of"),
+    "loss": ("loss", "mean loss per example"),
+    "batch": (EXAMPLES, "size of the mini-batch"),
+    "item": ("", "number of the example in the client's stream"),
+    "signal": ("loss^2 per parameter unit^2", "estimate of |G|^2, the squared length of the mean gradient or update"),
+    "trace": ("as signal", "estimate of tr(Sigma), the noise about that mean"),
+    "down_bytes": (BYTES, "sent to clients"),
+    "up_bytes": (BYTES, "sent by clients"),
+}
+OWN: dict[str, dict[str, Meaning]] = {
+    "clients": CLIENTS,
+    "tasks": {
+        "outcome": ("", "arrived, late, failed, in flight (the run ended first)"),
+        "sent_s": (SECONDS, "when the message was sent"),
+        "received_s": (SECONDS, "when it was at the client"),
+        "started_s": (SECONDS, "when the client began to work on it"),
+        "computed_s": (SECONDS, "when the answer was ready"),
+        "steps": ("local steps", "how many it trained"),
+        "flops": ("floating-point operations", "what it took"),
+        "down_bytes": (BYTES, "the message, framing apart"),
+        "down_framing_bytes": (BYTES, "what Flower wraps around it, and answers to the reply"),
+        "up_bytes": (BYTES, "the reply, framing apart"),
+        "up_framing_bytes": (BYTES, "what Flower wraps around that"),
+        "result": ("", "SHA-256 of what the strategy was given"),
+        "failure": ("", "why it was given an error"),
+        "waited_s": ("s (virtual)", "how long its steps waited for mini-batches"),
+        "batch_size": (EXAMPLES, "what the client's policy chose; 0 without one"),
+    },
+    "rounds": {
+        "asked": ("messages", "how many were sent"),
+        "arrived": ("messages", "how many were answered in time"),
+        "failed": ("messages", "how many were answered by an error"),
+        "missed": ("messages", "how many were not answered in time"),
+        "wasted_bytes": (BYTES, "both ways, for those that did not count"),
+        "down_bytes": (BYTES, "sent to clients, framing included"),
+        "up_bytes": (BYTES, "sent by clients, framing included"),
+    },
+    "versions": {
+        "version": ("", "the version of the model, from 0"),
+        "merged": ("", "numbers of the messages whose results it took in"),
+    },
+    "metrics": {
+        "scope": ("", "central (the server's test part), federated (clients' own), training, controller, or by classes"),
+        "name": ("", "which score"),
+        "value": ("as its name says", "the score: accuracy is a share of 1"),
+        "down_bytes": (BYTES, "sent to all clients by then, framing included"),
+        "up_bytes": (BYTES, "sent by all clients by then, framing included"),
+    },
+    "devices": {"examples": (EXAMPLES, "how many it trains on"), "gflops": ("GFLOP/s", "effective speed of its device")},
+    "tested": {
+        "arrived_s": (SECONDS, "when the example came to the client"),
+        "labelled_s": (SECONDS, "when its label came; infinite for never"),
+        "y": ("", "its label"),
+        "prediction": ("", "what was predicted before training; -1 is no answer"),
+        "concept": ("", "its true concept, which no client knows"),
+        "loss": ("loss", "of the prediction"),
+    },
+    "steps": {
+        "step": ("", "which of the task's steps, from 0"),
+        "gradient": ("L2 length", "of the gradient that the update rule is given"),
+        "update": ("L2 length", "of the step"),
+        "lr": ("", "learning rate"),
+    },
+    "noise": {
+        "clients": ("clients", "how many updates it is made of"),
+        "counted": ("clients", "how many of equal weight that is as good as"),
+    },
+    "worked": {
+        "cpu_s": ("s (of a processor)", "what the message took in all"),
+        "work_s": ("s (of a processor)", "what its task took"),
+    },
+}  # fmt: skip
+
+
+def meanings(table: str, frame: Frame) -> Mapping[str, Meaning]:
+    """Return unit and meaning of each column of a *table*; what is known of no other is a metric that clients' replies had."""
+    metric = ("as its name says", "a metric of this name in clients' replies")
+    return {str(name): OWN.get(table, {}).get(str(name)) or SHARED.get(str(name)) or metric for name in frame.columns}
