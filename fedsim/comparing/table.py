@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -152,7 +153,7 @@ def show(found: Comparison) -> None:
         n = len(each.seeds)
         how = f"{n} pair{'s' * (n != 1)} by seed" if found.plan.pairs else "UNPAIRED"
         console.print(f"[bold]{escape(each.side.name)}[/] against {escape(each.base.name)}, {how}", soft_wrap=True)
-        short = _heads(each)
+        short = heads(each.side.name, each.base.name)
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for name, side in (("", "left"), (short[1], "right"), (short[0], "right"), ("difference", "right"), ("95 % interval", "left")):
             table.add_column(escape(name), justify=side, no_wrap=True)  # pyright: ignore[reportArgumentType]
@@ -160,10 +161,13 @@ def show(found: Comparison) -> None:
             if row.measure == TO_TARGET[0]:
                 counts = [f"{got} of {n}" for got, n in zip(row.reached or (), row.n, strict=False)]
                 table.add_row(f"reached {found.plan.target}", counts[1], counts[0], "", "")
-            shown = [escape(cell) for cell in cells(row, each)[:-1]]
+            shown = [escape(re.sub(r" \([\d.]+ %\)$", " *", cell)) for cell in cells(row, each)[:-1]]
             table.add_row(*([f"[bold]{cell}[/]" for cell in shown] if row.measure == each.by else shown))
         if each.rows:
             console.print(table)
+        level = 100.0 * (1.0 - each.row.interval.level) if each.row is not None else 95.0
+        if abs(level - 95.0) > 0.05:
+            console.print(f"[dim]*: of {level:.3g} %, the verdict's level[/]")
         mark = {"better": "green", "worse": "red", "alike": "cyan"}.get(each.verdict, "yellow")
         for line in textwrap.wrap(sentence(each, found), wide):
             console.print(f"[bold {mark}]{escape(line)}[/]", soft_wrap=True)
@@ -197,9 +201,15 @@ def resampling(found: Comparison) -> str:
     return f"{said} Of fewer than {FEW} they are too narrow (of five: 84 % in the place of 95 %); verdicts go by t." if few else said
 
 
-def _heads(each: Against) -> tuple[str, str]:
-    """Return the two names, short enough for a column."""
-    first, second = (name if len(name) <= 12 else f"{name[:11]}…" for name in (each.side.name, each.base.name))
+def heads(ours: str, theirs: str) -> tuple[str, str]:
+    """Return the two names, short enough for a column: without what both have, where anything is left.
+
+    >>> heads("lr=0.3, FedProx", "lr=0.3, FedAvg"), heads("a", "b"), heads("prox mu=0.25", "prox mu=0.5, wide")
+    (('FedProx', 'FedAvg'), ('a', 'b'), ('prox mu=0.25', 'prox mu=0.5…'))
+    """
+    words = [name.split(", ") for name in (ours, theirs)]
+    apart = [[word for word in mine if word not in other] or mine for mine, other in (words, words[::-1])]
+    first, second = (name if len(name) <= 12 else f"{name[:11]}…" for name in map(", ".join, apart))
     return first, second
 
 

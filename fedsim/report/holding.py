@@ -76,7 +76,7 @@ def example(about: Mapping[str, Any]) -> Any | None:
     shape, values = about["example"]["shape"], np.array(about["example"]["x"], dtype=np.float64)
     drawn = go.Figure()
     if len(shape) == 3 and min(shape[1:]) > 1:
-        drawn.add_heatmap(z=values[::-1].mean(axis=0) if shape[0] != 3 else values.mean(axis=0), colorscale="Greys", reversescale=True,
+        drawn.add_heatmap(z=values.mean(axis=0), colorscale="Greys", reversescale=True,
                           showscale=False, hovertemplate="%{z:.3g}<extra></extra>")  # fmt: skip
         drawn.update_yaxes(autorange="reversed", scaleanchor="x", showticklabels=False, showgrid=False, title="")
         drawn.update_xaxes(showticklabels=False, showgrid=False, constrain="domain", title="")

@@ -24,7 +24,7 @@ LINES, DOTS, BEST, FAULTS = 600, 2000, 25, 100
 WIDE = 20.0
 """How many times its smallest value the largest of a key is, from which on its axis is logarithmic."""
 BLUE, GREEN = "#1f8fd0", "#009e73"
-SCALE = "Viridis"
+SCALE = [[place / (len(LADDER) - 1), colour] for place, colour in enumerate(LADDER)]
 STYLE = """<style>
 .sweep { overflow-x: auto; } .sweep table { font-size: 0.88rem; }
 .sweep th, .sweep td { padding: 0.25rem 1.1rem 0.25rem 0; border-bottom: 1px solid #80808030; white-space: nowrap; }
