@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.record.manifest import machine, versions, whole
-from fedsim.report.figures import ALARM, INK, Drawing
+from fedsim.report.drawing import ALARM, INK, LADDER, Drawing
 from fedsim.report.page import PAGE as FRAME
 from fedsim.report.page import toml
 from fedsim.sweeping.found import DONE, Sweep, Variant, upwards
