@@ -26,6 +26,7 @@ WIDE = 20.0
 BLUE, GREEN = "#1f8fd0", "#009e73"
 SCALE = [[place / (len(LADDER) - 1), colour] for place, colour in enumerate(LADDER)]
 STYLE = """<style>
+.parcoords text { text-shadow: none !important; }
 .sweep { overflow-x: auto; } .sweep table { font-size: 0.88rem; }
 .sweep th, .sweep td { padding: 0.25rem 1.1rem 0.25rem 0; border-bottom: 1px solid #80808030; white-space: nowrap; }
 .sweep td { font-variant-numeric: tabular-nums; text-align: right; } .sweep thead th { text-align: right; }
