@@ -155,6 +155,9 @@ def sized(
     if course.late:
         notes.append("The budget ended before all was looked at; the same command goes on from here.")
     dry_runs = sum(len(seeds) for seeds in course.seen.values())
-    found = Sizing(scenario.name, plan, tuple(rows), best(plan, rows), scenario.clients.count, folder, dry_runs, tuple(notes))
+    looks_best = best(plan, [row for row in rows if row.learned]) if goal is not None else None
+    if looks_best is None and (looks_best := best(plan, rows)) is not None and goal is not None:
+        notes.append(f"{looks_best.setting.name}: would do by what was measured of others, and was not learned with itself.")
+    found = Sizing(scenario.name, plan, tuple(rows), looks_best, scenario.clients.count, folder, dry_runs, tuple(notes))
     write_csv(found)
     return found
