@@ -22,7 +22,6 @@ from fedsim.score.run import Run
 from fedsim.score.spending import paired
 from fedsim.score.taken import TO_TARGET, better_upwards
 
-"""Okabe and Ito's, as light and dark pages bear them: told apart without red and green. Beyond so many variants they come again."""
 POINTS = 120
 """Moments of virtual time at which a curve is drawn."""
 STYLE = """<style>

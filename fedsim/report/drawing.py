@@ -19,6 +19,8 @@ COLOURS = ("#1f8fd0", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#a
 """Okabe and Ito's, for colour-blind eyes; blue and yellow such that they read on white and on black."""
 MARGIN = {"l": 48, "r": 12, "t": 56, "b": 44}
 """Pixels around a plot. At the top the buttons have room above the legend: on a phone one would cover the other."""
+ROW, NARROW, LETTER = 19, 360, 7
+"""Pixels of a row of a legend, of the width that it has on a phone or beside another figure, and of a letter in it."""
 LADDER = ("#3f7fd6", "#0f9bb0", "#1fa35f", "#9c9a00", "#dd8500", "#e05a3a")
 """From first to last, none so dark that it vanishes on black, none so light that it does on white; what is seen by red- and green-blind
 eyes goes from blue to yellow."""
@@ -51,7 +53,7 @@ class Drawing:
         figure.update_layout(
             template="none", height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
             font={"color": INK, "size": 12, "family": "system-ui, sans-serif"},
-            margin=MARGIN,
+            margin={**MARGIN, "t": MARGIN["t"] + ROW * (_rows(figure) - 1)},
             dragmode=False, modebar={"bgcolor": "rgba(0,0,0,0)", "color": INK, "activecolor": ALARM},  # Off, so that a thumb scrolls.
             legend={"orientation": "h", "x": 0, "xanchor": "left", "yanchor": "bottom", "y": figure.layout.legend.y or 1.0},
         )  # fmt: skip
@@ -62,6 +64,15 @@ class Drawing:
         said = inert(json.loads(figure.to_json()))
         brought = LIBRARY.substitute(packed=packed(), config=inert(CONFIG)) if self.drawn == 1 else ""
         return f'{brought}<div class=plot style="height:{height}px"><script type="application/json">{said}</script></div>'
+
+
+def _rows(figure: Any) -> int:
+    """Return how many rows the legend of *figure* takes where it is narrow."""
+    names = [str(trace.name) for trace in figure.data if trace.name and trace.showlegend is not False]
+    if not figure.layout.showlegend or figure.layout.legend.y not in (None, 1.0):  # Whoever puts it elsewhere makes room for it.
+        return 1
+    wide = sum(LETTER * len(name) + 46 for name in names)
+    return max(1, min(4, -(-wide // NARROW)))
 
 
 CONFIG = {

@@ -62,7 +62,8 @@ def size(
     the deadline with each of the *seeds* (3), what moves the *least* "bytes" (the default), or takes the least "time" (the default without
     a target, when no more than 5 % of replies may be late), is the best. Most runs are dry,
     each at most *wall_s* long; those that learn are few, and the first that looked best by the others are learned with, too. *budget*
-    ("10m", or seconds of wall time) ends the search. Runs and ``size.csv`` lie in *out* (``runs/NAME.size``); what is there is read.
+    ("10m", or seconds of wall time) ends the search. Runs, ``size.csv`` and ``size.html`` lie in *out*
+    (``runs/NAME.size``); what is there is read.
 
     Columns: clients, timeout_s, rounds (to the target), measured (whether runs learned with this setting, else rounds are estimated from
     those of others), runs, missed (runs that never reached it); of seeds: whole_s (virtual time), with whole_low_s and whole_high_s (least
@@ -108,6 +109,7 @@ def sized(
     from fedsim.score.target import Target
     from fedsim.sizing import plan as plans
     from fedsim.sizing.course import Course, best
+    from fedsim.sizing.page import write_page
     from fedsim.sizing.seen import Setting
     from fedsim.sizing.table import write_csv
 
@@ -160,4 +162,5 @@ def sized(
         notes.append(f"{looks_best.setting.name}: would do by what was measured of others, and was not learned with itself.")
     found = Sizing(scenario.name, plan, tuple(rows), looks_best, scenario.clients.count, folder, dry_runs, tuple(notes))
     write_csv(found)
+    write_page(found, loaded)
     return found

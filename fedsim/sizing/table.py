@@ -17,7 +17,8 @@ from fedsim.report.units import duration, megabytes
 from fedsim.sizing import Sizing
 from fedsim.sizing.course import SPARED, Row, meets, spares
 
-FILE = "size.csv"
+FILE, PAGE = "size.csv", "size.html"
+HEADINGS = ("clients", "wait", "late", "a round", "p95", "rounds", "in all", "a client", "unheard")
 
 
 def frame(found: Sizing) -> Frame:
@@ -39,6 +40,7 @@ def summary(found: Sizing) -> dict[str, Any]:
     plan = found.plan
     return {
         "size": found.name, "folder": str(found.folder), "csv": str(found.folder / FILE),
+        "html": str(found.folder / PAGE),
         "target": None if plan.target is None else str(plan.target), "deadline_s": plan.deadline_s, "least": plan.least,
         "seeds": list(plan.seeds), "best": None if found.best is None else _plain(found, found.best), "says": sentence(found),
         "dry_runs": found.dry_runs, "runs": [str(each.run.path) for row in found.rows for each in row.learned],
@@ -119,42 +121,47 @@ def sentence(found: Sizing) -> str:
 
 def show(found: Sizing) -> None:
     """Print what to deploy, and what every setting comes to."""
-    console, plan = Console(highlight=False), found.plan
+    console = Console(highlight=False)
     console.print(f"[bold]{escape(found.name)}[/]: {escape(sentence(found))}")
     if found.best is not None:
-        facts = Table(show_header=False, box=None, padding=(0, 2))
-        facts.add_column(style="dim")
-        facts.add_column(overflow="fold")
-        for name, value in _facts(found, found.best):
-            facts.add_row(name, escape(value))
-        console.print(facts)
+        named = Table(show_header=False, box=None, padding=(0, 2))
+        named.add_column(style="dim")
+        named.add_column(overflow="fold")
+        for name, value in facts(found, found.best):
+            named.add_row(name, escape(value))
+        console.print(named)
     table = Table(box=None, padding=(0, 1))
-    for heading in ("clients", "wait", "late", "a round", "p95", "rounds", "in all", "a client", "unheard"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in found.rows:
-        values = _plain(found, row)
-        style = "bold green" if values["best"] else "" if values["meets"] else "dim"
-        asked = "all" if row.setting.clients is None else f"{row.setting.clients:,}"
-        if not row.each:
-            table.add_row(asked, short(row.setting.timeout_s), *["-"] * 7, style="dim")
-            continue
-        reached = "never" if row.learned and row.missed == len(row.learned) else f"{row.rounds:.3g}" + ("*" if row.missed else "")
-        table.add_row(
-            asked, short(row.setting.timeout_s), percent(values["late"]),
-            short(values["round_p50_s"]), short(values["round_p95_s"]),
-            f"{'' if row.learned or plan.target is None else '≈'}{reached}", short(values["whole_s"]), megabytes(values["client_bytes"]),
-            percent(values["unheard"]), style=style,
-        )  # fmt: skip
+        cells, style = row_cells(found, row)
+        table.add_row(*cells, style=style)
     console.print(table)
     said = [*notes(found), *found.notes]
     if any(row.missed for row in found.rows):
         said.insert(0, "*: not with every seed.")
     for note in said:
         console.print(f"[dim]{escape(note)}[/]")
-    console.print(f"[dim]{escape(str(found.folder / FILE))}[/]", soft_wrap=True)
+    console.print(f"[dim]{escape(str(found.folder / PAGE))}[/]", soft_wrap=True)
 
 
-def _facts(found: Sizing, row: Row) -> list[tuple[str, str]]:
+def row_cells(found: Sizing, row: Row) -> tuple[list[str], str]:
+    """Return *row* in words, as HEADINGS has them, and its style: that of the best, of what misses the deadline, or none."""
+    values, plan = _plain(found, row), found.plan
+    style = "bold green" if values["best"] else "" if values["meets"] else "dim"
+    asked = "all" if row.setting.clients is None else f"{row.setting.clients:,}"
+    if not row.each:
+        return [asked, short(row.setting.timeout_s), *["-"] * 7], "dim"
+    reached = "never" if row.learned and row.missed == len(row.learned) else f"{row.rounds:.3g}" + ("*" if row.missed else "")
+    return [
+        asked, short(row.setting.timeout_s), percent(values["late"]), short(values["round_p50_s"]), short(values["round_p95_s"]),
+        f"{'' if row.learned or plan.target is None else '≈'}{reached}", short(values["whole_s"]), megabytes(values["client_bytes"]),
+        percent(values["unheard"]),
+    ], style  # fmt: skip
+
+
+def facts(found: Sizing, row: Row) -> list[tuple[str, str]]:
+    """Return what *row* comes to, name by name, each with the least and the most over seeds."""
     each = row.each
 
     def told(words: Callable[[float], str], values: Iterable[float]) -> str:

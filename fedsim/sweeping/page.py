@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.record.manifest import machine, versions, whole
+from fedsim.report.axes import logarithmic
 from fedsim.report.drawing import ALARM, INK, LADDER, Drawing
 from fedsim.report.page import PAGE as FRAME
 from fedsim.report.page import toml
@@ -160,7 +161,10 @@ def _slices(found: Sweep, draw: Drawing) -> str:
             error_y={"type": "data", "array": halves, "color": BLUE, "thickness": 0.8, "width": 0} if any(halves) else None,
             hovertemplate="%{text}: %{y:.4g}<extra></extra>",
         )  # fmt: skip
-        figure.update_xaxes(title=name, type="log" if scale.log else "category" if scale.words else "linear")
+        if scale.log:
+            logarithmic(figure, "x", name)
+        else:
+            figure.update_xaxes(title=name, type="category" if scale.words else "linear")
         figure.update_yaxes(title=f"{heading(goal.measure)}{unit}")
         parts.append(f"<section>{draw.html(figure, 320)}</section>")
     interval = " with its 95 % interval" if len(found.seeds) > 1 else ""
