@@ -68,7 +68,7 @@ class Drawing:
 
 def _rows(figure: Any) -> int:
     """Return how many rows the legend of *figure* takes where it is narrow."""
-    names = [str(trace.name) for trace in figure.data if trace.name and trace.showlegend is not False]
+    names = [str(trace.name) for trace in figure.data if trace.name and getattr(trace, "showlegend", False) is not False]
     if not figure.layout.showlegend or figure.layout.legend.y not in (None, 1.0):  # Whoever puts it elsewhere makes room for it.
         return 1
     wide = sum(LETTER * len(name) + 46 for name in names)
