@@ -58,6 +58,7 @@ def test_a_line_follows_the_run_and_goes(tiny: Tiny, tmp_path: Path, monkeypatch
     assert len(words) <= took_s / 0.01 + 2
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("broken", [0, 1, 2])
 def test_a_display_that_fails_breaks_no_run(broken: int, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether the page breaks at once, while the run goes, or at the end, the run is done."""

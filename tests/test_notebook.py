@@ -41,15 +41,16 @@ def kernel() -> Iterator[Any]:
         first._cleanup_kernel()
 
 
-def ran(notebook: Any, place: Path, kernel: Any) -> Any:
-    """Return a copy of *notebook* with the outputs that it has when run in *place*."""
+def ran(notebook: Any, place: Path, kernel: Any, *, settled: bool = True) -> Any:
+    """Return a copy of *notebook* with the outputs that it has when run in *place*, *settled* as they are stored."""
     found = copy.deepcopy(notebook)
     found.cells.insert(0, nbformat.v4.new_code_cell(f"%reset -f\nimport os\nos.chdir({str(place)!r})\ndel os"))
     client = nbclient.NotebookClient(found, km=kernel.km, timeout=render.WAIT_S)
     client.kc = kernel.kc
     client.execute()
     found.cells.pop(0)
-    render.settle(found)
+    if settled:
+        render.settle(found)
     return found
 
 
@@ -106,6 +107,16 @@ def test_what_is_not_as_stored_is_noticed(kernel: Any, tmp_path: Path) -> None:
     changed.cells[0].source = "assert 1 == 2"
     with pytest.raises(nbclient.exceptions.CellExecutionError, match="1 == 2"):
         ran(changed, tmp_path, kernel)
+
+
+def test_a_kernel_shows_how_far_a_run_is(kernel: Any, tmp_path: Path) -> None:
+    """In a kernel a run has a line, of which nothing is left in the end; what is stored of it is nothing."""
+    words = f"import fedsim\n_ = fedsim.run({str(ROOT / 'scenarios/quickstart.toml')!r}, overrides={{'server.rounds': 1}})"
+    (cell,) = ran(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(words)]), tmp_path, kernel, settled=False).cells
+
+    assert [("display_data", {"text/plain": "", "text/html": ""})] == [(out.output_type, dict(out.data)) for out in cell.outputs]
+    render.settle(nbformat.v4.new_notebook(cells=[cell]))
+    assert [] == cell.outputs
 
 
 def faults(text: str) -> list[str]:
