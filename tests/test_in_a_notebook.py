@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -13,8 +14,11 @@ import IPython.display
 import pytest
 
 import fedsim
+from fedsim import plot
+from fedsim.exporting.columns import TABLES
 from fedsim.live import notebook
 
+RECORDED = Path(__file__).resolve().parents[1] / "analysis/benchmarks/traces/quickstart"
 Tiny = Callable[..., dict[str, Any]]
 
 
@@ -128,3 +132,29 @@ def test_a_run_is_a_card(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Read(fedsim.load(run.path.absolute())._repr_html_()).links == [(run.path.absolute() / "report.html").as_uri()]
     file.write_text("{")
     assert "no run to be read" in run.__class__(run.path)._repr_html_()
+
+
+@pytest.mark.parametrize("table", sorted({*TABLES} & {*dir(fedsim.Run)} - {"noise"}))
+def test_a_frame_says_its_columns(table: str) -> None:
+    """The docstring of each frame of a run names every column that it has."""
+    frame, said = TABLES[table](fedsim.load(RECORDED)), str(getattr(fedsim.Run, table).__doc__)
+
+    assert [] == [name for name in map(str, frame.columns) if not re.search(rf"(?<!\w){name}(?!\w)", said)]
+
+
+def test_plots_of_several_runs_and_of_weights(tmp_path: Path) -> None:
+    """Runs lie over each other by round, by their own seconds, or by bytes; weights are shares of one; other words are refused."""
+    run = fedsim.load(RECORDED)
+    by = {against: plot.overlaid({"a": run, "b": RECORDED}, "loss", against) for against in ("rounds", "time", "bytes")}  # pyright: ignore
+    series = run.series("loss")
+
+    assert all(list(figure.data[1].y) == series.value.tolist() for figure in by.values())
+    assert list(by["rounds"].data[0].x) == series["round"].tolist() and list(by["time"].data[0].x) == series.now_s.tolist()
+    assert list(by["bytes"].data[1].x) == ((series.down_bytes + series.up_bytes) / 1e6).tolist()
+    assert by["time"].layout.xaxis.title.text.startswith("time since the run began")
+    assert sum(plot.weights(run).data[0].y) == pytest.approx(1.0)
+    for words in ({"score": "acc"}, {"against": "round"}):
+        with pytest.raises(fedsim.ScenarioError, match=str(next(iter(words.values())))):
+            plot.overlaid({"a": run}, **words)
+    with pytest.raises(fedsim.RunError, match="stream"):
+        plot.prequential(run)
