@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: setup demo test reproduce bench types lint clean
+.PHONY: setup demo test reproduce bench notebooks types lint clean
 
 setup: $(VENV)/.done  ## virtual environment with pinned packages
 
@@ -43,6 +43,9 @@ bench: setup  ## the figures of analysis/benchmarks/RESULTS.md
 	$(BIN)/python -m analysis.benchmarks.overhead
 	$(BIN)/python -m analysis.benchmarks.scale
 	$(BIN)/python -m analysis.benchmarks.online
+
+notebooks: setup  ## run analysis/*.ipynb and store them with their output, an image beside each figure; wants chromium
+	$(BIN)/python -m analysis.render
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

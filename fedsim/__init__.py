@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fedsim.foreign.session import run_app
     from fedsim.live.following import watch
     from fedsim.real import calibrate, deploy, retrace, validate
+    from fedsim.running import run
     from fedsim.score.run import Run, load
-    from fedsim.session import run
     from fedsim.sizing import size
     from fedsim.studies import study
     from fedsim.sweeping import sweep
@@ -34,7 +34,7 @@ _LATE = {
     "Key": "fedsim.core.keys", "Run": "fedsim.score.run", "advise": "fedsim.advising", "calibrate": "fedsim.real",
     "compare": "fedsim.comparing", "deploy": "fedsim.real", "export": "fedsim.exporting", "laws": "fedsim.laws", "plot": "fedsim.plot",
     "retrace": "fedsim.real", "validate": "fedsim.real",
-    "load": "fedsim.score.run", "run": "fedsim.session", "run_app": "fedsim.foreign.session", "size": "fedsim.sizing",
+    "load": "fedsim.score.run", "run": "fedsim.running", "run_app": "fedsim.foreign.session", "size": "fedsim.sizing",
     "study": "fedsim.studies", "sweep": "fedsim.sweeping", "watch": "fedsim.live.following",
 }  # fmt: skip
 

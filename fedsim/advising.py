@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsim.live.notebook import followed
 from fedsim.record import manifest
 from fedsim.scenario.load import load
 from fedsim.score.advice import advice
@@ -46,7 +47,8 @@ def watched(
     loaded = load(scenario, overrides, seed)
     if loaded.scenario.monitor is None:
         loaded = load(scenario, {**(overrides or {}), "monitor": dict(WATCHED)}, seed)
-    return execute(loaded, out, watch)
+    with followed(loaded.scenario, watch) as heard:
+        return execute(loaded, out, heard)
 
 
 def is_run(path: Path) -> bool:

@@ -38,8 +38,7 @@ from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
 from fedsim.scenario.floor import floor_unseen
 from fedsim.scenario.hollow import check_trains
-from fedsim.scenario.load import Loaded, load, recorded
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.load import Loaded, recorded
 from fedsim.scenario.stop import Stop
 from fedsim.score.compare import difference
 from fedsim.score.noise import lost
@@ -88,29 +87,6 @@ TOLD = 100_000
 """Of so many clients at most the journal tells what each of them is: larger fleets cost nothing until they are touched."""
 
 
-def run(
-    scenario: str | Path | Mapping[str, Any] | Scenario,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    seed: int | None = None,
-    out: str | Path | None = None,
-    watch: Watch | None = None,
-) -> Run:
-    """Run *scenario* (a file, a table, or a Scenario) and return the run, read from its folder.
-
-    *overrides* sets keys by dotted name (``{"server.rounds": 3}``; a table given for a table replaces it whole); *out* is the run's
-    folder (new or empty; ``runs/NAME-SEED`` otherwise).
-    Threads of one process run one after the other. Raises ScenarioError before anything is computed, RunError when the run
-    breaks; its folder then says how far it came, as it does after Ctrl-C.
-
-    >>> import fedsim
-    >>> run = fedsim.run("scenarios/quickstart.toml", overrides={"server.rounds": 2}, out=tmp / "run")
-    >>> len(run.tasks), run.status
-    (20, 'done')
-    """
-    return execute(load(scenario, overrides, seed), out, watch)
-
-
 def virtual(parts: Parts, queue: Queue, journal: Journal) -> Ground:
     """Return the virtual ground: clients that are simulated."""
     grid, fleet = VirtualGrid(parts.fleet, queue, journal, mods=parts.strategy.mods, writable=parts.strategy.writable), parts.fleet
@@ -121,7 +97,7 @@ def virtual(parts: Parts, queue: Queue, journal: Journal) -> Ground:
 
 
 def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None, lay: Lay = virtual) -> Run:
-    """Run a loaded scenario, on the ground that *lay* makes; see ``run``."""
+    """Run a loaded scenario, on the ground that *lay* makes; see ``fedsim.run``."""
     check_place(loaded.scenario.name, loaded.scenario.seed, out)
     with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)

@@ -15,7 +15,7 @@ _FLEET = """
 import resource, tempfile, time
 import sklearn.datasets, torch, torch._dynamo, flwr.serverapp.strategy
 from torch.fx.experimental.proxy_tensor import make_fx
-import fedsim.session
+import fedsim
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 table = {
@@ -35,7 +35,7 @@ start = time.perf_counter()
 build(load(table))
 built = time.perf_counter() - start
 with tempfile.TemporaryDirectory() as folder:
-    run = fedsim.session.run(table, out=folder + "/run")
+    run = fedsim.run(table, out=folder + "/run")
     wall = run.manifest["wall_s"]
 print(built, wall, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 """

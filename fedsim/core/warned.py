@@ -17,9 +17,10 @@ PLACES = 20
 def spare_dependencies() -> None:
     """Where warnings are errors (``python -W error``), have those that fedsim is not to blame for told, and not raised.
 
-    Dependencies warn of each other while they are imported; nobody could start.
+    Dependencies warn of each other while they are imported; nobody could start. A library that makes an error of a warning of its own, as
+    IPython does, has not asked for this.
     """
-    if any(rule[0] == "error" for rule in warnings.filters):
+    if any(rule[0] == "error" and rule[2].__module__ == "builtins" for rule in warnings.filters):
         warnings.filterwarnings("default", module=r"(?!fedsim\b)")
 
 

@@ -12,7 +12,7 @@ from fedsim.scenario.build import Parts, build
 from fedsim.scenario.kinds import slots
 from fedsim.scenario.load import load
 from fedsim.scenario.making import made
-from fedsim.session import run
+from fedsim.session import execute
 
 SMALL: dict[str, Any] = {
     "name": "laws", "seed": 7, "model": {"kind": "logreg"},
@@ -70,7 +70,7 @@ class Kind:
         """Return the digest of a run of its scenario, with the keys ``engine.NAME`` set to *more*."""
         engine = {f"engine.{name}": value for name, value in more.items()}
         with TemporaryDirectory(prefix="fedsim-laws-") as folder:
-            return run(SMALL, overrides={**self._overrides(), **engine}, out=f"{folder}/run").digest
+            return execute(load(SMALL, {**self._overrides(), **engine}), f"{folder}/run").digest
 
     def _overrides(self) -> dict[str, Any]:
         around = {**AROUND.get(self.noun, {}), **self.around}

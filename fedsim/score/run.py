@@ -78,8 +78,16 @@ class Run:
     def tasks(self) -> pd.DataFrame:
         """Return one row per message to a client, in the order in which its fate was sealed.
 
-        Times are virtual seconds, NaN for what never happened, so that differences of them are durations or NaN. On real clients that
-        is also what their nodes did not tell; of a run that was killed, what its server knew: number is -1 there, steps and flops are 0.
+        Columns: message (its number), client, number (of the client's own tasks of this kind, from 0), kind (train, evaluate, ...), round,
+        version (of the model it was sent), outcome (arrived, late, failed, in flight); sent_s, received_s, started_s, computed_s and
+        arrived_s, moments in virtual seconds since the run began, NaN for what never happened, so that differences are durations or NaN;
+        examples, steps (local ones), flops (operations); down_bytes and up_bytes (payload), down_framing_bytes and up_framing_bytes (what
+        Flower wraps around it); loss (mean per example, over its mini-batches), result (SHA-256 of what the strategy was given), failure
+        (why that was an error), waited_s (seconds that its steps waited for mini-batches), batch_size (examples, as chosen by
+        ``training.batch_policy``; 0 without one).
+
+        On real clients NaN is also what their nodes did not tell; of a run that was killed there is what its server knew: number is -1
+        there, steps and flops are 0.
         """
         return self._frames.tasks
 
@@ -96,19 +104,28 @@ class Run:
 
     @property
     def devices(self) -> pd.DataFrame:
-        """Return one row per client: examples (that it trains on) and gflops (how fast its device is); see ``record.clients.devices``."""
+        """Return one row per client: client, examples (that it trains on), gflops (speed of its device, 10^9 operations a second).
+
+        See ``record.clients.devices``.
+        """
         return self._frames.devices
 
     @property
     def rounds(self) -> pd.DataFrame:
-        """Return one row per batch of messages that the strategy waited for, with the bytes of what it sent then."""
+        """Return one row per batch of messages that the strategy waited for, with the bytes of what it sent then.
+
+        Columns: round (from 1), kind (train, evaluate, ...), started_s and ended_s (virtual seconds since the run began), asked, arrived,
+        failed and missed (messages: sent, answered in time, answered by an error, not answered in time), down_bytes and up_bytes (of these
+        messages, framing included), wasted_bytes (both ways, of those that did not count).
+        """
         return self._frames.rounds
 
     @property
     def versions(self) -> pd.DataFrame:
-        """Return one row per version of the model: version, now_s, and merged, the numbers of the messages whose results it took in.
+        """Return one row per version of the model.
 
-        Of runs of before 2026-11-29, which did not record them, those that follow from their rounds.
+        Columns: version (from 0), now_s (when it was made, in virtual seconds), merged (an array: the numbers of the messages whose
+        results it took in). Of runs of before 2026-11-29, which did not record them, those that follow from their rounds.
         """
         from fedsim.score import influence
 
@@ -117,7 +134,12 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """Return every score with its round, virtual time and the bytes sent so far."""
+        """Return every score, a row each, in the order in which they were measured.
+
+        Columns: round, now_s (virtual seconds since the run began), scope (who measured: central, the server's test part; federated,
+        clients on what they keep back; training; controller; ``classes 0,1``), name (accuracy, loss, ...), value (accuracy is a share of
+        1), down_bytes and up_bytes (sent by then, framing included).
+        """
         return self._frames.metrics
 
     @property
@@ -125,19 +147,20 @@ class Run:
         """Return one row per example that a client on a stream predicted before it trained, a client's own in order.
 
         Columns: client, round, version (of the model received), time_s (of the test), item (its number in the client's
-        stream), arrived_s, labelled_s, y, prediction, loss, concept (the true one). Labels that never come are here too,
+        stream), arrived_s, labelled_s (when its label came; inf for never), y, prediction, loss, concept (the true one). Moments are
+        virtual seconds since the run began. Labels that never come are here too,
         and what was tested in tasks that came late.
         """
         return self._frames.tested
 
     @property
     def alarms(self) -> pd.DataFrame:
-        """Return one row per signal of a client's drift detector: client, round, time_s, item."""
+        """Return one row per signal of a client's drift detector: client, round, time_s (virtual seconds), item (in its stream)."""
         return self._frames.alarms
 
     @property
     def drifts(self) -> pd.DataFrame:
-        """Return one row per true drift that a client lived to see: client, round (in which it next trained), time_s."""
+        """Return one row per true drift that a client lived to see: client, round (when it next trained), time_s (virtual seconds)."""
         return self._frames.drifts
 
     @property
@@ -177,17 +200,28 @@ class Run:
 
     @property
     def worked(self) -> pd.DataFrame:
-        """Return what real nodes' processors took: message, client, cpu_s in all, and work_s of the task; empty where all is simulated."""
+        """Return what real nodes' processors took: message, client, cpu_s in all and work_s of the task (seconds of a processor).
+
+        Empty where all is simulated.
+        """
         return self._frames.worked
 
     def times(self) -> Frame:
-        """Return how long each message took, phase by phase, in virtual seconds; see ``score.spent.phases`` for the columns."""
+        """Return how long each message took, phase by phase: a row each, in the order of ``tasks``.
+
+        Columns: client, round, kind, outcome; download_s, waiting_s (for the device, or for a client's trigger), training_s (all that the
+        device did), upload_s and total_s, in virtual seconds, NaN for what never happened.
+        """
         from fedsim.score import spent
 
         return spent.phases(self.tasks)
 
     def ledger(self) -> Frame:
-        """Return where the bytes went: by kind of message and what became of it; see ``score.spent.ledger`` for the columns."""
+        """Return where the bytes went: a row for each kind of message and each fate that there was.
+
+        Columns: kind (train, evaluate, ...), fate (counted, late, failed, stream ended, cut off), messages, and bytes: down and up
+        (payload), down_framing and up_framing, total; share (of all bytes, of 1).
+        """
         from fedsim.score import spent
 
         return spent.ledger(self.tasks)
@@ -269,7 +303,7 @@ class Run:
         return fared.fairness(self.clients, self.devices, self.tested, self.manifest)
 
     def weights(self) -> pd.DataFrame:
-        """Return what each client weighed in the aggregation: client, tasks that arrived, examples, share."""
+        """Return what each client weighed in the aggregation: client, tasks (that arrived), examples, share (of 1)."""
         from fedsim.score import online
 
         return online.weights(self.tasks)
@@ -297,12 +331,21 @@ class Run:
         return model.module(self.path, self.manifest, trust=trust)
 
     def series(self, name: str, scope: str = "central") -> pd.DataFrame:
-        """Return one score over the run: columns round, now_s, value, and bytes sent so far."""
+        """Return one score over the run: round, now_s (virtual seconds), value, down_bytes and up_bytes (sent by then)."""
         metrics: Any = self.metrics
         return metrics[(metrics.name == name) & (metrics.scope == scope)].drop(columns=["name", "scope"])
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.status})"
+
+    def _repr_html_(self) -> str:
+        """Return the run as a notebook shows it: a small table, in the colours of the page."""
+        from fedsim.score.card import card, unread
+
+        try:
+            return card(self.manifest, self.status, self.path)
+        except RunError as error:
+            return unread(self.path, error)
 
 
 def load(path: str | Path) -> Run:

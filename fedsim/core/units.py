@@ -1,0 +1,39 @@
+"""Bytes and seconds as a person reads them: in the terminal, on a page, in a notebook. Knows nothing else."""
+
+from __future__ import annotations
+
+import math
+
+_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as a person reads them, in powers of ten.
+
+    >>> megabytes(8_392_421), megabytes(12), megabytes(999_700)
+    ('8.39 MB', '12 B', '1 MB')
+    """
+    for unit, name in _UNITS:
+        if float(f"{size / unit:.3g}") >= 1:  # As it will read: 999.7 kB rounds to a whole megabyte.
+            return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Return virtual seconds as a person reads them.
+
+    >>> duration(12.34), duration(754), duration(200_000), duration(math.inf)
+    ('12.3 s', '12 min 34 s', '2 d 7 h 33 min', 'for ever')
+    """
+    if not math.isfinite(seconds):
+        return "for ever" if seconds > 0 else "unknown"
+    if 0 < seconds < 0.001:
+        return "< 1 ms"
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h {minutes} min"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
