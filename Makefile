@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: setup demo test reproduce bench notebooks types lint clean
+.PHONY: setup demo test docs reproduce bench notebooks types lint clean
 
 setup: $(VENV)/.done  ## virtual environment with pinned packages
 
@@ -30,11 +30,16 @@ demo: setup  ## run the quickstart scenario
 test: setup  ## all tests but the slow ones, on two cores
 	$(BIN)/python -m pytest -n 2
 
+docs: setup  ## the documentation, as a site in site/; nothing is fetched when it is read
+	@$(BIN)/pip install --quiet --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 reproduce: setup  ## published results, minutes to an hour; wants FEDSIM_DATA
 	$(BIN)/python -m pytest -m slow tests
 
 lint: setup  ## ruff, by the rules of pyproject.toml
-	$(BIN)/ruff check fedsim tests analysis clients conftest.py
+	$(BIN)/ruff check fedsim tests analysis clients docs conftest.py
 
 types: setup  ## pyright, strict
 	$(BIN)/pyright
@@ -48,4 +53,4 @@ notebooks: setup  ## run analysis/*.ipynb and store them with their output, an i
 	$(BIN)/python -m analysis.render
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs site build *.egg-info

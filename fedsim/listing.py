@@ -146,7 +146,7 @@ def _cut(names: Sequence[str], width: int, lines: int) -> list[str]:
 def details(noun: str, width: int) -> list[str]:
     """Return what can be said of each kind of *noun*, in lines of markup of at most *width* columns."""
     if noun == STRATEGY:
-        return _noun(noun, stock.AT, [(name, *_strategy(name)) for name in stock.names()], width)
+        return _noun(noun, stock.AT, [(name, *of_strategy(name)) for name in stock.names()], width)
     slot = slots()[noun]
     rows = [(name, *describe(slot.registry, name)) for name in slot.registry.names()]
     shared = [("any kind", "also takes", settings)] if (settings := shared_settings(slot)) else []
@@ -157,7 +157,8 @@ def details(noun: str, width: int) -> list[str]:
     return [head, *beside, *lines]
 
 
-def _strategy(name: str) -> tuple[str, list[Setting]]:
+def of_strategy(name: str) -> tuple[str, list[Setting]]:
+    """Return what the strategy *name* is, in words, and its settings."""
     make, takes = stock.class_of(name), stock.arguments(name)
     found = [replace(s, takes=f"{s.takes} {stock.RANGES.get(s.name, '')}".strip()) for s in settings_of(make, takes, STRATEGY, name)]
     if {"fraction_train", "min_train_nodes"} <= set(takes):

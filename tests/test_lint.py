@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HOUSE = Path(__file__).parents[1]
-WHERE = ("fedsim", "tests", "analysis", "clients", "conftest.py")
+WHERE = ("fedsim", "tests", "analysis", "clients", "docs", "conftest.py")
 
 
 def tool(*words: str, fed: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The README holds: no placeholder is left, and its own plug-in example runs as it stands there."""
+"""README and documentation hold: no placeholder is left, the plug-in example runs as it stands there, tables name what there is."""
 
 import re
 from pathlib import Path
@@ -10,17 +10,23 @@ import fedsim
 from fedsim.listing import sections
 from fedsim.scenario.kinds import slots
 
-README = Path(__file__).parents[1] / "README.md"
+HOUSE = Path(__file__).parents[1]
+GUIDES = HOUSE / "docs" / "guides"
+TABLES = "\n".join((GUIDES / name).read_text("utf-8") for name in ("streams.md", "mini-batches.md"))
+"""The pages that have a table of keys."""
 
 
 def test_no_placeholder_is_left() -> None:
     """No document has a placeholder in it."""
-    assert [] == [path.name for path in README.parent.glob("*.md") if re.search(r"@@|TODO|FIXME", path.read_text())]
+    documents = [*HOUSE.glob("*.md"), *(HOUSE / "docs").rglob("*.md")]
+
+    assert 20 < len(documents) and [] == [path.name for path in documents if re.search(r"@@|TODO|FIXME", path.read_text())]
 
 
 def test_the_plugin_example_runs(tmp_path: Path, scenario_file: Any) -> None:
-    """The model, the source and the strategy of the README's example train together, from beside the scenario."""
-    example = next(block for block in re.findall(r"```python\n(.*?)```", README.read_text(), re.S) if "# mine.py" in block)
+    """The model, the source and the strategy of the guide's example train together, from beside the scenario."""
+    guide = (GUIDES / "own-parts.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", guide, re.S) if "# mine.py" in block)
     path = scenario_file({
         "data.source": {"kind": "mine:blobs", "classes": 4}, "data.test_fraction": 0.2,
         "model": {"kind": "mine:Net", "width": 8}, "server.strategy": {"kind": "mine:Patient", "fraction_train": 0.5},
@@ -33,8 +39,8 @@ def test_the_plugin_example_runs(tmp_path: Path, scenario_file: Any) -> None:
 
 
 def test_tables_name_keys_that_there_are() -> None:
-    """Each key that begins a row of the README's tables is one, and those after it are of its section."""
-    rows = re.findall(r"^\| `([a-z_.]+)`((?:, `\.[a-z_]+`)*) \|", README.read_text(), re.M)
+    """Each key that begins a row of the guides' tables is one, and those after it are of its section."""
+    rows = re.findall(r"^\| `([a-z_.]+)`((?:, `\.[a-z_]+`)*) \|", TABLES, re.M)
     wanted = [(key.rpartition(".")[0], name) for key, more in rows if not key.endswith(".toml")
               for name in (key.rpartition(".")[2], *re.findall(r"`\.([a-z_]+)`", more))]  # fmt: skip
     known = {place: set(section.model_fields) for place, section in sections().items()}
@@ -58,8 +64,8 @@ def test_what_the_table_of_mini_batches_says_runs(go: Any, given: dict[str, Any]
 
 
 def test_the_tables_name_every_kind() -> None:
-    """Each row of the README's tables lists exactly the kinds that are registered, the default first."""
-    rows = dict(re.findall(r"^\| `([a-z_.]+)`[^|]*\|[^|]*\|([^|]*)\|$", README.read_text(), re.M))
+    """Each row of the guides' tables lists exactly the kinds that are registered, the default first."""
+    rows = dict(re.findall(r"^\| `([a-z_.]+)`[^|]*\|[^|]*\|([^|]*)\|$", TABLES, re.M))
     registered = {slot.key: set(slot.registry.names()) for slot in slots().values()}
     named = {key: re.findall(r"`([a-z_+]+)`", re.split(r", (?:each )?with", cells)[0]) for key, cells in rows.items()}
     change = registered["stream.drift.schedule"] | registered["stream.drift.onset"]
