@@ -11,12 +11,14 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from fedsim.core.errors import RunError
 from fedsim.core.warned import spare_dependencies
 
+BEGAN_S = time.perf_counter()
 spare_dependencies()  # Before the first of them comes in.
 
 import typer  # noqa: E402
@@ -105,20 +107,27 @@ def check(
     wall_s: Annotated[
         float, typer.Option("--wall-s", min=0.0, metavar="SECONDS", help="Wall time for rounds on the virtual clock.")
     ] = 10.0,
+    dry: Annotated[bool, typer.Option("--dry", help="Train nothing, not even a few rounds to see how long a run takes here.")] = False,
 ) -> None:
-    """Check a scenario and foretell its cost: builds the world, runs time without training, prints what would happen."""
+    """Check a scenario and foretell its cost: builds the world, runs time without training, prints what would happen.
+
+    How long the run takes on this computer is foretold from its first rounds, which are played for some seconds and thrown away.
+    """
     with errors():
         from fedsim import show
 
         loaded = loaded_from(scenario, settings, seed)
         from fedsim.preview import preview
+        from fedsim.trial import UNTIMED, timed
 
+        imports_s = time.perf_counter() - BEGAN_S
         with show.rehearsing(loaded.scenario, silent=as_json) as watch:
             foretold = preview(loaded, wall_s=wall_s, watch=watch)
+            wall = UNTIMED if dry else timed(loaded, foretold, imports_s=imports_s)
         if as_json:
-            print(as_line(foretold.plain()))
+            print(as_line({**foretold.plain(), **wall.plain()}))
         else:
-            show.preview(foretold)
+            show.preview(foretold, wall)
 
 
 @app.command("list")

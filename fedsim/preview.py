@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,13 +26,15 @@ LABELS_FROM = 2000
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A scenario's world and its foretold cost. Bytes include framing; times are virtual."""
+    """A scenario's world and its foretold cost. Bytes include framing; times are virtual, but for *built_s*."""
 
     parts: Parts
     sizes: IntArray
     labels: list[int]
     arriving: Arriving | None
     foretold: Foretold
+    built_s: float = 0.0
+    """Wall time that building the world took."""
 
     @property
     def rounds(self) -> int:
@@ -131,7 +134,9 @@ def preview(
     Raises ScenarioError, and RunError when the strategy waits for clients that never come.
     """
     with ALONE:
+        began_s = time.perf_counter()
         parts = build(loaded)
+        built_s = time.perf_counter() - began_s
         try:
             foretold = rehearse(parts, wall_s=wall_s, rounds=rounds, watch=watch)
         finally:
@@ -143,6 +148,7 @@ def preview(
         labels=_labels(federation, LOOKS_SHARE * wall_s),
         arriving=Arriving.of(federation, LOOKS_SHARE * wall_s),
         foretold=foretold,
+        built_s=built_s,
     )
 
 

@@ -24,6 +24,7 @@ from fedsim.flower.aggregated import Watched, bared
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Control, Course, drive, starts_itself
 from fedsim.learn.controllers import Changes, rises
+from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.queue import Queue
 from fedsim.learn.stopping import Patience as Plateau
 from fedsim.record import digest, manifest
@@ -126,11 +127,18 @@ def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None =
     with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)
         check_trains(loaded.scenario, parts.model, parts.federation)
-        session = _Session(parts, loaded, Queue(parts.engine, executor), watch, lay)
-        try:
-            session.going.go(loaded.scenario.name, loaded.scenario.seed, out)
-        finally:
-            session.close()
+        return played(parts, loaded, executor, out, watch, lay)
+
+
+def played(
+    parts: Parts, loaded: Loaded, executor: Executor, out: str | Path | None = None, watch: Watch | None = None, lay: Lay = virtual
+) -> Run:
+    """Run what *parts* of *loaded* are built already, computed by *executor*; see ``execute``. What a strategy keeps is then changed."""
+    session = _Session(parts, loaded, Queue(parts.engine, executor), watch, lay)
+    try:
+        session.going.go(loaded.scenario.name, loaded.scenario.seed, out)
+    finally:
+        session.close()
     return Run(session.going.folder)
 
 
