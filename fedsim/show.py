@@ -270,6 +270,10 @@ def preview(foretold: Preview, wall: Wall) -> None:
     if foretold.foretold.work.steps:
         table.add_row("a task takes", _work(figures))
     table.add_row("strategy", f"{scenario.server.strategy['kind']}, {figures['rounds']} rounds")
+    for name, said in figures["together"].items():
+        table.add_row(name, escape(said))
+    if figures["kept_bytes_per_client"] or figures["kept_unknown"]:
+        table.add_row("clients keep", _kept(figures))
     table.add_row("a round takes", f"{duration(figures['round_s'])} of virtual time (slowest {duration(figures['slowest_round_s'])});"
                   f" deadline {duration(scenario.server.round_timeout_s)}")  # fmt: skip
     if figures["missed_per_round"] and figures["missed_per_round"] == figures["clients_per_round"]:
@@ -305,6 +309,17 @@ def _work(figures: dict[str, Any]) -> str:
     at_once = figures["examples_at_once"]
     said += f", no more than {at_once:,} at once" if at_once < size["max"] else ""
     return said + (f"; a step takes up to {megabytes(figures['step_bytes'])} of memory" if figures["step_bytes"] is not None else "")
+
+
+def _kept(figures: dict[str, Any]) -> str:
+    """Return what clients keep between messages, like "up to 50 kB each (algorithm 50 kB); 1.2 MB with 24 clients that train"."""
+    each, unknown = figures["kept_bytes_per_client"], " and ".join(figures["kept_unknown"])
+    if not each:
+        return f"{unknown}, of a size that shows when they train"
+    of_it = ", ".join(f"{name} {megabytes(size)}" for name, size in each.items())
+    besides = f", and {unknown} besides" if unknown else ""
+    all_ = f"{megabytes(figures['kept_bytes'])} with the {figures['clients_touched']:,.0f} that train"
+    return f"up to {megabytes(sum(each.values()))} each ({of_it}{besides}); {all_}"
 
 
 def _span(ends: dict[str, Any]) -> str:
