@@ -36,9 +36,9 @@ def advise(
 
 def watched(
     scenario: str | Path | Mapping[str, Any] | Run, overrides: Mapping[str, Any] | None, seed: int | None, out: str | Path | None,
-    watch: Watch | None = None,
+    watch: Watch | None = None, budget_s: float | None = None,
 ) -> Run:  # fmt: skip
-    """Return a run that was watched: the one that is given, or one of the scenario that is, which *watch* follows."""
+    """Return a run that was watched: the one that is given, or one of the scenario that is, which *watch* follows, within *budget_s*."""
     if isinstance(scenario, Run):
         return scenario
     if isinstance(scenario, str | Path) and is_run(Path(scenario)):
@@ -46,7 +46,7 @@ def watched(
     loaded = load(scenario, overrides, seed)
     if loaded.scenario.monitor is None:
         loaded = load(scenario, {**(overrides or {}), "monitor": dict(WATCHED)}, seed)
-    return execute(loaded, out, watch)
+    return execute(loaded, out, watch, budget_s=budget_s)
 
 
 def is_run(path: Path) -> bool:

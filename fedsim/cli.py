@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from fedsim.core.errors import RunError
+from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.warned import spare_dependencies
 
 BEGAN_S = time.perf_counter()
@@ -25,7 +25,21 @@ import typer  # noqa: E402
 from click.exceptions import Abort, UsageError  # noqa: E402
 
 from fedsim import cli_compare, cli_export, cli_live, cli_real, cli_size, cli_sweep  # noqa: E402
-from fedsim.cli_words import AsJson, RunFolder, ScenarioFile, Seed, Set, as_line, end, errors, loaded_from, opened, reported  # noqa: E402
+from fedsim.cli_words import (  # noqa: E402
+    AsJson,
+    Budget,
+    RunFolder,
+    ScenarioFile,
+    Seed,
+    Set,
+    as_line,
+    budget_s,
+    end,
+    errors,
+    loaded_from,
+    opened,
+    reported,
+)  # fmt: skip
 
 app = typer.Typer(
     name="fedsim",
@@ -79,6 +93,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder; new or empty. Default runs/NAME-SEED.")
     ] = None,
+    budget: Budget = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
@@ -86,15 +101,17 @@ def run(
     with errors():
         from fedsim.live.terminal import progress
 
-        an_app = scenario.is_dir() or scenario.suffix == ".fab" or str(scenario).startswith("@")
+        within_s, an_app = budget_s(budget), scenario.is_dir() or scenario.suffix == ".fab" or str(scenario).startswith("@")
         if run_config or measure or an_app or (fleet is not None and scenario.suffix != ".toml"):
+            if budget is not None:
+                raise ScenarioError("--budget: goes with scenarios; nobody knows where a round of an app ends.")
             done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
             loaded = loaded_from(scenario, settings, seed, fleet)
             with progress(loaded.scenario, silent=quiet or as_json) as watch:
                 from fedsim.session import execute
 
-                done = execute(loaded, out, watch)
+                done = execute(loaded, out, watch, budget_s=within_s)
         reported(done, as_json)
 
 
@@ -208,6 +225,7 @@ def batch_size(
     settings: Set = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The study's folder. Default runs/NAME.study.")] = None,
+    budget: Budget = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
@@ -223,8 +241,9 @@ def batch_size(
         loaded = loaded_from(scenario, settings, seed)
         with show.studying(loaded.scenario.name, silent=quiet or as_json) as told:
             found = studied(
-                loaded, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out, told=told
-            )
+                loaded, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out, budget=budget,
+                told=told,
+            )  # fmt: skip
         from fedsim.studies import table
 
         if as_json:
@@ -249,6 +268,7 @@ def advise(
     settings: Set = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the run that is made; new or empty.")] = None,
+    budget: Budget = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
@@ -259,6 +279,7 @@ def advise(
         from fedsim.live.terminal import progress
         from fedsim.score.advice import advice
 
+        within_s = budget_s(budget)
         if is_run(scenario):
             run = opened(scenario)
         else:
@@ -266,7 +287,7 @@ def advise(
 
             loaded = loaded_from(scenario, settings, seed)
             with progress(loaded.scenario, silent=quiet or as_json) as watch:
-                run = watched(scenario, parse_overrides(settings or []), seed, out, watch)
+                run = watched(scenario, parse_overrides(settings or []), seed, out, watch, within_s)
         found = advice(run)
         if as_json:
             print(as_line({"run": str(run.path), "advice": [dataclasses.asdict(hint) for hint in found]}))
