@@ -153,12 +153,16 @@ def list_kinds(
         str | None,
         typer.Argument(metavar="[NOUN|SECTION]", help="source, model, strategy, ...; training, clients, server, ...; or all."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List what a scenario can name: an overview; of one noun each kind with its settings, of a section each key, in words."""
     with errors():
         from fedsim import listing
 
-        listing.kinds(noun)
+        if as_json:
+            print(as_line(listing.plain(noun)))
+        else:
+            listing.kinds(noun)
 
 
 @app.command("show")

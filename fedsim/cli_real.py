@@ -32,13 +32,17 @@ def init(
     nodes: Annotated[
         int, typer.Option(min=0, metavar="N", help="SuperNodes that take part. Default: as many as the scenario has clients.")
     ] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Make the folder of a Flower app from a scenario: for real clients, with 'flwr run DIR'."""
     with errors():
         from fedsim.real.folder import init_app
 
         files = init_app(flower, scenario, nodes)
-        print(f"{flower}: {', '.join(files)}. {flower / 'README.md'} says how it is run.")
+        if as_json:
+            print(as_line({"folder": str(flower), "files": [str(file) for file in files]}))
+        else:
+            print(f"{flower}: {', '.join(files)}. {flower / 'README.md'} says how it is run.")
 
 
 def deploy(
@@ -76,7 +80,8 @@ def deploy(
             from fedsim.real import printed as words_for
 
             check_scale(time_scale)
-            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes, port))
+            text = (words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes, port)
+            print(as_line({"nodes": asked.nodes, "form": "compose" if as_compose else "blocks", "text": text}) if as_json else text)
             return
         check(asked)
         from fedsim.live.terminal import progress
