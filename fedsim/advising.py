@@ -37,9 +37,9 @@ def advise(
 
 def watched(
     scenario: str | Path | Mapping[str, Any] | Run, overrides: Mapping[str, Any] | None, seed: int | None, out: str | Path | None,
-    watch: Watch | None = None,
+    watch: Watch | None = None, budget_s: float | None = None,
 ) -> Run:  # fmt: skip
-    """Return a run that was watched: the one that is given, or one of the scenario that is, which *watch* follows."""
+    """Return a run that was watched: the one that is given, or one of the scenario that is, which *watch* follows, within *budget_s*."""
     if isinstance(scenario, Run):
         return scenario
     if isinstance(scenario, str | Path) and is_run(Path(scenario)):
@@ -48,7 +48,7 @@ def watched(
     if loaded.scenario.monitor is None:
         loaded = load(scenario, {**(overrides or {}), "monitor": dict(WATCHED)}, seed)
     with followed(loaded.scenario, watch) as heard:
-        return execute(loaded, out, heard)
+        return execute(loaded, out, heard, budget_s=budget_s)
 
 
 def is_run(path: Path) -> bool:

@@ -11,19 +11,35 @@ import re
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from fedsim.core.errors import RunError
+from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.warned import spare_dependencies
 
+BEGAN_S = time.perf_counter()
 spare_dependencies()  # Before the first of them comes in.
 
 import typer  # noqa: E402
 from click.exceptions import Abort, UsageError  # noqa: E402
 
 from fedsim import cli_compare, cli_export, cli_live, cli_real, cli_size, cli_sweep  # noqa: E402
-from fedsim.cli_words import AsJson, RunFolder, ScenarioFile, Seed, Set, as_line, end, errors, loaded_from, opened, reported  # noqa: E402
+from fedsim.cli_words import (  # noqa: E402
+    AsJson,
+    Budget,
+    RunFolder,
+    ScenarioFile,
+    Seed,
+    Set,
+    as_line,
+    budget_s,
+    end,
+    errors,
+    loaded_from,
+    opened,
+    reported,
+)  # fmt: skip
 
 app = typer.Typer(
     name="fedsim",
@@ -77,6 +93,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run's folder; new or empty. Default runs/NAME-SEED.")
     ] = None,
+    budget: Budget = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
@@ -84,15 +101,17 @@ def run(
     with errors():
         from fedsim.live.terminal import progress
 
-        an_app = scenario.is_dir() or scenario.suffix == ".fab" or str(scenario).startswith("@")
+        within_s, an_app = budget_s(budget), scenario.is_dir() or scenario.suffix == ".fab" or str(scenario).startswith("@")
         if run_config or measure or an_app or (fleet is not None and scenario.suffix != ".toml"):
+            if budget is not None:
+                raise ScenarioError("--budget: goes with scenarios; nobody knows where a round of an app ends.")
             done = _run_app(scenario, fleet, settings, seed, out, run_config or [], measure=measure, silent=quiet or as_json)
         else:
             loaded = loaded_from(scenario, settings, seed, fleet)
             with progress(loaded.scenario, silent=quiet or as_json) as watch:
                 from fedsim.session import execute
 
-                done = execute(loaded, out, watch)
+                done = execute(loaded, out, watch, budget_s=within_s)
         reported(done, as_json)
 
 
@@ -105,20 +124,27 @@ def check(
     wall_s: Annotated[
         float, typer.Option("--wall-s", min=0.0, metavar="SECONDS", help="Wall time for rounds on the virtual clock.")
     ] = 10.0,
+    dry: Annotated[bool, typer.Option("--dry", help="Train nothing, not even a few rounds to see how long a run takes here.")] = False,
 ) -> None:
-    """Check a scenario and foretell its cost: builds the world, runs time without training, prints what would happen."""
+    """Check a scenario and foretell its cost: builds the world, runs time without training, prints what would happen.
+
+    How long the run takes on this computer is foretold from its first rounds, which are played for some seconds and thrown away.
+    """
     with errors():
         from fedsim import show
 
         loaded = loaded_from(scenario, settings, seed)
         from fedsim.preview import preview
+        from fedsim.trial import UNTIMED, timed
 
+        imports_s = time.perf_counter() - BEGAN_S
         with show.rehearsing(loaded.scenario, silent=as_json) as watch:
             foretold = preview(loaded, wall_s=wall_s, watch=watch)
+            wall = UNTIMED if dry else timed(loaded, foretold, imports_s=imports_s)
         if as_json:
-            print(as_line(foretold.plain()))
+            print(as_line({**foretold.plain(), **wall.plain()}))
         else:
-            show.preview(foretold)
+            show.preview(foretold, wall)
 
 
 @app.command("list")
@@ -127,12 +153,16 @@ def list_kinds(
         str | None,
         typer.Argument(metavar="[NOUN|SECTION]", help="source, model, strategy, ...; training, clients, server, ...; or all."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List what a scenario can name: an overview; of one noun each kind with its settings, of a section each key, in words."""
     with errors():
         from fedsim import listing
 
-        listing.kinds(noun)
+        if as_json:
+            print(as_line(listing.plain(noun)))
+        else:
+            listing.kinds(noun)
 
 
 @app.command("show")
@@ -199,6 +229,7 @@ def batch_size(
     settings: Set = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The study's folder. Default runs/NAME.study.")] = None,
+    budget: Budget = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
@@ -214,8 +245,9 @@ def batch_size(
         loaded = loaded_from(scenario, settings, seed)
         with show.studying(loaded.scenario.name, silent=quiet or as_json) as told:
             found = studied(
-                loaded, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out, told=told
-            )
+                loaded, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out, budget=budget,
+                told=told,
+            )  # fmt: skip
         from fedsim.studies import table
 
         if as_json:
@@ -240,6 +272,7 @@ def advise(
     settings: Set = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the run that is made; new or empty.")] = None,
+    budget: Budget = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
@@ -250,6 +283,7 @@ def advise(
         from fedsim.live.terminal import progress
         from fedsim.score.advice import advice
 
+        within_s = budget_s(budget)
         if is_run(scenario):
             run = opened(scenario)
         else:
@@ -257,7 +291,7 @@ def advise(
 
             loaded = loaded_from(scenario, settings, seed)
             with progress(loaded.scenario, silent=quiet or as_json) as watch:
-                run = watched(scenario, parse_overrides(settings or []), seed, out, watch)
+                run = watched(scenario, parse_overrides(settings or []), seed, out, watch, within_s)
         found = advice(run)
         if as_json:
             print(as_line({"run": str(run.path), "advice": [dataclasses.asdict(hint) for hint in found]}))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedsim.cli_words import AsJson, ScenarioFile, Seed, Set, as_line, errors, loaded_from, opened, reported
+from fedsim.cli_words import AsJson, Budget, ScenarioFile, Seed, Set, as_line, budget_s, errors, loaded_from, opened, reported
 from fedsim.core.errors import ScenarioError
+from fedsim.record.leaving import Interrupted
 
 Nodes = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="SuperNodes, a client each: clients.count = N. Default the scenario's own.")
@@ -28,13 +32,17 @@ def init(
     nodes: Annotated[
         int, typer.Option(min=0, metavar="N", help="SuperNodes that take part. Default: as many as the scenario has clients.")
     ] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Make the folder of a Flower app from a scenario: for real clients, with 'flwr run DIR'."""
     with errors():
         from fedsim.real.folder import init_app
 
         files = init_app(flower, scenario, nodes)
-        print(f"{flower}: {', '.join(files)}. {flower / 'README.md'} says how it is run.")
+        if as_json:
+            print(as_line({"folder": str(flower), "files": [str(file) for file in files]}))
+        else:
+            print(f"{flower}: {', '.join(files)}. {flower / 'README.md'} says how it is run.")
 
 
 def deploy(
@@ -72,7 +80,8 @@ def deploy(
             from fedsim.real import printed as words_for
 
             check_scale(time_scale)
-            print((words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes, port))
+            text = (words_for.compose if as_compose else words_for.blocks)(scenario, asked.words_elsewhere(), asked.nodes, port)
+            print(as_line({"nodes": asked.nodes, "form": "compose" if as_compose else "blocks", "text": text}) if as_json else text)
             return
         check(asked)
         from fedsim.live.terminal import progress
@@ -112,6 +121,7 @@ def validate(
     settings: Set = None,
     seed: Seed = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder; new or empty. Default runs/NAME.validate.")] = None,
+    budget: Budget = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what is going on.")] = False,
 ) -> None:
@@ -127,10 +137,23 @@ def validate(
         words = [*(settings or []), *([] if nodes is None else [f"clients.count={nodes}"])]
         loaded = loaded_from(scenario, words, seed)
         asked = Asked(loaded, scenario, words, seed)
-        found = validated(asked, out or Path("runs") / f"{loaded.scenario.name}.validate", show_real.steps(silent=quiet or as_json))
+        folder = out or Path("runs") / f"{loaded.scenario.name}.validate"
+        found = validated(asked, folder, within(budget_s(budget), show_real.steps(silent=quiet or as_json), folder))
         if as_json:
             print(as_line(found.plain()))
         else:
             show_real.validation(found)
         if not found.agrees:
             raise SystemExit(1)
+
+
+def within(budget_s: float | None, told: Callable[[str], None], folder: Path) -> Callable[[str], None]:
+    """Return *told*, which hears what is done next, as one that lets nothing begin after *budget_s* of wall time."""
+    until_s = math.inf if budget_s is None else time.monotonic() + budget_s
+
+    def tell(words: str) -> None:
+        if time.monotonic() > until_s:
+            raise Interrupted(f"interrupted before {words}, at the end of its budget of wall time; runs until then are safe in {folder}.")
+        told(words)
+
+    return tell

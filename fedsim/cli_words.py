@@ -26,6 +26,9 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.optimizer.lr=0.05. Repeatable."),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override the scenario's seed.")]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="10m", help="Wall time. Then it ends in order, exit 130, and what is done is safe.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end, and nothing else.")]
 
 
@@ -44,6 +47,13 @@ def reported(done: Any, as_json: bool) -> None:
         print(as_line(show.summary_line(done)))
     else:
         show.summary(done)
+
+
+def budget_s(budget: str | None) -> float | None:
+    """Return the seconds of *budget*; None where there is none. Raises ScenarioError for what is no span of time."""
+    from fedsim.many.asked import span
+
+    return None if budget is None else span(budget, "--budget", "10m, 90s or 2h, of wall time")
 
 
 def opened(folder: Path) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -42,19 +43,61 @@ def kinds(noun: str | None) -> None:
 
 def told(name: str, width: int) -> list[str]:
     """Return what can be said of *name*, in lines of markup: a noun or its key, a section, a section's key by its whole name, or all."""
-    every, parts, by_key = [*slots(), STRATEGY], sections(), _nouns()
+    every, parts = [*slots(), STRATEGY], sections()
     if name == "all":
         return [line for noun in every for line in details(noun, width)] + [line for each in parts for line in keys(each, width)]
+    noun, place, names = _meant(name)
+    return [*(keys(place, width, names) if place else ()), *(details(noun, width) if noun else ())]
+
+
+def plain(name: str | None) -> dict[str, Any]:
+    """Return what can be said of *name* as plain values, of everything where that is None or all: what ``--json`` prints.
+
+    ``nouns``: by name the ``keys`` that take one, ``kinds`` by name with ``meaning`` and ``settings``, and ``shared``, the settings that
+    any kind also takes. ``sections``: by place ``meaning`` and ``keys``. A setting or key has ``name``, ``takes``, ``default`` (a string as
+    in TOML; ``required``; empty where there is none) and ``meaning``. Raises ScenarioError as ``kinds`` does.
+    """
+    if name in (None, "all"):
+        wanted, places = [*slots(), STRATEGY], [(each, ()) for each in sections()]
+    else:
+        noun, place, names = _meant(str(name))
+        wanted, places = [noun] if noun else [], [(place, names)] if place else []
+    parts = sections()
+    return {
+        "nouns": {noun: _plain_noun(noun) for noun in wanted},
+        "sections": {
+            place: {
+                "meaning": _summary(parts[place]),
+                "keys": [asdict(setting) for setting in key_settings(parts[place], names or parts[place].model_fields)],
+            }
+            for place, names in places
+        },
+    }
+
+
+def _plain_noun(noun: str) -> dict[str, Any]:
+    if noun == STRATEGY:
+        found, at, shared = {name: of_strategy(name) for name in stock.names()}, [stock.AT], list[Setting]()
+    else:
+        slot = slots()[noun]
+        found, at = {name: describe(slot.registry, name) for name in slot.registry.names()}, [*slot.keys]
+        shared = shared_settings(slot)
+    kinds = {name: {"meaning": what, "settings": [asdict(setting) for setting in settings]} for name, (what, settings) in found.items()}
+    return {"keys": at, "kinds": kinds, "shared": [asdict(setting) for setting in shared]}
+
+
+def _meant(name: str) -> tuple[str | None, str | None, Sequence[str]]:
+    """Return the noun and the section that *name* means, where it does, and which keys of that, all unless any. Raises ScenarioError."""
+    every, parts, by_key = [*slots(), STRATEGY], sections(), _nouns()
     last = {key.rpartition(".")[2]: noun for key, noun in by_key.items()}
     noun = name if name in every else by_key.get(name)
     place = name if name in parts else next((each for each in parts if each.endswith(f".{name}")), None)
     above, _, key = name.rpartition(".")
     if noun is None and place is None and above in parts and key in parts[above].model_fields:
-        return keys(above, width, [key])
+        return None, above, [key]
     if noun is None and place is None and name not in last:
         raise ScenarioError(f"{name!r}: no such kind, and no such section. {choices(name, {*every, *parts, 'all'})}")
-    noun = noun or (None if place else last[name])
-    return [*(keys(place, width) if place else ()), *(details(noun, width) if noun else ())]
+    return noun or (None if place else last[name]), place, ()
 
 
 def sections() -> dict[str, type[BaseModel]]:
@@ -81,8 +124,11 @@ def keys(place: str, width: int, names: Sequence[str] = ()) -> list[str]:
         at = setting.name if place == "scenario" else f"{place}.{setting.name}"
         inside = f"'fedsim list {nouns.get(at, at)}' shows the {'kinds' if at in nouns else 'keys'}" if at in {*nouns, *parts} else ""
         settings.append(replace(setting, takes=inside or setting.takes, meaning=setting.meaning.rstrip(".")))
-    what = " ".join((section.__doc__ or "").split("\n\n")[0].split())
-    return [*_hanging(f"[bold]{place}[/]  ", len(place) + 2, what, 0, width), "", *_settings(settings, 2, width), ""]
+    return [*_hanging(f"[bold]{place}[/]  ", len(place) + 2, _summary(section), 0, width), "", *_settings(settings, 2, width), ""]
+
+
+def _summary(section: type[BaseModel]) -> str:
+    return " ".join((section.__doc__ or "").split("\n\n")[0].split())
 
 
 def _nouns() -> dict[str, str]:

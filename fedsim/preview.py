@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from fedsim.flower.aggregated import bared
 from fedsim.rehearsal import LOOKS_SHARE, Foretold, Watch, rehearse
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import Loaded
+from fedsim.scenario.together import Keeps, keeps, together, touched
 
 WALL_S = 10.0
 """Wall time for which rounds are rehearsed, unless told otherwise."""
@@ -25,13 +27,15 @@ LABELS_FROM = 2000
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A scenario's world and its foretold cost. Bytes include framing; times are virtual."""
+    """A scenario's world and its foretold cost. Bytes include framing; times are virtual, but for *built_s*."""
 
     parts: Parts
     sizes: IntArray
     labels: list[int]
     arriving: Arriving | None
     foretold: Foretold
+    built_s: float = 0.0
+    """Wall time that building the world took."""
 
     @property
     def rounds(self) -> int:
@@ -72,6 +76,30 @@ class Preview:
         if stop and stop.bounds and not self.foretold.stopped:
             told.append(f"[stop]: the run is over before it comes to {' or '.join(stop.bounds)}.")
         return [*self.parts.notes, *told, *([orders] if sizes else []), *([noisy] if sizing and sizing.policy.needs else [])]
+
+    @property
+    def keeps(self) -> Keeps:
+        """Return what a client keeps between messages at most."""
+        items = self.sizes.mean() if self.arriving is None else self.arriving.items / max(1, self.arriving.clients)
+        return keeps(self.parts, float(items))
+
+    @property
+    def touched(self) -> float:
+        """Return how many clients train in all: told exactly where every round was rehearsed, else as if all were drawn alike."""
+        told, clients = self.foretold, self.parts.federation.count
+        seen = len(told.work.clients)
+        return float(seen) if told.whole else touched(clients, told.asked, self.rounds, seen)
+
+    def _kept(self) -> dict[str, Any]:
+        """Return what clients keep, as plain values."""
+        found = self.keeps
+        return {
+            "together": together(self.parts),
+            "clients_touched": self.touched,
+            "kept_bytes_per_client": {**found.each},
+            "kept_bytes": found.bytes * self.touched,
+            "kept_unknown": list(found.unknown),
+        }
 
     def _work(self) -> dict[str, Any]:
         """Return what a training task comes to, as plain values; None for all where no client trains."""
@@ -116,6 +144,7 @@ class Preview:
             "bytes_up_per_round": self.up_bytes_per_round,
             "bytes_down": told.down_bytes,
             "bytes_up": told.up_bytes,
+            **self._kept(),
             "notes": self.notes,
         }
 
@@ -131,7 +160,9 @@ def preview(
     Raises ScenarioError, and RunError when the strategy waits for clients that never come.
     """
     with ALONE:
+        began_s = time.perf_counter()
         parts = build(loaded)
+        built_s = time.perf_counter() - began_s
         try:
             foretold = rehearse(parts, wall_s=wall_s, rounds=rounds, watch=watch)
         finally:
@@ -143,6 +174,7 @@ def preview(
         labels=_labels(federation, LOOKS_SHARE * wall_s),
         arriving=Arriving.of(federation, LOOKS_SHARE * wall_s),
         foretold=foretold,
+        built_s=built_s,
     )
 
 

@@ -20,12 +20,15 @@ def run(
     seed: int | None = None,
     out: str | Path | None = None,
     watch: Watch | None = None,
+    budget_s: float | None = None,
 ) -> Run:
     """Run *scenario* (a file, a table, or a Scenario) and return the run, read from its folder.
 
     *overrides* sets keys by dotted name (``{"server.rounds": 3}``; a table given for a table replaces it whole); *out* is the run's
     folder (new or empty; ``runs/NAME-SEED`` otherwise). *watch* hears where the run is, after each round. In a notebook, where none is
     given, a line below the cell says so until the run has ended; ``watch=lambda where: None`` is silence.
+    After *budget_s* of wall time it ends at the end of a round, as after Ctrl-C: the folder is complete and readable, its status
+    ``interrupted``, and leaving raises KeyboardInterrupt.
     Threads of one process run one after the other. Raises ScenarioError before anything is computed, RunError when the run
     breaks; its folder then says how far it came, as it does after Ctrl-C.
 
@@ -36,4 +39,4 @@ def run(
     """
     loaded = load(scenario, overrides, seed)
     with followed(loaded.scenario, watch) as heard:
-        return execute(loaded, out, heard)
+        return execute(loaded, out, heard, budget_s=budget_s)

@@ -24,13 +24,14 @@ from fedsim.flower.aggregated import Watched, bared
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Control, Course, drive, starts_itself
 from fedsim.learn.controllers import Changes, rises
+from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.queue import Queue
 from fedsim.learn.stopping import Patience as Plateau
 from fedsim.record import digest, manifest
 from fedsim.record.composed import Reached, composed
 from fedsim.record.going import Going
 from fedsim.record.journal import Journal, MetricRow
-from fedsim.record.leaving import Interrupted, Steps
+from fedsim.record.leaving import Interrupted, Spent, Steps
 from fedsim.record.model import save_model
 from fedsim.record.place import check_place
 from fedsim.scenario import held
@@ -96,17 +97,31 @@ def virtual(parts: Parts, queue: Queue, journal: Journal) -> Ground:
     return grid
 
 
-def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None, lay: Lay = virtual) -> Run:
+def execute(
+    loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None, lay: Lay = virtual, budget_s: float | None = None
+) -> Run:
     """Run a loaded scenario, on the ground that *lay* makes; see ``fedsim.run``."""
     check_place(loaded.scenario.name, loaded.scenario.seed, out)
+    until_s = math.inf if budget_s is None else time.monotonic() + budget_s
     with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)
         check_trains(loaded.scenario, parts.model, parts.federation)
-        session = _Session(parts, loaded, Queue(parts.engine, executor), watch, lay)
-        try:
-            session.going.go(loaded.scenario.name, loaded.scenario.seed, out)
-        finally:
-            session.close()
+        return played(parts, loaded, executor, out, watch, lay, until_s)
+
+
+def played(
+    parts: Parts, loaded: Loaded, executor: Executor, out: str | Path | None = None, watch: Watch | None = None, lay: Lay = virtual,
+    until_s: float = math.inf,
+) -> Run:  # fmt: skip
+    """Run what *parts* of *loaded* are built already, computed by *executor*; see ``execute``. What a strategy keeps is then changed.
+
+    *until_s* is when its wall time is spent, on the clock of ``time.monotonic``.
+    """
+    session = _Session(parts, loaded, Queue(parts.engine, executor), watch, lay, until_s)
+    try:
+        session.going.go(loaded.scenario.name, loaded.scenario.seed, out)
+    finally:
+        session.close()
     return Run(session.going.folder)
 
 
@@ -148,6 +163,7 @@ class _Session:
     queue: Queue
     watch: Watch | None
     lay: Lay
+    until_s: float = math.inf
     began: float = field(default_factory=time.time)
     round: int = 0
     enough: bool = False
@@ -241,6 +257,7 @@ class _Session:
         last = server_round == scenario.server.rounds or self.ground.exhausted or bool(self.stopped)
         if server_round % scenario.evaluate.every and not last:
             self._tell()
+            self._check_budget()
             return None
         self.scores, self.scored = self.queue.test(self.latest), server_round
         for name, value in self.scores.items():
@@ -264,7 +281,14 @@ class _Session:
         if stop and stop.metric and self._reached(stop, self.scores[stop.metric]):
             self.stopped = stop.learned
         self.enough = self.enough or self.ground.exhausted or bool(self.stopped)
+        if not last and not self.enough:
+            self._check_budget()
         return MetricRecord(dict(self.scores))
+
+    def _check_budget(self) -> None:
+        """Leave, where the wall time is spent: a run that a clock on the wall ends is not done, since no second one ends there."""
+        if time.monotonic() > self.until_s:
+            raise Spent("its budget of wall time")
 
     def _reached(self, stop: Stop, value: float) -> bool:
         """Take the metric that *stop* is of, and return whether it is reached."""

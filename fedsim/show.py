@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedsim.foreign.session import Where as At
     from fedsim.preview import Preview
     from fedsim.rehearsal import Foretold
+    from fedsim.trial import Wall
 
 
 @contextmanager
@@ -248,8 +249,8 @@ def _stopped(scenario: Scenario, about: dict[str, Any]) -> str:
     return f" (stopped at {met})" if met else f" (never reached {stop.words})"
 
 
-def preview(foretold: Preview) -> None:
-    """Print what a scenario's world looks like and what running it would cost."""
+def preview(foretold: Preview, wall: Wall) -> None:
+    """Print what a scenario's world looks like, what running it would cost, and how long that takes here."""
     figures, console = foretold.plain(), Console()
     parts, scenario = foretold.parts, foretold.parts.scenario
     table = Table(title=f"{scenario.name}: ready to run", title_justify="left", show_header=False, box=None, padding=(0, 2))
@@ -269,6 +270,10 @@ def preview(foretold: Preview) -> None:
     if foretold.foretold.work.steps:
         table.add_row("a task takes", _work(figures))
     table.add_row("strategy", f"{scenario.server.strategy['kind']}, {figures['rounds']} rounds")
+    for name, said in figures["together"].items():
+        table.add_row(name, escape(said))
+    if figures["kept_bytes_per_client"] or figures["kept_unknown"]:
+        table.add_row("clients keep", _kept(figures))
     table.add_row("a round takes", f"{duration(figures['round_s'])} of virtual time (slowest {duration(figures['slowest_round_s'])});"
                   f" deadline {duration(scenario.server.round_timeout_s)}")  # fmt: skip
     if figures["missed_per_round"] and figures["missed_per_round"] == figures["clients_per_round"]:
@@ -285,6 +290,10 @@ def preview(foretold: Preview) -> None:
     sent = f"{around}{megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up"
     table.add_row("all rounds", f"{_foretold(told)}, {sent}{until}")
     table.add_row("foretold from", _rehearsed(told))
+    if wall.wall_s is not None:
+        table.add_row("wall time", _wall(wall))
+    elif wall.why:
+        table.add_row("wall time", escape(f"not known: {wall.why}"))
     for note in foretold.notes:
         table.add_row("note", escape(note))
     console.print(table)
@@ -300,6 +309,17 @@ def _work(figures: dict[str, Any]) -> str:
     at_once = figures["examples_at_once"]
     said += f", no more than {at_once:,} at once" if at_once < size["max"] else ""
     return said + (f"; a step takes up to {megabytes(figures['step_bytes'])} of memory" if figures["step_bytes"] is not None else "")
+
+
+def _kept(figures: dict[str, Any]) -> str:
+    """Return what clients keep between messages, like "up to 50 kB each (algorithm 50 kB); 1.2 MB with 24 clients that train"."""
+    each, unknown = figures["kept_bytes_per_client"], " and ".join(figures["kept_unknown"])
+    if not each:
+        return f"{unknown}, of a size that shows when they train"
+    of_it = ", ".join(f"{name} {megabytes(size)}" for name, size in each.items())
+    besides = f", and {unknown} besides" if unknown else ""
+    all_ = f"{megabytes(figures['kept_bytes'])} with the {figures['clients_touched']:,.0f} that train"
+    return f"up to {megabytes(sum(each.values()))} each ({of_it}{besides}); {all_}"
 
 
 def _span(ends: dict[str, Any]) -> str:
@@ -322,6 +342,14 @@ def _rehearsed(told: Foretold) -> str:
     ahead = f", and {told.sampled:,} spread over what is to come" if told.sampled else ""
     row = told.rehearsed - told.sampled
     return f"{row:,} of {told.rounds:,} rounds on the virtual clock{ahead}; nothing trained. --wall-s N takes more time for it"
+
+
+def _wall(wall: Wall) -> str:
+    """Return how long a run takes here, and what of that takes most."""
+    most = sorted(wall.parts.items(), key=lambda part: -part[1])[:3]
+    played = f"{wall.rounds} round{'s' * (wall.rounds > 1)}" if wall.whole else "the first steps of a round"
+    of_it = ", ".join(f"{name} {duration(took_s)}" for name, took_s in most)
+    return f"about {duration(wall.wall_s or 0.0)} here ({of_it}), by {played} played"
 
 
 def _arriving(streams: Arriving, clients: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedsim.client.fitting import at_once
 from fedsim.learn.work import Result, Task
@@ -26,9 +26,12 @@ class Work:
     smallest: int = sys.maxsize
     largest: int = 0
     at_once: int = 0
+    clients: set[int] = field(default_factory=set[int])
+    """Whose they are."""
 
     def add(self, task: Task) -> None:
         """Count *task*."""
+        self.clients.add(task.client)
         steps, size = task.steps, int(task.sizes.max(initial=0)) if task.laid_out else task.job.size(task.trained_on)
         self.tasks, self.steps, self.examples = self.tasks + 1, self.steps + steps, self.examples + task.seen
         self.fewest, self.most = min(self.fewest, steps), max(self.most, steps)

@@ -346,7 +346,7 @@ def test_a_polite_kill_is_like_ctrl_c(
     number: int, cli: Callable[..., Any], scenario_file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM, and a terminal that is closed, end a run as Ctrl-C does: with 130 and one line."""
-    monkeypatch.setattr(sys.modules["fedsim.session"], "execute", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(sys.modules["fedsim.session"], "execute", lambda *_, **__: signal.raise_signal(number))
     answer = cli("run", scenario_file(), "--quiet")
 
     assert (130, 1) == (answer.code, len(answer.err.splitlines())), answer

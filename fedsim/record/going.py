@@ -18,7 +18,7 @@ from fedsim.learn.work import digest_of
 from fedsim.record import manifest
 from fedsim.record.journal import FILE as JOURNAL
 from fedsim.record.journal import Journal
-from fedsim.record.leaving import Interrupted, Patience, Pruned, Steps, spoken
+from fedsim.record.leaving import Interrupted, Patience, Pruned, Spent, Steps, spoken
 from fedsim.record.model import MODEL_FILE, save_model
 from fedsim.record.place import take_place
 
@@ -80,8 +80,8 @@ class Going:
     def go(self, name: str, seed: int, out: str | Path | None) -> None:
         """Run to the end, and leave a folder that is readable whatever happens.
 
-        Raises RunError where the run breaks, Interrupted after Ctrl-C, Pruned where whoever watches has seen enough; a run's own
-        FedsimError goes through as it is.
+        Raises RunError where the run breaks, Interrupted after Ctrl-C or a budget, Pruned where whoever watches has seen enough; a run's
+        own FedsimError goes through as it is.
         """
         status, error = "failed", ""
         patience = Patience()
@@ -94,8 +94,9 @@ class Going:
             except Pruned as enough:
                 status, error = "pruned", f"pruned after round {self.run.round}: {enough}"
                 raise Pruned(error) from None
-            except KeyboardInterrupt:
-                status, error = "interrupted", f"interrupted after round {self.run.round}"
+            except KeyboardInterrupt as stopped:
+                spent = f", at the end of {stopped}" if isinstance(stopped, Spent) else ""
+                status, error = "interrupted", f"interrupted after round {self.run.round}{spent}"
                 raise Interrupted(f"{error}; what was recorded until then is safe in {self.folder}.") from None
             except BaseException as broken:  # A strategy, a model, a plug-in, a disk, even SystemExit: not ours to foresee, ours to report.
                 error = self._said(broken)

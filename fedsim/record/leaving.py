@@ -23,6 +23,10 @@ class Pruned(KeyboardInterrupt):
     """Whoever watches a run has seen enough of it: says why. The run is left there, as readable as one that was interrupted."""
 
 
+class Spent(KeyboardInterrupt):
+    """The wall time that was given is spent: says which. What was done is left as after Ctrl-C, but at the end of a round, or of a run."""
+
+
 @dataclass
 class Patience:
     """Lets the first signal through, and keeps those that come while a run leaves until it has left.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,20 +36,23 @@ def study(
     seed: int | None = None,
     jobs: int | None = None,
     out: str | Path | None = None,
+    budget: str | float | None = None,
 ) -> pd.DataFrame:
     """Run the study *question* of *scenario* and return its table, one row per batch size, with every figure and its interval.
 
     *batches* are sizes, ``"full"`` and ``"dynamic"``; *target* is a score like ``"accuracy=0.9"`` (the scenario's [stop] unless given);
     *seeds* how many, from the scenario's own on, or which; *quick* takes three sizes, two rates, one seed and few rounds; *stretch* how
     many times the scenario's rounds a run may take to the target. The runs stand in the folder *out* (``runs/NAME.study``), with
-    ``study.csv`` and ``study.html``; what is done there is read, and not run again. ``frame.attrs["study"]`` has paths, target, fit and
+    ``study.csv`` and ``study.html``; what is done there is read, and not run again. After *budget* ("10m",
+    or seconds) of wall time it ends as after Ctrl-C, and the same call goes on. ``frame.attrs["study"]`` has paths, target, fit and
     verdicts. Raises ScenarioError before anything runs, where the arguments or the scenario are not what can be studied.
     """
     from fedsim.studies.table import frame
 
     loaded = load(scenario, overrides, seed)
     return frame(studied(
-        loaded, question, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out
+        loaded, question, batches=batches, target=target, seeds=seeds, quick=quick, stretch=stretch, jobs=jobs, out=out,
+        budget=budget,
     ))  # fmt: skip
 
 
@@ -63,6 +67,7 @@ def studied(
     stretch: float | None = None,
     jobs: int | None = None,
     out: str | Path | None = None,
+    budget: str | float | None = None,
     told: Told | None = None,
 ) -> Study:
     """Return what a study found, its files written; *told* hears how far it is. See ``study``."""
@@ -71,9 +76,9 @@ def studied(
     import numpy as np
 
     from fedsim.core.machine import ALONE
-    from fedsim.many.asked import jobs_of, read_seeds
+    from fedsim.many.asked import jobs_of, read_seeds, span
     from fedsim.many.runs import Crew
-    from fedsim.record.leaving import Interrupted
+    from fedsim.record.leaving import Interrupted, Spent
     from fedsim.record.place import check_place
     from fedsim.scenario.build import build
     from fedsim.score.target import Target
@@ -102,7 +107,8 @@ def studied(
     check_place(f"{scenario.name}.study", scenario.seed, None if out is None else folder / "x")
     plans.check(scenario, ())
     grid = 2 if quick else plans.GRID
-    with Crew(folder, jobs, told) as crew:
+    until_s = None if budget is None else time.monotonic() + span(budget, "--budget", "10m, 90s or 2h, of wall time")
+    with Crew(folder, jobs, told, until=until_s) as crew:
         with ALONE:
             parts = build(loaded)
         plans.check(scenario, parts.controller.changes if parts.controller else ())
@@ -121,9 +127,10 @@ def studied(
         folder.mkdir(parents=True, exist_ok=True)
         try:
             found = Course(plan, crew, host, scores, notes=notes).go()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
+            how = f"interrupted, at the end of {stopped}" if isinstance(stopped, Spent) else "interrupted"
             raise Interrupted(
-                f"interrupted; {crew.done:,} runs and measurements are done, and safe in {folder}. The same command goes on from there."
+                f"{how}; {crew.done:,} runs and measurements are done, and safe in {folder}. The same command goes on from there."
             ) from None
     write_csv(found)
     write_page(found)

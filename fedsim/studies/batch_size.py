@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from fedsim.core.errors import ScenarioError
 from fedsim.many.runs import Asked, Crew, Outcome
+from fedsim.record.leaving import Spent
 from fedsim.score.run import Run
 from fedsim.score.target import Target, upwards
 from fedsim.studies import grades
@@ -87,7 +89,14 @@ class Course:
                 taken.append(v)
             except ScenarioError as error:
                 self.found[v] = Outcome("refused", str(error))
-        self.found.update(zip(taken, self.crew.runs(asked), strict=True))
+        self.found.update(zip(taken, self._outcomes(asked), strict=True))
+
+    def _outcomes(self, asked: Sequence[Asked]) -> list[Outcome]:
+        """Return what came of each of *asked*. Raises Spent where there was no time for all."""
+        found = self.crew.runs(asked)
+        if any(outcome.status == "unfinished" for outcome in found):
+            raise Spent("its budget of wall time")
+        return found
 
     def _size(self, variant: Variant) -> float:
         return next((row.size for row in self.plan.rows if row.batch == variant.batch), 0.0)
@@ -199,12 +208,14 @@ class Course:
                 continue
             asked = Asked(variant.name, self.plan.loaded_of(variant), self.points, must=True)
             if asked.lacks(run.path):  # Tidied away, when another rate was the best: run again.
-                self.found[variant] = self.crew.runs([asked])[0]
+                self.found[variant] = self._outcomes([asked])[0]
                 run = self._run(variant)
             if run is not None:
                 base = {**self.plan.scenario.plain(), "seed": variant.seed}
                 requests.append({"scenario": base, "folder": str(self.plan.loaded.folder), "out": str(run.path), "points": self.points})
         for request, wrong in zip(requests, self.crew.done_by("fedsim.studies.measures:measure", requests), strict=True):
+            if wrong and self.crew.until is not None and time.monotonic() > self.crew.until:
+                raise Spent("its budget of wall time")
             if wrong:
                 self.notes.append(f"{Path(request['out']).name}: gradients could not be measured. {wrong}")
 
