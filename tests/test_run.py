@@ -276,7 +276,7 @@ def test_a_run_comes_back_from_its_folder(go: Go) -> None:
     for frame in ("tasks", "rounds", "metrics"):
         pd.testing.assert_frame_equal(getattr(run, frame), getattr(again, frame))
     assert (run.digest, run.final, run.name) == (again.digest, again.final, "tiny")
-    assert {"manifest.json", "journal.sqlite", "model.safetensors", "flower.log"} == {f.name for f in run.path.iterdir()}
+    assert {"manifest.json", "journal.sqlite", "model.safetensors", "flower.log", "data.json"} == {f.name for f in run.path.iterdir()}
     assert 12 == len(run.tasks)
     json.dumps(run.manifest)
 

@@ -11,7 +11,7 @@ from fedsim.core.types import FloatArray, Frame
 from fedsim.report.drawing import ALARM, INK, Drawing
 from fedsim.report.figures import PHASES as COLOURED
 from fedsim.report.figures import Seen
-from fedsim.report.units import axis_of, clock, duration, megabytes
+from fedsim.report.units import clock, duration, megabytes
 from fedsim.score import spent
 
 POINTS = 200
@@ -28,7 +28,7 @@ def timed(seen: Seen) -> bool:
     return bool(seen.tasks.arrived_s.notna().any()) and len(seen.rounds) > 0
 
 
-def figure(tasks: Frame, deadline_s: float, axis: str = "virtual time") -> Any:
+def figure(tasks: Frame, deadline_s: float) -> Any:
     """Return which share of training messages was through each phase within so long, a line each, and the deadline of a round."""
     import plotly.graph_objects as go
 
@@ -50,7 +50,7 @@ def figure(tasks: Frame, deadline_s: float, axis: str = "virtual time") -> Any:
     if deadline_s <= shown:
         line = {"dash": "dot", "color": ALARM, "width": 1.5}
         drawn.add_vline(x=deadline_s / unit, line=line, annotation_text="deadline", annotation_position="bottom")
-    drawn.update_xaxes(title=f"{axis} since it was asked for ({unit_name})" if axis != "virtual time" else unit_name, rangemode="tozero")
+    drawn.update_xaxes(title=f"from a message to its reply ({unit_name})", rangemode="tozero")
     drawn.update_yaxes(title="share of messages", tickformat=".0%", range=[0, 1.02])
     drawn.update_layout(showlegend=True)
     return drawn
@@ -68,7 +68,7 @@ def times(seen: Seen, draw: Drawing) -> str:
     )
     late = float((seen.tasks[seen.tasks.kind == "train"].outcome == "late").mean())
     missed = f" {late:.1%} of them missed the deadline of {duration(deadline_s)}." if late else ""
-    drawn, count = draw.html(figure(seen.tasks, deadline_s, axis_of(seen.about)), 320), int((seen.tasks.kind == "train").sum())
+    drawn, count = draw.html(figure(seen.tasks, deadline_s), 320), int((seen.tasks.kind == "train").sum())
     return (
         f"<div class=pair><table class=numbers><thead><tr><th></th><th>half within</th><th>90 %</th><th>99 %</th><th>mean</th>"
         f"<th>share</th></tr></thead><tbody>{rows}</tbody></table><figure>{drawn}</figure></div>"

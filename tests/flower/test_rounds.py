@@ -64,7 +64,7 @@ def told(driver: Callable[..., Result], kind: str, tiny: Any, caplog: Any, more:
     grid = VirtualGrid(parts.fleet, here(parts.engine), heard, mods=parts.strategy.mods, writable=parts.strategy.writable)
     strategy = compat.name_draws(compat.keep_types(parts.strategy.strategy, parts.first), parts.key)
     caplog.clear()
-    with caplog.at_level(logging.INFO, "flwr"):
+    with caplog.at_level(logging.INFO, "flwr"), compat.cheap_collections():  # As in a session.
         result = driver(strategy, grid, compat.array_record(parts.first), course_of(parts), score, never)
     grid.finish()
     log = [record.getMessage() for record in caplog.records if "finished in" not in record.getMessage()]
