@@ -21,6 +21,7 @@ from fedsim.learn.work import Result, Start, Task
 from fedsim.preview import Preview
 from fedsim.record.leaving import Pruned
 from fedsim.scenario.build import opened
+from fedsim.scenario.hollow import hollow
 from fedsim.scenario.load import Loaded
 from fedsim.session import Progress, played
 
@@ -189,6 +190,8 @@ def timed(loaded: Loaded, foretold: Preview, *, imports_s: Seconds = 0.0, wall_s
     kind = str(loaded.scenario.engine.executing["kind"])
     if ":" in kind:
         return Wall(why=f"engine.executor = {kind!r}: not played, since nobody knows where it computes")
+    if what := hollow(loaded.scenario, foretold.parts.model, foretold.parts.federation):
+        return Wall(why=f"{what}: has sizes, and no numbers to learn from")
     engine, flops = foretold.parts.engine, foretold.parts.fleet.flops.training
     rows = engine.chunk * max(1, loaded.scenario.engine.workers or 1)
     try:

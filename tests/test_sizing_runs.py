@@ -18,6 +18,7 @@ from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from fedsim.sizing import course, plan, seen, size, table
 from fedsim.sizing.seen import Figures, Noted, Seen, Setting, figures
+from fedsim.trial import timed
 
 SLOW: dict[str, Any] = {
     "clients.count": 12, "clients.compute": {"kind": "lognormal", "gflops": 0.00003, "sigma": 1.0, "overhead_s": 1.0},
@@ -148,6 +149,8 @@ def test_sizes_alone_will_do(tiny: Any, tmp_path: Path) -> None:
     assert 3_000_000 == sum(array.nbytes for array in parts.first.values())
     assert parts.fleet.flops.training == pytest.approx(1e6)
     assert [200] * 12 == parts.federation.sizes(np.arange(12)).tolist()
+    foretold = preview(load(tiny(SIZED)))
+    assert timed(load(tiny(SIZED)), foretold).why.startswith("model.kind = 'sized': has sizes")
     with pytest.raises(ScenarioError, match=r"model\.kind = 'sized': has sizes, and no numbers to learn from"):
         fedsim.run(tiny(SIZED), out=tmp_path / "run")
     with pytest.raises(ScenarioError, match=r"data\.source\.kind = 'counted': has sizes"):
