@@ -35,6 +35,8 @@ def folder(go: Callable[..., fedsim.Run], tmp_path: Path) -> Path:
     }.items():  # fmt: skip
         (place / name).mkdir(parents=True)
         (place / name / manifest.FILE).write_text(json.dumps({**about, **changes}))
+    (place / "done/export/csv").mkdir(parents=True)  # What a run was exported to has its manifest, and is no other run.
+    (place / "done/export/csv" / manifest.FILE).write_text(json.dumps(about))
     (place / "torn").mkdir()
     (place / "torn" / manifest.FILE).write_text('{"status": "do')
     (place / "no run").mkdir()

@@ -44,6 +44,8 @@ def listed(folder: Path) -> list[Listed]:
         places = [path.parent for deep in range(DEEP + 1) for path in folder.glob("/".join(["*"] * deep + [manifest.FILE]))]
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror}.") from None
+    runs = set(places)  # What lies in a run's own folder, an export of it for one, is that run.
+    places = [place for place in places if runs.isdisjoint(place.parents)]
     return sorted((_of(place, folder) for place in places), key=lambda each: (each.started, each.folder), reverse=True)
 
 
