@@ -19,7 +19,7 @@ from fedsim.core.machine import ALONE
 from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.source import changed
-from fedsim.flower import compat, records
+from fedsim.flower import compat, compat_lazy, records
 from fedsim.flower.aggregated import Watched, bared
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Control, Course, drive, starts_itself
@@ -223,7 +223,7 @@ class _Session:
         with (
             compat.log_to(folder / "flower.log"), log_to(folder / "torch.log", "torch", WARNING), hearing() as self.heard,
             compat.virtual_sleep(self.ground.wait_for_others),
-            compat.cheap_collections(), compat.exact_distances(),
+            compat.cheap_collections(), compat.exact_distances(), compat_lazy.lazily(parts.strategy.strategy),
         ):  # fmt: skip
             control = None if parts.controller is None else Control(parts.controller, parts.job, self._steered)
             server = scenario.server

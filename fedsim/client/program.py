@@ -16,7 +16,7 @@ from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params, Seconds
 from fedsim.learn.job import Job
 from fedsim.learn.pace import When
-from fedsim.learn.work import Result, Start, Task
+from fedsim.learn.work import Result, Row, Start, Task
 
 
 class Unable(Exception):
@@ -42,10 +42,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a client sends back. *params* is empty for an evaluation."""
+    """What a client sends back. *params* is empty for an evaluation; *row* says where they lie stacked, if they do."""
 
     params: Params
     metrics: Mapping[str, float | int]
+    row: Row | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def next_task(client: int, root: Key, kept: Kept, training: bool, steps: int = 0
 
 def reply_to(task: Task, result: Result, more: Mapping[str, float | int] | None = None) -> Reply:
     """Return what a client sends for *result*; ``num-examples`` is Flower's weight for averages."""
-    return Reply(result.params, {"num-examples": task.examples, **result.metrics, **(more or {})})
+    return Reply(result.params, {"num-examples": task.examples, **result.metrics, **(more or {})}, result.row)
 
 
 def reply_metrics(job: Job, scores: tuple[str, ...], tells: tuple[str, ...] = ()) -> tuple[str, ...]:

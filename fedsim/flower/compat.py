@@ -67,7 +67,8 @@ def reply_to(message: Message, content: RecordDict) -> Message:
     return _quick_message(message, content) if quick_messages_work() else Message(content, reply_to=message)
 
 
-def _quick_message(message: Message, content: RecordDict) -> Message:
+def reply_metadata(message: Message) -> Any:
+    """Return the metadata of a reply to *message*, which has no id yet."""
     asked = message.metadata.__dict__
     metadata: Any = object.__new__(type(message.metadata))
     metadata.__dict__.update(
@@ -76,8 +77,12 @@ def _quick_message(message: Message, content: RecordDict) -> Message:
         _reply_to_message_id=asked["_message_id"], _group_id=asked["_group_id"], _created_at=asked["_created_at"],
         _ttl=asked["_ttl"], _message_type=asked["_message_type"], _delivered_at="",
     )  # fmt: skip
+    return metadata
+
+
+def _quick_message(message: Message, content: RecordDict) -> Message:
     reply: Any = object.__new__(Message)
-    reply.__dict__.update(_metadata=metadata, _content=content, _error=None)
+    reply.__dict__.update(_metadata=reply_metadata(message), _content=content, _error=None)
     return reply
 
 
@@ -201,7 +206,13 @@ def _blanks() -> tuple[QuickDict, ArrayRecord, MetricRecord]:
     return QuickDict(), ArrayRecord(), MetricRecord()
 
 
-def _filled(blank: Any, data: dict[str, Any]) -> Any:
+def blank() -> RecordDict:
+    """Return a content without records."""
+    return _blanks()[0].copy()
+
+
+def filled(blank: Any, data: dict[str, Any]) -> Any:
+    """Return a record like *blank* that holds *data*, unchecked."""
     record = blank.copy()
     record.__dict__["_data"] = data
     return record
@@ -239,16 +250,16 @@ def quick_content(data: Mapping[str, tuple[str, Mapping[str, Any]]]) -> RecordDi
         return None
     content, arrays, numbers = _blanks()
     blanks = {"a": arrays, "m": numbers, "c": ConfigRecord()}
-    return _filled(content, {name: _filled(blanks[kind], dict(items)) for name, (kind, items) in data.items()})
+    return filled(content, {name: filled(blanks[kind], dict(items)) for name, (kind, items) in data.items()})
 
 
 def _quick_reply(params: Params, metrics: Mapping[str, float | int], writable: bool) -> RecordDict:
     content, arrays, numbers = _blanks()
     data: dict[str, Any] = {}
     if params:
-        data["arrays"] = _filled(arrays, {n: LazyArray(a, writable=writable) for n, a in params.items()})
-    data["metrics"] = _filled(numbers, dict(metrics))
-    return _filled(content, data)
+        data["arrays"] = filled(arrays, {n: LazyArray(a, writable=writable) for n, a in params.items()})
+    data["metrics"] = filled(numbers, dict(metrics))
+    return filled(content, data)
 
 
 def _plain_reply(params: Params, metrics: Mapping[str, float | int], writable: bool) -> RecordDict:

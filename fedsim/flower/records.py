@@ -19,6 +19,7 @@ from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
 from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
+from fedsim.flower.compat_lazy import LazyContent, lazy_messages_work
 from fedsim.learn.controllers import Changes
 from fedsim.learn.job import Job
 from fedsim.learn.pace import Clock
@@ -239,6 +240,13 @@ def snapshot(content: RecordDict) -> RecordDict:
 def reply_content(reply: Reply, *, writable: bool) -> RecordDict:
     """Return *reply* as Flower records: one of arrays (training) and one of metrics."""
     return reply_record(reply.params, reply.metrics, writable=writable)
+
+
+def lazy_content(reply: Reply, *, writable: bool) -> RecordDict:
+    """Return *reply* as Flower records which are made when somebody looks at them, where this flwr allows it."""
+    if not lazy_messages_work():
+        return reply_content(reply, writable=writable)
+    return LazyContent(reply.params if reply.row is None else reply.row, reply.metrics, writable=writable)
 
 
 def told(content: RecordDict) -> dict[str, float]:

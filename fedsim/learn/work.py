@@ -7,7 +7,7 @@ another process, computed now or later, alone or beside others, with the same bi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import attrgetter
@@ -17,7 +17,7 @@ import numpy as np
 
 from fedsim.core.keys import Key
 from fedsim.core.state import State, joined, parted
-from fedsim.core.types import FloatArray, IntArray, Params
+from fedsim.core.types import Array, FloatArray, IntArray, Params
 from fedsim.learn.job import Job
 
 Mark: TypeAlias = tuple[str, int, int]
@@ -214,7 +214,17 @@ _WATCHING, _values = _NAMES.index("watching"), attrgetter(*_NAMES)
 
 
 class Stacked(Protocol):
-    """Parameters of several clients, wherever they lie."""
+    """Arrays called *names* of several clients, wherever they lie."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Return what the arrays are called."""
+        ...
+
+    @property
+    def arrays(self) -> Sequence[Array]:
+        """Return them as numpy's, in the order of their names. Shapes: each (clients, ...)."""
+        ...
 
     def row(self, i: int) -> Params:
         """Return those of client *i* as numpy's."""
@@ -251,15 +261,24 @@ class Result:
     sealed: str = field(repr=False)
     mark: Mark | None
     watched: State
-    _params: Params | Row = field(repr=False)
+    row: Row | None = field(repr=False)
+    """Where the parameters lie stacked, and nothing is beside them; None where they do not."""
+    _params: Params | None = field(repr=False)
 
     def __init__(
         self, metrics: Mapping[str, float], params: Params | Row | None = None, outputs: Params | None = None,
         parts: Mapping[str, State] | None = None, sealed: str = "", mark: Mark | None = None, watched: State | None = None,
     ) -> None:  # fmt: skip
-        rest = (outputs or {}, parts or {}, sealed, mark, watched or {}, {} if params is None else params)
-        for name, value in zip(("metrics", "outputs", "parts", "sealed", "mark", "watched", "_params"), (metrics, *rest), strict=True):
-            object.__setattr__(self, name, value)
+        put = object.__setattr__  # By hand: a loop takes three times as long.
+        put(self, "metrics", metrics)
+        put(self, "outputs", outputs or {})
+        put(self, "parts", parts or {})
+        put(self, "sealed", sealed)
+        put(self, "mark", mark)
+        put(self, "watched", watched or {})
+        stacked = isinstance(params, Row)
+        put(self, "row", params if stacked else None)
+        put(self, "_params", None if stacked else params or {})
 
     def __reduce__(self) -> tuple[type[Result], tuple[Any, ...]]:
         """Return it with its parameters read: where it is sent there is no stack."""
@@ -268,8 +287,9 @@ class Result:
     @property
     def params(self) -> Params:
         """Return the parameters, as numpy's."""
-        if isinstance(self._params, Row):
-            object.__setattr__(self, "_params", self._params.stack.row(self._params.at))
+        if self._params is None:
+            row = cast(Row, self.row)
+            object.__setattr__(self, "_params", row.stack.row(row.at))
         return cast(Params, self._params)
 
     def arrays(self) -> Params:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 
@@ -11,7 +12,7 @@ from fedsim.client.program import News, Reply
 from fedsim.core.errors import RunError, door, must
 from fedsim.core.state import State
 from fedsim.core.types import Params, Seconds
-from fedsim.flower import compat, records
+from fedsim.flower import compat, compat_lazy, records
 from fedsim.flower.apps import Mod, with_mods
 from fedsim.flower.decode import recoded
 from fedsim.learn.work import Result
@@ -39,6 +40,7 @@ class Handover:
         self._fleet, self._engine = clients.fleet, clients.engine
         self._mods, self._writable, self._dry = list(mods), writable, dry
         self._contexts: dict[int, Context] = {}
+        self._checked: tuple[Any, Any, Any] = None, None, ()  # Of which stack, names and parcel the size was checked last.
         self._told_until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
         self._late: list[Delivery] = []  # What arrived late, and leaves something behind that has not been told.
 
@@ -172,10 +174,14 @@ class Handover:
         )  # fmt: skip
 
     def _reply(self, delivery: Delivery, answer: Reply) -> Message:
+        mods, name = self._mods if delivery.kind == "train" else [], delivery.id.replace("m", "r")
+        if not mods and (self._fleet.coding is None or delivery.kind != "train") and compat_lazy.lazy_messages_work():
+            self._check_answer(delivery, answer)
+            return compat_lazy.reply_to(delivery.message, records.lazy_content(answer, writable=self._writable), name)
+
         def app(message: Message, context: Context) -> Message:
             return compat.reply_to(message, records.reply_content(answer, writable=self._writable))
 
-        mods = self._mods if delivery.kind == "train" else []
         if mods:  # They read the content, which must be as it was sent; a reply takes no more than the metadata.
             sent = compat.with_metadata(delivery.parcel.content, delivery.message.metadata)
             names = ", ".join(str(getattr(mod, "__name__", mod)) for mod in mods)
@@ -186,7 +192,7 @@ class Handover:
         if not reply.has_error():
             reply = self._coded(delivery, reply)
             self._check_size(delivery, reply)
-        compat.set_message_id(reply, delivery.id.replace("m", "r"))
+        compat.set_message_id(reply, name)
         return reply
 
     def _coded(self, delivery: Delivery, reply: Message) -> Message:
@@ -205,6 +211,16 @@ class Handover:
         if kept:
             self._clients.keep(client, {"codec": kept})
         return coded
+
+    def _check_answer(self, delivery: Delivery, answer: Reply) -> None:
+        """Check that *answer* will be as large as was foretold: by what it is made of, which is the same for many."""
+        whose = answer.row.stack if answer.row else None
+        stack, parcel, names = self._checked
+        if whose is None or whose is not stack or delivery.parcel is not parcel or answer.metrics.keys() != names:
+            size = records.reply_size(records.forms(answer.params), tuple(answer.metrics))
+            if size != delivery.up:
+                must(False, f"{delivery.id}: {delivery.up} bytes were foretold, {size} encoded")
+            self._checked = whose, delivery.parcel, answer.metrics.keys()
 
     def _check_size(self, delivery: Delivery, reply: Message) -> None:
         """Check that *reply* is as large as was foretold. Raises RunError that says what a mod made larger or smaller."""

@@ -12,7 +12,7 @@ from fedsim.client.kept import Kept
 from fedsim.client.program import Finished, Order, reply_metrics
 from fedsim.core.errors import RunError, must
 from fedsim.core.types import Seconds
-from fedsim.flower import compat, records
+from fedsim.flower import compat, compat_lazy, records
 from fedsim.flower.records import Size
 from fedsim.learn.work import Task
 from fedsim.sim.rows import Outcome, TaskRow
@@ -213,15 +213,16 @@ class Mail:
         """Return *message*, as it is *now*, as a delivery; *read* holds what was read in this push. Raises RunError."""
         self.sent += 1
         message_id = f"m{self.sent:09d}"
-        if message.metadata.message_id:  # Pushed before: its replies must not come under this one's name.
+        before, kind, node = compat_lazy.addressed(message)
+        if before:  # Pushed before: its replies must not come under this one's name.
             message = compat.with_metadata(message.content, copy.copy(message.metadata))
-        compat.set_message_id(message, message_id)
+        compat_lazy.set_message_id(message, message_id)
         # Strategies put one content into all messages of a round: it is read and copied once, until it changes.
-        content, kind = message.content, message.metadata.message_type
+        content = message.content
         same = (id(content), kind)
         if same not in read or not records.unchanged(content, read[same][1].content):
             read[same] = (content, self._parcel(message, kind))
-        return Delivery(message_id, records.client_of(message.metadata.dst_node_id), message, read[same][1], now)
+        return Delivery(message_id, records.client_of(node), message, read[same][1], now)
 
     def _parcel(self, message: Message, kind: str) -> Parcel:
         content = records.snapshot(message.content)

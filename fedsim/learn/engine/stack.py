@@ -14,11 +14,16 @@ class Stack:
     """Arrays called *names*, stacked over clients. Shapes: every tensor is (clients, ...). Nobody writes to them any more."""
 
     def __init__(self, names: Sequence[str], tensors: Sequence[Tensor]) -> None:
-        self._names, self._tensors = names, tensors
+        self.names, self._tensors = tuple(names), tensors
 
     def row(self, i: int) -> Params:
         """Return the arrays of client *i*, which are views of the stack's."""
-        return {name: array[i, ...] for name, array in zip(self._names, self._arrays, strict=True)}  # Never a scalar.
+        return {name: array[i, ...] for name, array in zip(self.names, self.arrays, strict=True)}  # Never a scalar.
+
+    @property
+    def arrays(self) -> Sequence[Array]:
+        """Return the arrays of all clients as numpy's, in the order of their names. Shapes: each (clients, ...)."""
+        return self._arrays
 
     @cached_property
     def _arrays(self) -> list[Array]:
