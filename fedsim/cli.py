@@ -326,10 +326,24 @@ def main() -> None:
         app(sys.argv[1:] or ["--help"], prog_name="fedsim", standalone_mode=False)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "fedsim"
-        said = " ".join(dict.fromkeys(re.split(r"(?<=[.?]) +", " ".join(error.format_message().split()))))
-        end(f"{said} '{command} --help' shows what it takes.", 2)
+        end(f"{usage(error.format_message())} '{command} --help' shows what it takes.", 2)
     except Abort:
         end("interrupted.", 130)
+
+
+def usage(said: str) -> str:
+    """Return what the parser of arguments *said*, on one line: no sentence or suggestion twice, and an end to the last one.
+
+    >>> usage("No such command 'chek'. Did you mean 'check', 'schema'? (Did you mean one of: 'check', 'schema'?)")
+    "No such command 'chek'. Did you mean 'check', 'schema'?"
+    >>> usage("No such option '--sead'. (Did you mean one of: '--seed', '--set'?)"), usage("Got unexpected extra argument (foo)")
+    ("No such option '--sead'. Did you mean one of: '--seed', '--set'?", 'Got unexpected extra argument (foo).')
+    """
+    line = re.sub(r" \((Did you mean [^)]*|Possible options: [^)]*)\)", r" \1", " ".join(said.split()))
+    told = list(dict.fromkeys(re.split(r"(?<=[.?]) +", line)))
+    hints = [each for each in told if each.startswith("Did you mean")]
+    whole = " ".join(each for each in told if each not in hints[1:])
+    return whole if whole.endswith((".", "?")) else f"{whole}."
 
 
 def _run_app(

@@ -94,7 +94,7 @@ def runs(
         from fedsim.record.listed import listed
 
         if not folder.is_dir():
-            raise ScenarioError(f"{folder}: is no folder. Name one that holds runs, like fedsim runs runs/quickstart.compare.")
+            raise ScenarioError(f"{folder}: is no folder. fedsim run SCENARIO makes runs; name a folder that holds some.")
         found = listed(folder)
         if as_json:
             print(as_line({"runs": [dataclasses.asdict(each) for each in found]}))

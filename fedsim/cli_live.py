@@ -13,8 +13,6 @@ from fedsim.record import manifest
 
 CODES = {"done": 0, "interrupted": 130}
 """Exit codes by how a run ended; 1 in any other case."""
-NEWEST = 3
-"""Runs that are named where the one that was asked for is not there."""
 
 
 def add(app: typer.Typer) -> None:
@@ -46,10 +44,7 @@ def watch(
 def _followed(folder: Path, *, silent: bool) -> Any:
     """Return the run in *folder* once it has ended, its panel shown until then unless *silent*."""
     if not folder.exists():
-        runs = [each for each in folder.parent.glob("*") if (each / manifest.FILE).is_file()]
-        newest = [str(each) for each in sorted(runs, key=lambda each: each.stat().st_mtime, reverse=True)[:NEWEST]]
-        there = f" The newest there: {', '.join(newest)}." if newest else ""
-        raise ScenarioError(f"{folder}: is not there; a run has no folder before its world is built.{there}")
+        raise ScenarioError(manifest.none_in(folder, "; a run has no folder before its world is built"))
     found = opened(folder)
     if found.status != "running":
         return found

@@ -66,7 +66,7 @@ def opened(folder: Path) -> Any:
     except OSError as error:  # A name that is too long for any folder.
         raise ScenarioError(f"{str(folder)[:60]}...: {error.strerror}.") from None
     if not there:
-        raise ScenarioError(f"{folder}: not a run folder (it has no {manifest.FILE}).")
+        raise ScenarioError(manifest.none_in(folder))
     return load(folder)
 
 

@@ -148,6 +148,7 @@ def verify(path: str | Path, scratch: str | Path, watch: Watch | None = None, *,
     folder = manifest.check_trust(about, Path(path), trust=trust)
     if gone := changed(manifest.found_from(folder, about["files"])):
         raise RunError(f"{path}: cannot be verified, because {', '.join(gone)} changed since the run (or is gone).")
+    len(old.tasks)  # Read before the second run, which may take hours: where there are no rows to compare it with, that is told now.
     try:
         return difference(old, execute(Loaded(scenario, folder), scratch, watch))
     except Interrupted:  # Its own words name the folder of the second run, which is going to be deleted.

@@ -12,6 +12,8 @@ from rich.table import Table
 from fedsim.record.listed import Listed
 from fedsim.report.units import duration, megabytes
 
+WIDEST = 1000
+"""Columns that a line takes at most."""
 BROKEN = 5
 """Of how many runs that broke a list says why."""
 
@@ -23,7 +25,7 @@ def runs(found: Sequence[Listed], folder: Path) -> None:
         console.print(f"{folder}: holds no runs. fedsim run SCENARIO makes one.", soft_wrap=True, markup=False)
         return
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("run", overflow="fold")
+    table.add_column("run", no_wrap=True)
     for heading in ("rounds", "score", "time", "sent", "began"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in found:
@@ -35,6 +37,8 @@ def runs(found: Sequence[Listed], folder: Path) -> None:
         began = each.started[5:16].replace("T", " ")
         time = duration(each.virtual_s) if each.ground == "virtual" else f"{duration(each.virtual_s)} real"
         table.add_row(f"{escape(each.folder)}{mark}", rounds, _score(each), time, megabytes(each.sent_bytes), began)
+    needs = console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+    console.width = max(console.width, needs)  # A folder is to be copied: its name is never broken.
     console.print(table)
     broken = [each for each in found if each.error]
     for each in broken[:BROKEN]:

@@ -55,6 +55,16 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }  # fmt: skip
 
 
+def test_verify_reads_before_it_runs(whole: Path, tmp_path: Path) -> None:
+    """A run without rows cannot be verified, which is told before it is run a second time."""
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / journal.FILE).unlink()
+
+    with pytest.raises(RunError, match=r"there is no journal\.sqlite"):
+        verify(folder, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
 def test_a_whole_folder_is_read(whole: Path) -> None:
     """Nothing of a sound folder is refused."""
     reads(whole)

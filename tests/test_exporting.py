@@ -373,6 +373,7 @@ def test_the_command(copy: Path, cli: Callable[..., Any], monkeypatch: pytest.Mo
         (copy,): "--to: say which form. There are csv, mlflow, parquet, perfetto, ro-crate, tensorboard, wandb-offline.",
         (copy.parent, "--to", "csv"): "not a run folder",
         (copy, "--to", "csv", "--out", copy): "is there already and not empty",
+        (copy, "--to", "csv", "--out", copy / "manifest.json" / "x"): "manifest.json: is a file, not a folder.",
     }.items():
         answer = cli("export", *words)
 

@@ -66,3 +66,13 @@ def test_the_command(folder: Path) -> None:
     assert "holds no runs" in said(folder / "no run").stdout
     wrong = said(folder / "nowhere")
     assert (2, "") == (wrong.returncode, wrong.stdout) and "is no folder" in wrong.stderr
+
+
+def test_a_long_name_is_never_broken(go: Callable[..., fedsim.Run], tmp_path: Path) -> None:
+    """A folder whose name fills the terminal stands on one line, to be copied, and its figures beside it, none of them cut."""
+    name = f"{'long-' * 12}names.size/10-clients-2s-7"
+    go(out=tmp_path / name)
+    heading, row = said(tmp_path).stdout.splitlines()
+
+    assert row.startswith(f"{name} ") and "…" not in heading + row
+    assert len(row.rstrip()) == len(heading.rstrip()) > 80

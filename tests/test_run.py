@@ -96,7 +96,7 @@ def test_load_of_what_is_no_run(tmp_path: Path) -> None:
     """Loading a folder without a manifest, or one that cannot be read, raises RunError naming it."""
     with pytest.raises(fedsim.RunError, match="not a run folder"):
         fedsim.load(tmp_path)
-    with pytest.raises(fedsim.RunError, match="not a run folder"):
+    with pytest.raises(fedsim.RunError, match="nowhere: is not there"):
         fedsim.load(tmp_path / "nowhere")
     (tmp_path / "manifest.json").write_text('{"status": ')
     with pytest.raises(fedsim.RunError, match="manifest.json: cannot be read"):

@@ -275,7 +275,7 @@ WRONG = [
     ({"search": {"pruner": {"kind": "percentile"}}}, "percentile"),
     ({"search": {"pruner": {"kind": "median"}}, "measure": ["accuracy", "bytes"]}, "goes by one measure"),
     ({"measure": ["accuracy", "bytes"], "direction": ["minimize"]}, "Give one for each"),
-    ({"seeds": 0}, "between 1 and 100 seeds"),
+    ({"seeds": 0}, "seeds = 0: must be between 1 and 100 seeds"),
     ({"target": "accuracy"}, "must look like accuracy=0.9"),
     ({"set": {"server.roundz": 3}}, "server.roundz"),
     ({"sead": 3}, "sead: no such key"),

@@ -86,7 +86,10 @@ def test_what_is_not_there_is_told(cli: Cli, go: Go) -> None:
     gone, empty = cli("watch", run.path.with_name("run-9")), cli("watch", run.path.parent)
 
     assert 2 == gone.code and "a run has no folder before its world is built" in gone.err and str(run.path) in gone.err
-    assert 2 == empty.code and "not a run folder" in empty.err
+    assert 2 == empty.code and "not a run folder" in empty.err and f"The newest in it: {run.path}" in empty.err
+    for command in ("show", "report", "verify"):
+        told = cli(command, run.path.with_name("run-9"))
+        assert 2 == told.code and f"is not there. The newest there: {run.path}" in told.err, command
 
 
 def test_a_run_of_no_known_length_is_told_from_when_it_began(go: Go) -> None:

@@ -90,7 +90,7 @@ def compared(
         raise ScenarioError("--seeds, --until-decided and --jobs: go with scenarios; these runs are done.")
     plan = planned(found, by=by, target=target, matters=float(matters), pairs=not unpaired)
     apart = {side.name: _unlike(side, base) for side in others}
-    if plan.pairs and (reasons := [f"{name} and {base.name}: {'; '.join(why)}" for name, why in apart.items() if why]):
+    if plan.pairs and (reasons := [f"{base.name} and {name}: {'; '.join(why)}" for name, why in apart.items() if why]):
         raise ScenarioError(
             f"not on the same luck, so no pairs: {'. '.join(reasons)}. --unpaired compares them all the same, and says so."
         )
@@ -134,7 +134,7 @@ def _run(
 
     from fedsim.comparing.course import Course
     from fedsim.comparing.page import write_page
-    from fedsim.many.asked import jobs_of, read_seeds
+    from fedsim.many.asked import jobs_of, read_seeds, safe
     from fedsim.many.runs import Crew
     from fedsim.record.leaving import Interrupted
     from fedsim.record.place import check_place
@@ -151,7 +151,7 @@ def _run(
             result = Course(plan, found, apart).run(crew, which, budget_s, began)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"interrupted; {crew.done:,} runs are done, and safe in {folder}. The same command goes on from there."
+                f"interrupted; {safe(crew.done, folder)}. The same command goes on from there."
             ) from None
     write_page(result, folder)
     return result

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from fedsim.comparing.found import Against, Comparison, Plan, deciding, held
 from fedsim.comparing.variants import Side, readable
 from fedsim.core.errors import ScenarioError
+from fedsim.many.asked import safe
 from fedsim.many.runs import Asked, Crew
 from fedsim.score.likeness import cohort
 from fedsim.score.run import Run
@@ -84,7 +85,7 @@ class Course:
                 found[side.name] = self._held(side, rule, level)
         if self.late and budget_s is not None:
             done = sum(map(len, self.runs.values()))
-            self.notes.append(f"{done} runs are done, and safe in {crew.folder}; the same command goes on from these.")
+            self.notes.append(f"{safe(done, crew.folder)}; the same command goes on from there.")
             level = dict(zip(rule.looks, rule.levels, strict=True)).get(passed, rule.levels[0])
             for side in others:
                 before, pairs = found.get(side.name), len(set(self.taken[side.name]) & set(self.taken[base.name]))

@@ -216,6 +216,7 @@ def _how(found: Comparison) -> str:
         for side in found.sides
     )
     return (
-        f"<h2>How it is decided</h2><p class=says>{escape(rule(found))}</p>{said}<h2>What was compared</h2><div class=pair>{scenarios}"
+        f"<h2>How it is decided</h2><p class=says>Rule: {escape(rule(found))}</p>"
+        f"{said}<h2>What was compared</h2><div class=pair>{scenarios}"
         f"<section><h3>Runs</h3><table>{runs}</table></section><section><h3>This computer</h3><table>{about}</table></section></div>"
     )

@@ -204,7 +204,8 @@ def _of_runs(runs: Sequence[Run]) -> list[Side]:
             )
         group.setdefault(about["seed"], run)
     if len(found) < 2:
-        raise ScenarioError(f"compare: all {len(runs)} runs are of one scenario ({runs[0].name}); there is nothing to compare them with.")
+        those = f"all {len(runs)} runs are" if len(runs) > 1 else "the one run is"
+        raise ScenarioError(f"compare: {those} of one scenario ({runs[0].name}); name runs of another one as well.")
     return [Side(name, table, runs=dict(sorted(group.items()))) for name, (table, group) in
             zip(names([table for table, _ in found]), found, strict=True)]  # fmt: skip
 

@@ -8,9 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.core.errors import RunError, ScenarioError, door
+from fedsim.core.errors import RunError, door
 from fedsim.exporting import as_mlflow, as_perfetto, as_ro_crate, as_tables, as_tensorboard, as_wandb
 from fedsim.exporting.exporters import BELOW, Exporter, exporter, exporters
+from fedsim.record.leaving import spoken
+from fedsim.record.place import check_place
 from fedsim.score.run import Run, load
 
 __all__ = ["Exported", "Exporter", "export", "exporters"]
@@ -43,13 +45,15 @@ def export(run: Run | str | Path, to: str, out: str | Path | None = None) -> Exp
     found = run if isinstance(run, Run) else load(run)
     made = exporter(to)
     place = found.path / BELOW / to.replace(":", ".") if out is None else Path(out)
-    if out is not None and place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ScenarioError(f"--out {out}: is there already and not empty. Name a new folder.")
-    place.parent.mkdir(parents=True, exist_ok=True)
+    if out is not None:
+        check_place(found.name, 0, out)
     draft = place.with_name(f".{place.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir()
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"{place}: cannot be written ({spoken(error)}). Name another folder with --out.") from None
+    try:
         with door(f"--to {to}", wrong=RunError):  # Another program's writer, or a stranger's.
             notes = [*_state(found), *(made.write(found, draft, place.absolute()) or ())]
         _moved(draft, place)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.types import Seconds
@@ -20,11 +21,20 @@ def jobs_of(asked: int | None) -> int:
     return cores if asked is None else asked
 
 
-def read_seeds(asked: int | Sequence[int], first: int) -> tuple[int, ...]:
-    """Return the seeds: so many from the scenario's *first* one on, or those named. Raises ScenarioError for none."""
+def safe(done: int, folder: Path) -> str:
+    """Return what is left of work that was ended early: how many runs are *done*, and where.
+
+    >>> safe(0, Path("runs/x")), safe(1, Path("runs/x"))
+    ('no run is done yet', '1 run is done, and safe in runs/x')
+    """
+    return f"{done:,} run{'s are' if done > 1 else ' is'} done, and safe in {folder}" if done else "no run is done yet"
+
+
+def read_seeds(asked: int | Sequence[int], first: int, word: str = "--seeds") -> tuple[int, ...]:
+    """Return the seeds: so many from the scenario's *first* one on, or those named, as *word* has it. Raises ScenarioError for none."""
     seeds = tuple(range(first, first + asked)) if isinstance(asked, int) else tuple(dict.fromkeys(int(seed) for seed in asked))
     if not 1 <= len(seeds) <= 100 or not all(0 <= seed < 2**63 for seed in seeds):
-        raise ScenarioError(f"--seeds {asked}: must be between 1 and 100 seeds, none below 0.")
+        raise ScenarioError(f"{word} {asked}: must be between 1 and 100 seeds, none below 0.")
     return seeds
 
 

@@ -42,11 +42,25 @@ def whole(path: Path, content: str | bytes) -> None:
         raise
 
 
+NEWEST = 3
+"""Runs that are named where another folder was asked for."""
+
+
+def none_in(folder: Path, why: str = "") -> str:
+    """Return the line about *folder*, which holds no manifest: that it is not there (and *why*), or is no run; and which runs are near."""
+    there = folder.exists()
+    place = folder if folder.is_dir() else folder.parent
+    runs = [path for path in place.glob(f"*/{FILE}") if not path.parent.name.startswith(".")]
+    newest = [str(path.parent) for path in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]]
+    said = f"not a run folder (it has no {FILE})" if there else f"is not there{why}"
+    return f"{folder}: {said}." + (f" The newest {'in it' if place == folder else 'there'}: {', '.join(newest)}." if newest else "")
+
+
 def read(folder: Path) -> dict[str, Any]:
     """Return the manifest in *folder*. Raises RunError when there is none, or none that can be read."""
     path = folder / FILE
     if not path.is_file():
-        raise RunError(f"{folder}: not a run folder (it has no {FILE}).")
+        raise RunError(none_in(folder))
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:

@@ -82,9 +82,10 @@ def _flat(seen: Seen) -> str:
     if not gained > 0 or not 0 <= late < LOOKED * gained:
         return ""
     first = rows["round"].iloc[since]
+    share = "less than 1%" if 0 < late < 0.005 * gained else f"{late / gained:.0%}"
     return (
         f"The last quarter of the rounds brought little: since round {first} the best {name} went from {abs(values[:since].max()):.4g} to"
-        f" {abs(values.max()):.4g}, {late / gained:.0%} of all that was gained."
+        f" {abs(values.max()):.4g}, {share} of all that was gained."
     )
 
 

@@ -44,6 +44,8 @@ def load(
     try:
         return Loaded(Scenario.model_validate(table), folder, asked(source))
     except ValidationError as error:
+        if isinstance(source, str | Path) and "search" in table and "scenario" in table:
+            raise ScenarioError(f"{source}: is the file of a sweep, not of a scenario. It goes into fedsim sweep.") from None
         raise ScenarioError(explain(error, "", sections(Scenario))) from None
 
 
@@ -159,9 +161,9 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
-            beside = [p.name for p in path.parent.glob("*.toml") if p.name != "pyproject.toml"] if path.parent.is_dir() else []
-            near = difflib.get_close_matches(path.name, beside, n=1)
-            hint = f" Did you mean {str(path.parent / near[0])!r}?" if near else ""
+            beside = {p.stem: p.name for p in path.parent.glob("*.toml") if p.stem != "pyproject"} if path.parent.is_dir() else {}
+            near = difflib.get_close_matches(path.stem, beside, n=1)  # Without the ending, by which all are alike.
+            hint = f" Did you mean {str(path.parent / beside[near[0]])!r}?" if near else ""
             what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "no such file"
             raise ScenarioError(f"{path}: {what}.{hint} A scenario is a .toml file.")
         text = path.read_text(encoding="utf-8-sig")  # Editors on Windows put a byte order mark in front.

@@ -100,7 +100,7 @@ def sized(
     import numpy as np
 
     from fedsim.core.machine import ALONE
-    from fedsim.many.asked import jobs_of, read_seeds, span
+    from fedsim.many.asked import jobs_of, read_seeds, safe, span
     from fedsim.many.runs import Crew
     from fedsim.record.leaving import Interrupted
     from fedsim.record.place import check_place
@@ -152,7 +152,7 @@ def sized(
             plan = plans.Plan(settings, own, which, scenario.server.rounds, goal, deadline_s, least)
             rows = course.run(plan)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; {crew.done:,} runs are done, and safe in {folder}. The same command goes on.") from None
+            raise Interrupted(f"interrupted; {safe(crew.done, folder)}. The same command goes on from there.") from None
     notes = [f"{row.setting.name}: {row.why}" for row in rows if row.why]
     if course.late:
         notes.append("The budget ended before all was looked at; the same command goes on from here.")

@@ -23,6 +23,7 @@ STYLE = """<style>
 .sized { overflow-x: auto; margin-top: 1.2rem; }
 .sized td, .sized th { padding: 0.2rem 1rem 0.2rem 0; border-bottom: 1px solid #80808030; text-align: right;
 white-space: nowrap; } .sized .best td { font-weight: 650; } .sized .misses { opacity: 0.6; }
+th.part { padding-left: 1.4em; }
 .answer { border-left: 4px solid #009e73; padding: 0.3rem 1rem; margin: 0.8rem 0; max-width: 56rem; font-size: 1.05rem; }
 .answer.none { border-color: #d55e00; }
 </style>"""
@@ -34,7 +35,10 @@ def write_page(found: Sizing, loaded: Loaded) -> Path:
     kind = "answer" if best is not None else "answer none"
     told = [f'<p class="{kind}">{escape(sentence(found))}</p>']
     if best is not None:
-        rows = "".join(f"<tr><th>{escape(name.strip())}</th><td>{escape(value)}</td></tr>" for name, value in facts(found, best))
+        rows = "".join(
+            f"<tr><th{' class=part' if name.startswith(' ') else ''}>{escape(name.strip())}</th><td>{escape(value)}</td></tr>"
+            for name, value in facts(found, best)
+        )
         told.append(f"<table>{rows}</table>")
     drawn = "".join(
         f"<figure><h3>{title}</h3>{draw.html(make(found), 340)}</figure>"

@@ -138,7 +138,7 @@ def show(found: Sizing) -> None:
         table.add_row(*cells, style=style)
     console.print(table)
     said = [*notes(found), *found.notes]
-    if any(row.missed for row in found.rows):
+    if any(0 < row.missed < len(row.learned) for row in found.rows):
         said.insert(0, "*: not with every seed.")
     for note in said:
         console.print(f"[dim]{escape(note)}[/]")

@@ -133,7 +133,7 @@ def _seeds(space: Space, first: int, asked: int | None) -> tuple[int, ...]:
     from fedsim.many.asked import read_seeds
 
     given = space.file.seeds
-    return read_seeds(len(given) if isinstance(given, list) and asked is not None else given, first)
+    return read_seeds(len(given) if isinstance(given, list) and asked is not None else given, first, "seeds =")
 
 
 def _try_pruner(space: Space) -> None:
