@@ -15,7 +15,8 @@ import fedsim
 from conftest import tiny_table
 from fedsim.record import clients, journal
 from fedsim.record.journal import Journal
-from fedsim.score.taken import taken
+from fedsim.score.taken import Figure, taken
+from fedsim.score.target import Target
 from fedsim.sim.heard import Said, heard_of
 from fedsim.sim.rows import TaskRow
 
@@ -136,6 +137,18 @@ def test_a_damaged_table_is_a_line(copy: Path) -> None:
     alter(copy, "UPDATE heard SET clients = 'nobody' WHERE rowid = 2")
     with pytest.raises(fedsim.RunError, match="table heard is damaged in row 2"):
         _ = fedsim.load(copy).clients
+
+
+def test_a_run_that_asked_nobody(tmp_path: Path) -> None:
+    """A run that had learned enough before its first round has no client to tell of, and its figures are those of its end."""
+    none = fedsim.run(tiny_table(), overrides={"stop": {"metric": "loss", "at_most": 1e6}}, out=tmp_path / "none")
+    even = none.fairness()
+
+    assert none.final["rounds"] == 0
+    assert list(none.clients.columns) == list(clients.COLUMNS)
+    assert not len(none.clients)
+    assert (even.measure, even.participation.never) == ("", 1.0)
+    assert taken(none, Target("loss", 1e6, upwards=False))["rounds_to_target"] == Figure(0.0)
 
 
 def test_asked_twice_in_a_round(tmp_path: Path) -> None:

@@ -65,6 +65,27 @@ def test_figures_are_those_of_check(tiny: Any) -> None:
     assert found.client_bytes.sum() == pytest.approx(checked.down_bytes + checked.up_bytes)
 
 
+def test_the_wait_for_the_first_clients_is_virtual_time(tiny: Any, go: Any) -> None:
+    """Where nobody is there at first, the time to the end is that of the run's clock, and not since the first round began."""
+    scarce = {
+        "clients.count": 6, "clients.availability": {"kind": "onoff", "mean_on_s": 30.0, "mean_off_s": 600.0},
+        "server.strategy": {"kind": "FedAvg", "clients_per_round": 3, "min_available_nodes": 3}, "server.rounds": 3,
+    }  # fmt: skip
+    run, dry = go(scarce), dried(tiny(scarce))
+    first = run.metrics[run.metrics["round"] == 1].now_s.iloc[0]
+
+    assert dry.begins_s[0] > 60.0
+    assert figures(Seen.of_run(run), 1).whole_s == first
+    assert figures(dry, 3).whole_s == pytest.approx(run.manifest["virtual_s"])
+    assert figures(dry, 6).whole_s == pytest.approx(2 * run.manifest["virtual_s"] - dry.begins_s[0])
+
+
+def test_a_target_that_holds_from_the_start_is_refused(tiny: Any, tmp_path: Path) -> None:
+    """A score that the untrained model has needs no round: there is nothing to deploy, and a line says so."""
+    with pytest.raises(ScenarioError, match=r"with seed \d+ loss <= 50 holds before the first round"):
+        size(tiny(SLOW), target="loss<=50", clients=[4], timeouts=[3.0], seeds=1, jobs=1, out=tmp_path / "size")
+
+
 def test_clients_that_are_never_heard_are_foretold() -> None:
     """From a third of the rounds the share that is never heard in all is foretold within two points, where some cannot be heard at all."""
     draw = np.random.default_rng(3)

@@ -96,6 +96,21 @@ def test_findings_are_said_where_their_rule_holds(late: fedsim.Run) -> None:
     assert "accuracy still swings: by 0.4" in " ".join(findings.finding_lines(seen(late, metrics=scores(wild))))
 
 
+def test_all_that_was_gained_is_one_number(late: fedsim.Run) -> None:
+    """Swings and flatness are shares of the same gain, from the first score to the best; what got worse gained nothing."""
+    both = [0.1, 0.9, 0.7, 0.9, 0.7, 0.9, 0.7, 0.9, 0.7, 0.5, 0.7, 0.5]
+    words = " ".join(findings.finding_lines(seen(late, metrics=scores(both))))
+    worse = " ".join(findings.finding_lines(seen(late, metrics=scores([1.0 - value for value in both]))))
+    losses = scores([1.0 - value for value in both]).assign(name="loss")
+
+    assert "0.9 to 0.9, 0% of all that was gained" in words
+    assert "accuracy still swings: by 0.2 from one evaluation to the next over the last quarter, 25% of all that was gained" in words
+    assert "swings" not in worse
+    assert "loss still swings: by 0.2 from one evaluation to the next over the last quarter, 25% of all" in " ".join(
+        findings.finding_lines(seen(late, metrics=losses))
+    )
+
+
 def test_a_run_says_what_its_file_asks(tmp_path: Path, tiny: Any) -> None:
     """Question, expectation and reference of the file stand in the manifest and on the page; comments further down do not."""
     file = Path(__file__).parents[1] / "scenarios/stragglers.toml"

@@ -260,6 +260,7 @@ def _new(ranked: IntArray) -> Array:
 def _shares(rounds: IntArray, examples: Array) -> Array:
     """Return each reply's part of the *examples* of its round; NaN where there was no reply. *rounds* are sorted."""
     numbers, inverse = np.unique(rounds, return_inverse=True)
-    totals = np.bincount(inverse, weights=np.nan_to_num(examples), minlength=len(numbers))
+    # As floats: of nothing at all, numpy counts in whole numbers.
+    totals = np.bincount(inverse, weights=np.nan_to_num(examples), minlength=len(numbers)).astype(np.float64)
     totals[totals == 0] = math.nan
     return examples / totals[inverse]

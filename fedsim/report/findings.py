@@ -93,8 +93,8 @@ def _swings(seen: Seen) -> str:
     if (known := _central(seen)) is None or len(known[1]) < FEWEST:
         return ""
     name, rows = known
-    values: FloatArray = rows["value"].to_numpy(dtype=np.float64)
-    gained, last = abs(float(values[-1] - values[0])), values[int(len(values) * (1 - FLAT)) :]
+    values: FloatArray = rows["value"].to_numpy(dtype=np.float64) * (1 if upwards(name) else -1)
+    gained, last = float(values.max() - values[0]), values[int(len(values) * (1 - FLAT)) :]  # What got worse gained nothing.
     moves = np.diff(last)
     moved = float(np.abs(moves).mean()) if len(moves) else 0.0
     if not gained > 0 or moved - abs(float(moves.mean())) < SWINGS * gained:  # What goes one way swings not.

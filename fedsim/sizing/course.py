@@ -106,6 +106,10 @@ class Course:
             figure = taken(outcome.run, plan.target)["rounds_to_target"]
             seen = Seen.of_run(outcome.run)
             rounds = int(figure.value) if figure.reached else None
+            if rounds == 0:
+                raise ScenarioError(
+                    f"size: with seed {seed} {plan.target} holds before the first round, and nothing is left to learn. Set another target."
+                )
             known = figures(seen, max(1, rounds or seen.rounds))
             self.learned.setdefault(setting, {})[seed] = Learned(outcome.run, seed, rounds, known)
 

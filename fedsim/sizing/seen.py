@@ -122,9 +122,9 @@ class Noted:
 class Figures:
     """What *rounds* rounds come to; those beyond the ones that were seen are as these were, in the mean.
 
-    *whole_s* is the virtual time of all, *round_s* (r,) of each. *late* is the share of messages whose reply missed its round, *failed* of
-    those without one. Bytes are both ways, framing included: *client_bytes* of each client (count,); *server_down* and *server_up* of all.
-    *unheard* is the share of clients of whom no reply ever counted, *heard* how many replies a round took in.
+    *whole_s* is the virtual time since the run began, *round_s* (r,) that of each round. *late* is the share of messages whose reply missed
+    its round, *failed* of those without one. Bytes are both ways, framing included: *client_bytes* of each client (count,); *server_down*
+    and *server_up* of all. *unheard* is the share of clients of whom no reply ever counted, *heard* how many replies a round took in.
     """
 
     rounds: float
@@ -153,7 +153,7 @@ def figures(seen: Seen, rounds: float) -> Figures:
     moved: Any = np.bincount(client, weights=(down + up).astype(np.float64), minlength=seen.count)
     sent = max(1, sum(counts.values()))
     return Figures(
-        rounds, float(ends[-1] - begins[0]) * more, lasted,
+        rounds, float(begins[0] + (ends[-1] - begins[0]) * more), lasted,  # The wait for the first clients is there once.
         (counts["late"] + counts["in flight"]) / sent, counts["failed"] / sent, counts["arrived"] / known, moved * more,
         float(down.sum()) * more, float(up.sum()) * more, _unheard(asked, heard, more),
     )  # fmt: skip
