@@ -42,6 +42,25 @@ class Network(Protocol):
         ...
 
 
+def downs_s(network: Network, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
+    """Return what ``down_s`` says for each of *clients*, to the last bit; at once where the network has ``downs_s``. Shapes: (n,) -> (n,)."""
+    return _many(network, "down", clients, sizes_bytes)
+
+
+def ups_s(network: Network, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
+    """Return what ``up_s`` says for each of *clients*, to the last bit; at once where the network has ``ups_s``. Shapes: (n,) -> (n,)."""
+    return _many(network, "up", clients, sizes_bytes)
+
+
+def _many(network: Network, way: str, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
+    at_once = getattr(network, f"{way}s_s", None)
+    if at_once is not None:
+        return at_once(clients, sizes_bytes)
+    one_s: Callable[[int, int], Seconds] = getattr(network, f"{way}_s")
+    pairs = zip(clients.tolist(), sizes_bytes.tolist(), strict=True)
+    return np.array([one_s(client, size) for client, size in pairs], dtype=np.float64)
+
+
 networks: Registry[Callable[..., Network]] = Registry(
     "network", given=["key"], key="clients.network",
     gives=answers.Gives(
@@ -75,6 +94,14 @@ class ConstantNetwork:
     def up_s(self, client: int, size_bytes: int) -> Seconds:
         """Return the latency and the time at the one rate up."""
         return self.latency_s + size_bytes * _MBIT_PER_BYTE / self.up
+
+    def downs_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
+        """Return ``down_s`` of each. Shapes: (n,) -> (n,)."""
+        return self.latency_s + sizes_bytes.astype(np.float64) * _MBIT_PER_BYTE / self.down
+
+    def ups_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
+        """Return ``up_s`` of each. Shapes: (n,) -> (n,)."""
+        return self.latency_s + sizes_bytes.astype(np.float64) * _MBIT_PER_BYTE / self.up
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +144,14 @@ class LognormalNetwork:
         mbps = self.up * float(np.exp(self.sigma * (self.correlation * shared + self._rest * own)))
         return self.latency_s + size_bytes * _MBIT_PER_BYTE / mbps
 
+    def downs_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
+        """Return ``down_s`` of each. Shapes: (n,) -> (n,)."""
+        return self.latency_s + sizes_bytes * _MBIT_PER_BYTE / self.down_mbps(clients)
+
+    def ups_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
+        """Return ``up_s`` of each. Shapes: (n,) -> (n,)."""
+        return self.latency_s + sizes_bytes * _MBIT_PER_BYTE / self.up_mbps(clients)
+
     @property
     def _rest(self) -> float:
         return math.sqrt(1.0 - self.correlation * self.correlation)
@@ -141,6 +176,12 @@ class IdealNetwork:
     def up_s(self, client: int, size_bytes: int) -> Seconds:
         """Return 0."""
         return 0.0
+
+    def downs_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
+        """Return 0 for each. Shapes: (n,) -> (n,)."""
+        return np.zeros(len(clients))
+
+    ups_s = downs_s
 
 
 @networks.register("constant")

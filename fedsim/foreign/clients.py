@@ -122,6 +122,10 @@ class AppClients:
         self._with: dict[int, int] = {}  # By client: how many messages it was sent that it has not begun.
         self._early: dict[int, Delivery] = {}  # By client: what is computed before its turn.
 
+    @property
+    def foresight(self) -> None:
+        """Return that nothing knows beforehand what an app's clients take."""
+
     def sent(self, delivery: Delivery) -> None:
         """Take that *delivery* is on its way: it is computed at once where its client has nothing before it."""
         client = delivery.client

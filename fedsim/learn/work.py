@@ -147,6 +147,11 @@ class Task:
         return self.batches is not None or self.rehearsing is not None
 
     @property
+    def by_count(self) -> bool:
+        """Return whether its steps, and what they cost, follow from its job and from how many positions it has."""
+        return not (self.laid_out or self.measured or self.gauged or self.tested) and self.easiest is None
+
+    @property
     def graded(self) -> bool:
         """Return whether which examples come into its batches goes by their losses when it begins."""
         return self.easiest is not None or (self.job.mixing is not None and self.job.mixing.by == "difficulty")

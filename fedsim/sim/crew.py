@@ -15,12 +15,18 @@ from fedsim.core.types import Seconds
 from fedsim.cost.availability import Availability
 from fedsim.cost.network import Network
 from fedsim.cost.transport import Transport
+from fedsim.sim.bulk import Foresight
 from fedsim.sim.ledger import Ledger
 from fedsim.sim.mail import Delivery, Read
 
 
 class Clients(Protocol):
     """What clients make of messages. The world moves these; of a client it knows only how long it takes."""
+
+    @property
+    def foresight(self) -> Foresight | None:
+        """Return what knows beforehand what they will take; None where nothing does."""
+        ...
 
     def sent(self, delivery: Delivery) -> None:
         """Take that *delivery* is on its way to a client that is there."""

@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.core.errors import RunError
+from fedsim.core.errors import RunError, must
 from fedsim.core.types import Seconds
 from fedsim.cost.availability import Always
 from fedsim.cost.transport import look_s
@@ -129,7 +129,7 @@ class VirtualGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send *messages*, each as it is now, and return their ids."""
-        return [delivery.id for delivery in self._push(messages)]
+        return [delivery.id for delivery in self._push(messages)[0]]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies among *message_ids* that are there; with none there, those of the next arrival.
@@ -206,12 +206,14 @@ class VirtualGrid(Grid):
     def _exchange(self, messages: Iterable[Message], timeout: float | None) -> tuple[list[Delivery], RoundRow | None]:
         """Send *messages*, wait, abandon what has not arrived; return what has, and the row of this round so far."""
         started = self.now
-        sent = self._push(messages)
+        sent, gone = self._push(messages, math.inf if timeout is None else started + timeout)
         if not sent:
             return [], None
         first, ids = sent[0], [delivery.id for delivery in sent]
         if self._observed is None:
-            self._inbox.wait(ids, timeout)
+            apart = {delivery.id for delivery in gone}
+            self._inbox.wait([each for each in ids if each not in apart], timeout)
+            self._there(gone)
             self._looked(started, timeout)
         else:
             started = first.sent_s
@@ -248,23 +250,41 @@ class VirtualGrid(Grid):
             look = look_s(since, self._crew.transport.server_poll_s, self.now)
             self._inbox.sleep(max(0.0, (look if timeout is None else min(look, since + timeout)) - self.now))
 
-    def _push(self, messages: Iterable[Message]) -> list[Delivery]:
+    def _push(self, messages: Iterable[Message], until_s: Seconds | None = None) -> tuple[list[Delivery], list[Delivery]]:
+        """Send *messages*; return all, and those of them that have arrived without an event once it is *until_s*, or all are there.
+
+        None of them is without *until_s*: then who sent them may send more before.
+        """
         read: Read = {}
         if self._observed is not None and (messages := list(messages)):
             self._sleep_until(self._observed.sent_s(self.asked + 1, self.now))
-        return [self._send(self._crew.post.delivery(message, self.now, read)) for message in messages]
+        sent = [self._opened(self._crew.post.delivery(message, self.now, read)) for message in messages]
+        there = [delivery for delivery in sent if delivery.reached]
+        if until_s is not None:
+            return sent, self._world.send_all(there, until_s)
+        for delivery in there:
+            self._world.send(delivery)
+        return sent, []
 
-    def _send(self, delivery: Delivery) -> Delivery:
+    def _opened(self, delivery: Delivery) -> Delivery:
+        """Take that *delivery* was sent, or that nobody is there to have it."""
         self.patience.asked()
         self._crew.desk.ledger.opened(delivery, self._crew.post.newest)
         if self._reachable(delivery.client):
             self._inbox.expect(delivery)
             self.invariants.sent(down=delivery.parcel.down.total)
-            self._world.send(delivery)
         else:
             delivery.lose()
             self._inbox.put(delivery)
         return delivery
+
+    def _there(self, gone: list[Delivery]) -> None:
+        """Take that deliveries which needed no event have arrived by now."""
+        must(all(delivery.arrived_s <= self.now for delivery in gone), "what was foreseen to arrive in time did not")
+        for delivery in gone:
+            self.invariants.sent(up=delivery.up.total, down=delivery.up.back)
+            del self._inbox.flying[delivery.id]
+            self._inbox.put(delivery)
 
     def _arrived(self, delivery: Delivery) -> None:
         self.invariants.at(self.now, f"the arrival of {delivery.id}")

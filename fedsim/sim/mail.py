@@ -159,6 +159,13 @@ class Delivery:
         self.arrived_s = now
         self._go("arrived")
 
+    def go(self, received_s: Seconds, computed_s: Seconds, arrived_s: Seconds) -> None:
+        """Take that it went all the way by itself, and was acted on as soon as it was there: ``receive`` to ``arrive`` at once."""
+        if self.stage != "sent":
+            must(False, f"message {self.id} to client {self.client} went from {self.stage} all the way")
+        self.received_s, self.started_s, self.computed_s, self.arrived_s = received_s, received_s, computed_s, arrived_s
+        self.stage = "arrived"
+
     def fail(self, why: str) -> None:
         """Take that there is no reply but an error, and *why*."""
         self.failure = why

@@ -5,7 +5,7 @@ What clients make of a message is theirs, as in any world; when they do is no ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import simpy
@@ -74,6 +74,12 @@ class Repeating:
         self._clients.sent(delivery)
         self._under_way[delivery.number] = carried = self._carry(delivery, seen)
         self.env.process(carried)
+
+    def send_all(self, deliveries: Sequence[Delivery], until_s: Seconds) -> list[Delivery]:
+        """Put *deliveries* on their way, one by one; return those that need no event: none."""
+        for delivery in deliveries:
+            self.send(delivery)
+        return []
 
     def close(self) -> None:
         """Let go of deliveries that are still under way, and of who hears of arrivals: nothing more is going to happen."""

@@ -5,11 +5,18 @@ Knows programs, tasks and what they cost. Knows no clock, and computes no number
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
 from fedsim.client.kept import Kept, Parts
 from fedsim.client.program import Finished, Order, Program, Unable
-from fedsim.core.types import Seconds
+from fedsim.core.types import FloatArray, Seconds
+from fedsim.cost.compute import many_s
 from fedsim.learn.engine import Engine
-from fedsim.learn.work import Result
+from fedsim.learn.work import Result, Task
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import Delivery
@@ -21,12 +28,26 @@ EVALUATIONS = 1 << 22
 _NEW = Kept()
 
 
+@dataclass(slots=True)
+class _Planned:
+    """What a client will do with a message, and how much that is."""
+
+    program: Program
+    task: Task
+    kept: Kept
+    number: int
+    flops: float
+    steps: int
+    waited_s: Seconds = 0.0
+
+
 class Programs:
     """The clients of *fleet*, their tasks submitted to *engine*."""
 
     def __init__(self, fleet: Fleet, engine: Engine, invariants: Invariants) -> None:
         self.fleet, self.engine, self._invariants = fleet, engine, invariants
         self._kept: dict[int, Kept] = {}
+        self._ahead: dict[int, _Planned] = {}  # By message: what was foreseen last.
         self._unread: dict[int, Delivery] = {}  # By client: its last training task, until its numbers are known.
 
     def sent(self, delivery: Delivery) -> None:
@@ -95,19 +116,90 @@ class Programs:
             self.abandon(delivery)
         return None if result is None else int(result.metrics["steps"])
 
+    # -- beforehand -------------------------------------------------------------------------------------------------
+
+    @property
+    def foresight(self) -> Programs | None:
+        """Return itself: what a client takes is known before it begins; None on streams, where moments decide what there is to do."""
+        return self if self.fleet.online is None else None
+
+    def sees(self, delivery: Delivery) -> bool:
+        """Return whether what its client does with *delivery* depends on nothing that is still to happen, nor on numbers not computed."""
+        order = delivery.parcel.order
+        return order is not None and order.job.stopping is None and delivery.client not in self._unread
+
+    def took_s(self, deliveries: Sequence[Delivery], received_s: FloatArray) -> FloatArray:
+        """Return how long each of *deliveries* is worked on; NaN where the client cannot do it. Nothing begins. Shapes: (n,) -> (n,)."""
+        self._ahead.clear()
+        planned: list[_Planned | None] = []
+        known: dict[tuple[int, int], tuple[int, float]] = {}  # Steps and operations by job and number of examples.
+        for delivery, now in zip(deliveries, received_s.tolist(), strict=True):
+            try:
+                planned.append(self._planned(delivery, cast(Order, delivery.parcel.order), now, known))
+            except Unable:
+                planned.append(None)
+        took_s, able = np.full(len(planned), np.nan), [i for i, each in enumerate(planned) if each is not None]
+        each = [cast(_Planned, planned[i]) for i in able]
+        if self.fleet.loader is None and each:
+            numbers = np.array([plan.number for plan in each])
+            flops, steps = np.array([plan.flops for plan in each]), np.array([plan.steps for plan in each])
+            clients = np.array([deliveries[i].client for i in able])
+            took_s[able] = many_s(self.fleet.compute, clients, numbers, flops, steps)
+        for i, plan in zip(able, each, strict=True):
+            if self.fleet.loader is not None:
+                took_s[i], plan.waited_s = self.fleet.took(deliveries[i].client, plan.task, plan.number, plan.flops, plan.steps)
+            self._ahead[deliveries[i].number] = plan
+        return took_s
+
+    def begin_all(self, deliveries: Sequence[Delivery]) -> None:
+        """Let the clients begin what ``took_s`` was asked of last."""
+        for delivery in deliveries:
+            plan = self._ahead[delivery.number]
+            self._begun(delivery, plan.program, plan.task, plan.kept)
+            delivery.ticket = self.engine.submit(plan.task)
+            self._keep(delivery, plan.program, plan.kept)
+            delivery.plan(plan.task, plan.flops, plan.steps, plan.waited_s, self._chosen(plan.task))
+        self._ahead.clear()
+
+    def _planned(self, delivery: Delivery, order: Order, now: Seconds, known: dict[tuple[int, int], tuple[int, float]]) -> _Planned:
+        program = self.fleet.client(delivery.client)
+        task, kept = self._plan(delivery, program, order, now)
+        training = task.job.kind == "train"
+        like = (id(task.job), len(task.positions))
+        if like not in known or not task.by_count:
+            known[like] = task.steps if training else 0, self.fleet.flops.of(task)
+        steps, flops = known[like]
+        if not task.by_count:
+            del known[like]
+        return _Planned(program, task, kept, task.number if training else EVALUATIONS + task.number, flops, steps)
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _plan(self, delivery: Delivery, program: Program, order: Order, now: Seconds) -> tuple[Task, Kept]:
+        task, kept = program.plan(order, self.kept(delivery.client), now)
+        if self.fleet.monitor is not None:
+            task = self.fleet.monitor.watched(task, delivery.parcel.version)
+        return task, kept
+
+    def _begun(self, delivery: Delivery, program: Program, task: Task, kept: Kept) -> None:
+        """Take that a client has begun *task*, and what it leaves more than its reply: then it is computed though that is lost."""
+        if task.job.kind == "train" and program.leaves:
+            delivery.kept = kept
+            self._unread[delivery.client] = delivery
+
+    def _chosen(self, task: Task) -> int:
+        """Return the size of batches that a policy chose; 0 where none does."""
+        return task.job.batch_size if task.job.kind == "train" and self.fleet.sizing is not None else 0
+
     def _begin(self, delivery: Delivery, order: Order, now: Seconds) -> Seconds:
         fleet, client = self.fleet, delivery.client
         training = order.job.kind == "train"
         program = fleet.client(client)
         if program.chained and (training or order.job.own_statistics):
             self._read(client)
-        task, kept = program.plan(order, self.kept(client), now)
-        if fleet.monitor is not None:
-            task = fleet.monitor.watched(task, delivery.parcel.version)
+        task, kept = self._plan(delivery, program, order, now)
         # A task known to be lost, that leaves nothing, is not computed; unless nobody knows how long it takes before it is.
-        if training and program.leaves:
-            delivery.kept = kept
-            self._unread[client] = delivery
+        self._begun(delivery, program, task, kept)
         measured = task.measured
         if delivery.wanted or measured:
             delivery.ticket = self.engine.submit(task)
@@ -115,5 +207,5 @@ class Programs:
         taken, flops = 0 if not training else task.steps if steps is None else steps, fleet.flops.of(task, steps)
         self._keep(delivery, program, kept)
         took_s, waited_s = fleet.took(client, task, task.number if training else EVALUATIONS + task.number, flops, taken)
-        delivery.plan(task, flops, taken, waited_s, task.job.batch_size if training and fleet.sizing is not None else 0)
+        delivery.plan(task, flops, taken, waited_s, self._chosen(task))
         return took_s

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 
 import simpy
 
@@ -16,6 +16,7 @@ from fedsim.client.program import Unable
 from fedsim.core.types import Seconds
 from fedsim.cost.network import Network
 from fedsim.cost.transport import Transport, look_s
+from fedsim.sim import bulk
 from fedsim.sim.crew import Clients
 from fedsim.sim.host import Alone, Host, Shared
 from fedsim.sim.links import Lay, Unshared
@@ -34,11 +35,12 @@ class World:
         transport: Transport | None = None,
     ) -> None:  # fmt: skip
         self.env = simpy.Environment()
-        self._links = lay(self.env, network)
+        self._links, self._network = lay(self.env, network), network
         self._host: Host = Alone(self.env)
         if transport is not None and transport.cores is not None:
             self._host = Shared(self.env, transport.cores, transport.crowd_from, transport.crowd_factor)
         self._transport = transport
+        self._unshared = transport is None and isinstance(self._links, Unshared) and isinstance(self._host, Alone)
         self._clients, self._arrive = clients, arrive
         self._busy: dict[int, deque[simpy.Event]] = {}
         self._free_s: dict[int, Seconds] = {}  # By client: when it last sent a reply, and so looked for the next message.
@@ -49,6 +51,25 @@ class World:
         self._clients.sent(delivery)
         self._under_way[delivery.number] = carried = self._carry(delivery)
         self.env.process(carried)
+
+    def send_all(self, deliveries: Sequence[Delivery], until_s: Seconds) -> list[Delivery]:
+        """Put *deliveries* on their way, all now; return those that have arrived as if they had, by *until_s*, without any event.
+
+        Nobody may send anything before *until_s*, or before all have arrived.
+        """
+        foresight = self._clients.foresight
+        if foresight is None or not self._unshared or len(deliveries) < bulk.LEAST:
+            free: list[Delivery] = []
+        else:
+            free = [d for d in bulk.alone(deliveries) if d.client not in self._busy and foresight.sees(d)]
+        gone: list[Delivery] = []
+        if foresight is not None and len(free) >= bulk.LEAST:
+            gone, _ = bulk.went(free, self._network, foresight, float(self.env.now), until_s)
+        apart = {id(delivery) for delivery in gone}
+        for delivery in deliveries:
+            if id(delivery) not in apart:
+                self.send(delivery)
+        return gone
 
     def close(self) -> None:
         """Let go of deliveries that are still under way, and of who hears of arrivals: nothing more is going to happen."""
