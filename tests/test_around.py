@@ -1,6 +1,8 @@
 """What goes on around a run (a reader, a full disk, an editor's mark) does not cost the run."""
 
 import sqlite3
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,39 @@ def test_an_open_look_does_not_end_a_run(tmp_path: Path) -> None:
 
     look.close()
     assert 2 == len(journal.read(tmp_path, "metrics")[1])
+
+
+def test_rows_are_in_the_file_soon_though_no_other_comes(tmp_path: Path) -> None:
+    """A kill in the middle of a long computation loses no row of before: what waits is written beside it, in time and in order."""
+    written, until = Journal(tmp_path), time.monotonic() + 20.0
+    for number in range(3):
+        written.metric(MetricRow(number, 2.0, "central", "accuracy", 0.5, 3, 4))
+    found: list[Any] = []
+    while len(found) < 3 and time.monotonic() < until:
+        time.sleep(0.05)
+        found = journal.read(tmp_path, "metrics")[1]
+
+    assert [0, 1, 2] == [row[0] for row in found]
+    written.close()
+    assert 3 == len(journal.read(tmp_path, "metrics")[1]) and not any(each.name == "journal" for each in threading.enumerate())
+
+
+def test_what_could_not_be_written_is_told_to_who_brings_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the writer beside fails, the next row's bringer hears of it, and no row is lost or there twice once the disk has room."""
+    monkeypatch.setattr(journal, "BATCH_WALL_S", 3600.0)
+    written, full = Journal(tmp_path), sqlite3.connect(tmp_path / journal.FILE, timeout=0)
+    full.execute("BEGIN IMMEDIATE")  # Somebody else writes, for longer than anyone waits.
+    written.metric(MetricRow(1, 2.0, "central", "accuracy", 0.5, 3, 4))
+    written._file.execute("PRAGMA busy_timeout = 0")  # pyright: ignore[reportPrivateUsage]
+    assert written.write_some()
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        written.metric(MetricRow(2, 2.0, "central", "accuracy", 0.5, 3, 4))
+    full.rollback()
+    full.close()
+    written.metric(MetricRow(3, 2.0, "central", "accuracy", 0.5, 3, 4))
+    written.close()
+
+    assert [1, 2, 3] == [row[0] for row in journal.read(tmp_path, "metrics")[1]]
 
 
 def test_a_model_that_does_not_fit_costs_the_model_only(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ Cli = Callable[..., Any]
 
 def test_a_run_is_followed_by_what_its_folder_says(go: Go, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked at after each round, the folder tells what the run itself tells; looked at late, it tells every evaluation in order."""
-    monkeypatch.setattr(journal, "BATCH_WALL_S", 0.0)
+    monkeypatch.setattr(journal, "MOST_ROWS", 0)
     monkeypatch.setattr(going, "MANIFEST_WALL_S", 3600.0)  # The first one stays: what is newer is in the rows.
     told: list[Progress] = []
     folder = tmp_path / "followed"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from typing import Any, Literal, Protocol, TypeAlias, cast
 
@@ -328,6 +328,11 @@ def digest_of(params: Params, salt: str = "") -> str:
     """Return the SHA-256, in hex, over *salt* and each array's name, type, shape and bytes, in the given order."""
     mark = hashlib.sha256(salt.encode())
     for name, array in params.items():
-        mark.update(f"|{name}:{array.dtype.str}:{array.shape}|".encode())
+        mark.update(_header(name, array.dtype, array.shape))
         mark.update(np.ascontiguousarray(array).data)
     return mark.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    return f"|{name}:{dtype.str}:{shape}|".encode()

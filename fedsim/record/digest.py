@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -80,21 +80,26 @@ class Chain:
 
 def _since(row: Any, known: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
     """Return the columns of *row* beyond those *known* that are not at their default, each as its name and its value."""
-    newer = _newer(type(row), known)
-    if not newer:
+    names, defaults, values_of = _newer(type(row), known)
+    if not names:
         return ()
-    found = ((name, getattr(row, name), default) for name, default in newer)
-    return tuple((name, value) for name, value, default in found if value != default)
+    values = values_of(row)
+    if values == defaults:  # As with nearly all of them.
+        return ()
+    return tuple((name, value) for name, value, default in zip(names, values, defaults, strict=True) if value != default)
 
 
 @cache
-def _newer(kind: type, known: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
-    """Return the columns of rows of a *kind* beyond those *known*, each with its default."""
+def _newer(kind: type, known: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Any, ...], Callable[[Any], tuple[Any, ...]]]:
+    """Return the names and the defaults of columns of rows of a *kind* beyond those *known*, and what takes these from a row."""
     newer = tuple((column.name, column.default) for column in dataclasses.fields(kind) if column.name not in known)
     for name, default in newer:
         plain = default is not dataclasses.MISSING and default == default  # NaN is never at its default.
         must(plain, f"{kind.__name__}.{name} is not in {FORMAT} and has no plain default")
-    return newer
+    names, defaults = tuple(name for name, _ in newer), tuple(default for _, default in newer)
+    if len(names) == 1:
+        return names, defaults, lambda row: (getattr(row, names[0]),)
+    return names, defaults, attrgetter(*names) if names else lambda _row: ()
 
 
 def _bytes(array: Array, numbers: str) -> bytes:

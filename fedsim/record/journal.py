@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
-import time
+import threading
+import weakref
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from fedsim.sim.rows import DevicesRow, ExaminedRow, HeardRow, NoiseRow, Predict
 
 FILE = "journal.sqlite"
 BATCH_ROWS = 2000
-"""Rows that wait in memory at most; a commit for each would cost more than the simulation."""
+"""Rows that are written at a time; a commit for each would cost more than the simulation."""
+MOST_ROWS = 4 * BATCH_ROWS
+"""Rows that wait in memory at most: then who brings one more writes them, however far behind the writer is."""
 BATCH_WALL_S = 0.5
-"""How stale the file may be for someone who watches it."""
+"""How stale the file may be for someone who watches it, and how much a kill loses."""
 TIDYING_WALL_MS = 200
 """How long the end of a run waits for those who look at its journal, before it leaves the side files beside it."""
 
@@ -68,7 +71,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = sqlite3.connect(folder / FILE)
+        self._file = sqlite3.connect(folder / FILE, check_same_thread=False)  # Used by one thread at a time: by who has the lock.
         self._file.execute("PRAGMA journal_mode=WAL")  # Readers never wait for the writer, nor it for them.
         self._file.execute("PRAGMA synchronous=NORMAL")
         for table, row in _TABLES.items():
@@ -78,7 +81,9 @@ class Journal:
         self._file.commit()
         self._rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in _TABLES}
         self._values = {table: attrgetter(*(f.name for f in dataclasses.fields(row))) for table, row in _TABLES.items()}
-        self._flushed = time.monotonic()
+        self._lock, self._due, self._over, self._failed = threading.Lock(), threading.Event(), False, False
+        self._writer = threading.Thread(target=_write, args=(weakref.ref(self), self._due), name="journal", daemon=True)
+        self._writer.start()
         self.digest, self.metrics_digest = digest.Chain(), digest.Chain()
         self.down_bytes = self.up_bytes = self.wasted_bytes = 0
         self._ahead, self._cleared = set[str](), True  # Messages of which the rest is still to be told; whether their table is empty.
@@ -170,25 +175,29 @@ class Journal:
 
     def flush(self) -> None:
         """Write what waits in memory, all of it or nothing. Raises sqlite3.Error; what could not be written goes on waiting."""
-        try:
+        with self._lock:
+            waiting = {table: len(rows) for table, rows in self._rows.items()}  # More may come meanwhile, at their ends.
+            try:
+                for table, rows in self._rows.items():
+                    if waiting[table]:
+                        marks = ", ".join("?" * len(rows[0]))
+                        self._file.executemany(f"INSERT INTO {table} VALUES ({marks})", rows[: waiting[table]])
+                if clear := not (self._cleared or self._ahead):
+                    self._file.execute("DELETE FROM settled")
+                self._file.commit()
+            except sqlite3.Error:
+                with suppress(sqlite3.Error):  # Half of it must not stay, to be written again.
+                    self._file.rollback()
+                raise
             for table, rows in self._rows.items():
-                if rows:
-                    marks = ", ".join("?" * len(rows[0]))
-                    self._file.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
-            if clear := not (self._cleared or self._ahead):
-                self._file.execute("DELETE FROM settled")
-            self._file.commit()
-        except sqlite3.Error:
-            with suppress(sqlite3.Error):  # Half of it must not stay, to be written again.
-                self._file.rollback()
-            raise
-        for rows in self._rows.values():
-            rows.clear()
-        self._cleared = self._cleared or clear
-        self._flushed = time.monotonic()
+                del rows[: waiting[table]]
+            self._cleared = self._cleared or clear
 
     def close(self) -> None:
         """Write what waits, and fold SQLite's side files into the journal, unless somebody is reading it."""
+        self._over = True
+        self._due.set()
+        self._writer.join()
         try:
             self.flush()
             with suppress(sqlite3.Error):  # Leaving WAL wants the file alone; a reader's look must not cost a run.
@@ -198,10 +207,33 @@ class Journal:
         finally:
             self._file.close()
 
+    def write_some(self) -> bool:
+        """Write what waits, for the thread that does; return whether more may come. What cannot be written its bringer hears of."""
+        if any(self._rows.values()):
+            try:
+                self.flush()
+            except sqlite3.Error:
+                self._failed = True  # Who brings the next row tries again, and can tell the reader.
+        return not self._over
+
     def _maybe_flush(self) -> None:
-        waiting = sum(map(len, self._rows.values()))
-        if waiting >= BATCH_ROWS or time.monotonic() - self._flushed > BATCH_WALL_S:
+        waiting = len(self._rows["tasks"])
+        if self._failed or waiting >= MOST_ROWS:
             self.flush()
+            self._failed = False
+        elif waiting >= BATCH_ROWS:
+            self._due.set()
+
+
+def _write(journal: weakref.ref[Journal], due: threading.Event) -> None:
+    """Write what waits in a journal, a batch at a time and at least every so often, as long as there is one."""
+    more = True
+    while more:
+        due.wait(BATCH_WALL_S)
+        due.clear()
+        mine = journal()
+        more = mine is not None and mine.write_some()
+        del mine
 
 
 def _written(row: PredictionRow | VersionRow | StepRow | HeardRow | DevicesRow) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from flwr.app import Message, RecordDict
 
 from fedsim.client.kept import Kept
-from fedsim.client.program import Finished, Order, reply_metrics
+from fedsim.client.program import Finished, Order, Program, reply_metrics
 from fedsim.core.errors import RunError, must
 from fedsim.core.types import Seconds
 from fedsim.flower import compat, compat_lazy, records
@@ -86,16 +86,18 @@ class Delivery:
     finished: Finished | None = None
     measured_up: Size | None = None
     """The size of the answer, where that is known only once it is computed."""
+    program: Program | None = None
+    """What its client does with it, where that is at hand."""
+    number: int = 0
+    """Which message it is, in the order of sending, from 1."""
+
+    def __post_init__(self) -> None:
+        self.number = int(self.id[1:])
 
     @property
     def up(self) -> Size:
         """Return the size of the answer."""
         return self.parcel.up if self.measured_up is None else self.measured_up
-
-    @property
-    def number(self) -> int:
-        """Return which message it is, in the order of sending, from 1."""
-        return int(self.id[1:])
 
     @property
     def round(self) -> int:

@@ -70,7 +70,7 @@ class Programs:
         """Let the client take in the numbers of a task, once, and return what that ends with."""
         client = delivery.client
         if delivery.finished is None:
-            kept, program = delivery.kept or self._kept[client], self.fleet.client(client)
+            kept, program = delivery.kept or self._kept[client], delivery.program or self.fleet.client(client)
             delivery.finished = program.finish(delivery.planned, result, kept)
             if self._unread.get(client) is delivery:  # Otherwise the client is further on, and reads nothing of this one.
                 del self._unread[client]
@@ -155,6 +155,7 @@ class Programs:
         """Let the clients begin what ``took_s`` was asked of last."""
         for delivery in deliveries:
             plan = self._ahead[delivery.number]
+            delivery.program = plan.program
             self._begun(delivery, plan.program, plan.task, plan.kept)
             delivery.ticket = self.engine.submit(plan.task)
             self._keep(delivery, plan.program, plan.kept)
