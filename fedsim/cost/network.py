@@ -43,12 +43,12 @@ class Network(Protocol):
 
 
 def downs_s(network: Network, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
-    """Return what ``down_s`` says for each of *clients*, to the last bit; at once where the network has ``downs_s``. Shapes: (n,) -> (n,)."""
+    """Return what ``down_s`` says of each of *clients*, to the last bit, at once if the network has ``downs_s``. Shapes: (n,) -> (n,)."""
     return _many(network, "down", clients, sizes_bytes)
 
 
 def ups_s(network: Network, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
-    """Return what ``up_s`` says for each of *clients*, to the last bit; at once where the network has ``ups_s``. Shapes: (n,) -> (n,)."""
+    """Return what ``up_s`` says of each of *clients*, to the last bit, at once if the network has ``ups_s``. Shapes: (n,) -> (n,)."""
     return _many(network, "up", clients, sizes_bytes)
 
 
