@@ -34,6 +34,7 @@ from drawn import unread
 from warm import Processes, Warm
 
 import fedsim
+from fedsim.learn.engine import stored
 from fedsim.learn.engine.executors import processes
 from fedsim.learn.engine.executors.processes import Workers
 from fedsim.report.drawing import Drawing
@@ -100,11 +101,17 @@ def go(tmp_path: Path) -> Callable[..., fedsim.Run]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _sooner() -> Iterator[None]:
-    """Let the runs of a session share compiled steps, and have their workers forked from one that is warm."""
+def _sooner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the runs of a session share compiled steps, and have their workers forked from one that is warm.
+
+    Processes that tests start share them on disk; this one, whose code tests patch, keeps none there.
+    """
     shared_steps.share()
     warm = Warm()
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(stored.FOLDER, str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "fedsim-cache"))
+        patch.setattr(stored, "place", lambda: None)
         if hasattr(os, "pidfd_open"):
             patch.setattr(processes, "subprocess", Processes(warm))
         yield

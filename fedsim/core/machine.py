@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 ALONE = threading.RLock()
@@ -17,3 +19,15 @@ def memory() -> int:
     with suppress(OSError, ValueError):  # A container's share; "max" where there is none.
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return min(found)
+
+
+@cache
+def processor() -> str:
+    """Return the processor's name and generation: one name ("AMD EPYC") can stand for several, whose kernels have other last bits."""
+    try:
+        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
+        found = {name.strip(): value.strip() for name, _, value in reversed([*lines])}  # Of the first core.
+        name = found["model name"]
+    except (OSError, KeyError):
+        return platform.processor() or "unknown"
+    return f"{name} (family {found['cpu family']}, model {found['model']})" if {"cpu family", "model"} <= {*found} else name

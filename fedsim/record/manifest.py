@@ -18,6 +18,7 @@ from typing import Any
 from fedsim.core import own
 from fedsim.core.children import interpreter_flags
 from fedsim.core.errors import RunError, reason
+from fedsim.core.machine import processor
 from fedsim.data.source import DATA_VARIABLE, changed
 from fedsim.record.about import fault
 
@@ -93,7 +94,7 @@ def interpreter() -> dict[str, Any]:
 
 def machine() -> dict[str, str]:
     """Return what kind of machine this is: digests are promised to be equal on one kind."""
-    return {"system": platform.system(), "architecture": platform.machine(), "processor": _processor()}
+    return {"system": platform.system(), "architecture": platform.machine(), "processor": processor()}
 
 
 def process() -> dict[str, Any]:
@@ -202,15 +203,3 @@ def _words(value: Any) -> list[str]:
         kinds = [value["kind"]] if isinstance(value.get("kind"), str) else []  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         return kinds + [word for item in value.values() for word in _words(item)]  # pyright: ignore[reportUnknownVariableType]
     return []
-
-
-@cache
-def _processor() -> str:
-    """Return the processor's name and generation: one name ("AMD EPYC") can stand for several, whose kernels have other last bits."""
-    try:
-        lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
-        found = {name.strip(): value.strip() for name, _, value in reversed([*lines])}  # Of the first core.
-        name = found["model name"]
-    except (OSError, KeyError):
-        return platform.processor() or "unknown"
-    return f"{name} (family {found['cpu family']}, model {found['model']})" if {"cpu family", "model"} <= {*found} else name

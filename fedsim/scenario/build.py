@@ -35,12 +35,13 @@ from fedsim.data.stream.federated import attach, drift_of, stamps_of
 from fedsim.data.stream.trigger import AtLeast, Trigger
 from fedsim.flower import records
 from fedsim.flower.rounds import starts_itself
-from fedsim.learn import flops, footprint
+from fedsim.learn import footprint
 from fedsim.learn.algorithms import Algorithm, FedAvg
 from fedsim.learn.arithmetic import Arithmetic
 from fedsim.learn.batch_policies import BatchPolicy
 from fedsim.learn.calibration import Calibration
 from fedsim.learn.controllers import Controller
+from fedsim.learn.engine import stored
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.templates import many_sizes
@@ -203,7 +204,7 @@ def _built(loaded: Loaded) -> Parts:
     )  # fmt: skip
     if job.bucketing is not None:
         x, y = store.sample(2)
-        counted = counted.by_length(flops.count(model, objective, x[:, : max(1, x.shape[1] // 2)], y))
+        counted = counted.by_length(stored.flops(model, objective, x[:, : max(1, x.shape[1] // 2)], y))
     counted = counted.checkpointed() if arithmetic.checkpointing else counted
     judge.check_stop(scenario, scores)
     check_floor(scenario, strategy.asked, own_start=starts_itself(strategy.strategy))

@@ -19,6 +19,7 @@ from fedsim.core.errors import RunError, ScenarioError, door, reason
 from fedsim.core.types import Array
 from fedsim.data.federation import Federation
 from fedsim.learn import flops
+from fedsim.learn.engine import stored
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.job import Job
 from fedsim.learn.kept import Kept
@@ -67,7 +68,7 @@ def probe(
     except RunError as error:  # Here it is the scenario that is at fault.
         raise ScenarioError(str(error)) from error
     with door("model.kind", f"{name} cannot be counted:"):
-        counted = flops.count(model, objective, x, y)
+        counted = stored.flops(model, objective, x, y)
     engine.as_built()
     return counted, scores
 

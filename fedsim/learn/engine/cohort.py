@@ -25,7 +25,7 @@ from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.batching import opening
 from fedsim.learn.curriculum import composed
-from fedsim.learn.engine import lent
+from fedsim.learn.engine import stored
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, planned, ranked
 from fedsim.learn.engine.diagnosis import Guarded, broken
 from fedsim.learn.engine.eager import remembers
@@ -402,7 +402,7 @@ class CohortEngine:
             if self._kept.moves is None:
                 self._kept.moves = remembers(self._model, self.objective, x, y, self._kept)
             before = Kept(self._model, self.objective) if self._kept.moves else self._kept  # A task may be under way.
-            self._steps[*kind, plain, mix] = lent.step(
+            self._steps[*kind, plain, mix] = stored.step(
                 compile_step, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
                 more=more, templates=self._templates if mix == "concat" and not cut else None,  # These are of whole sequences.
                 remembers=self._kept.moves, arithmetic=self.arithmetic,

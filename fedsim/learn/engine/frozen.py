@@ -66,7 +66,7 @@ class Frozen:
     def of(cls, step: Step) -> Frozen | None:
         """Return *step* as plain values; None where it is torch's own, or where its graphs cannot be told."""
         if step.parts is None:
-            return None
+            return step.told
         first, body, last = (Code.of(part) for part in step.parts)
         if first is None or body is None or last is None:
             return None
@@ -76,7 +76,7 @@ class Frozen:
         """Return the step."""
         first, body, last = (code.thawed() for code in self.graphs)
         opening, run, closing = (stacked_step if self.stacked else single_step)(first, body, last)
-        return Step(opening, run, closing, self.rows, self.masks, self.random, self.note, self.ours)
+        return Step(opening, run, closing, self.rows, self.masks, self.random, self.note, self.ours, stacked=self.stacked, told=self)
 
 
 def frozen(steps: Mapping[Any, Step]) -> dict[Any, Frozen]:

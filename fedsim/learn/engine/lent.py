@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -75,12 +75,12 @@ def graph(model: nn.Module, objective: Objective, batch: Sequence[Tensor], more:
     if not lending():
         return make()
     blank = [*travelling(model).values(), *batch]
-    key = _key(model, objective, blank, list(batch), more)
-    if key is None:
+    mine = _key(model, objective, blank, list(batch), more)
+    if mine is None:
         return make()
-    if (found := _graphs.of(key)) is None:
+    if (found := _graphs.of(mine)) is None:
         found = make()
-        _graphs.keep(key, _copy(found))
+        _graphs.keep(mine, _copy(found))
         return found
     return _copy(found)
 
@@ -93,14 +93,18 @@ def step(compile_step: Callable[..., S], model: nn.Module, objective: Objective,
     def made() -> S:
         return compile_step(model, objective, x, y, **settings)
 
-    given = {**settings, "templates": settings["templates"] is None}
-    if not lending() or (key := _key(model, objective, (), x, y, given)) is None:
+    if not lending() or (mine := key(model, objective, x, y, settings)) is None:
         return made()
-    if (found := _steps.of(key)) is None:
+    if (found := _steps.of(mine)) is None:
         found = made()
         if not found.note:  # By torch itself, on this very model.
-            _steps.keep(key, found)
+            _steps.keep(mine, found)
     return found
+
+
+def key(model: nn.Module, objective: Objective, x: Tensor, y: Tensor, settings: Mapping[str, Any]) -> bytes | None:
+    """Return what stands for all that a step follows from, by value; None where nothing can, or a stranger's code is in it."""
+    return _key(model, objective, (), x, y, {**settings, "templates": settings["templates"] is None})
 
 
 def _copy(traced: GraphModule) -> GraphModule:

@@ -56,7 +56,8 @@ class Step:
     kernel for a batch of one matrix than for many, and other kernels again by the alignment of a row.
 
     *ours* says of each gradient whether its memory is its own, and read by nothing else in the step: empty where none is known to be.
-    *parts* are the graphs behind a compiled step, which is *stacked* or not; None where there are none.
+    *parts* are the graphs behind a compiled step, which is *stacked* or not; None where there are none. *told* is the same as plain
+    values, of a step that was made from them.
 
     *masks* are what Dropout layers want. *random* says that the step draws from torch's own generator, which must be
     seeded for it. *note* says why the step is not a compiled one; empty otherwise.
@@ -72,6 +73,7 @@ class Step:
     ours: tuple[bool, ...] = ()
     parts: tuple[GraphModule, GraphModule, GraphModule] | None = None
     stacked: bool = False
+    told: Any = None
 
 
 PROBES = ((0, 1), (0, 2), (1, 2), (2, 3), (0, 17), (5, 12))
