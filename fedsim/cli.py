@@ -112,7 +112,7 @@ def run(
                 from fedsim.session import execute
 
                 done = execute(loaded, out, watch, budget_s=within_s)
-        reported(done, as_json)
+        reported(done, as_json, BEGAN_S)
 
 
 @app.command()

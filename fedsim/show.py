@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +113,10 @@ def advice(run: Run, hints: Sequence[Hint]) -> None:
     console.print(f"[dim]{escape(str(run.path))}[/]", soft_wrap=True)
 
 
-def summary(run: Run) -> None:
-    """Print what a run was and what came of it."""
+def summary(run: Run, parts: Mapping[str, float] | None = None) -> None:
+    """Print what a run was and what came of it. *parts*: seconds that the command took here, where it ran just now."""
     if "app" in run.manifest:
-        _summary_of_app(run)
+        _summary_of_app(run, parts)
         return
     about, console = run.manifest, Console()
     scenario, strange = recorded(about["scenario"])
@@ -152,7 +152,7 @@ def summary(run: Run) -> None:
                   f" ({about['model']['parameters']:,} parameters)")  # fmt: skip
     table.add_row("seed", str(about["seed"]))
     table.add_row("digest", f"{about['digest'][:32]}..." if about["digest"] else "none: the run did not finish")
-    table.add_row("wall time", f"{about['wall_s']:.1f} s")
+    table.add_row("wall time", _took(about, parts))
     for note in about.get("notes", []):
         table.add_row("note", escape(note))
     if strange:
@@ -165,7 +165,14 @@ def summary(run: Run) -> None:
     console.print(table)
 
 
-def _summary_of_app(run: Run) -> None:
+def _took(about: Mapping[str, Any], parts: Mapping[str, float] | None) -> str:
+    """Return how long a run took: the whole command by its *parts*, as check foretells them, or what the manifest knows, its rounds."""
+    if parts is None:
+        return f"{duration(about['wall_s'])} for its rounds"
+    return f"{duration(sum(parts.values()))} here ({', '.join(f'{name} {duration(took_s)}' for name, took_s in parts.items())})"
+
+
+def _summary_of_app(run: Run, parts: Mapping[str, float] | None) -> None:
     """Print what the run of a Flower app was and what came of it."""
     about, console, tasks = run.manifest, Console(), run.tasks
     app, scenario = about["app"], about["scenario"]
@@ -186,7 +193,7 @@ def _summary_of_app(run: Run) -> None:
         "strategy, model": f"{scenario['server']['strategy']['kind']}, {about['model']['parameters']:,} parameters",
         "seed": str(about["seed"]),
         "digest": f"{about['digest'][:32]}..." if about["digest"] else "none: the run did not finish",
-        "wall time": f"{about['wall_s']:.1f} s",
+        "wall time": _took(about, parts),
     }  # fmt: skip
     for name, value in rows.items():
         table.add_row(escape(name), escape(value))
@@ -345,11 +352,12 @@ def _rehearsed(told: Foretold) -> str:
 
 
 def _wall(wall: Wall) -> str:
-    """Return how long a run takes here, and what of that takes most."""
-    most = sorted(wall.parts.items(), key=lambda part: -part[1])[:3]
-    played = f"{wall.rounds} round{'s' * (wall.rounds > 1)}" if wall.whole else "the first steps of a round"
-    of_it = ", ".join(f"{name} {duration(took_s)}" for name, took_s in most)
-    return f"about {duration(wall.wall_s or 0.0)} here ({of_it}), by {played} played"
+    """Return how long a run takes here: by the parts that its summary will name, and what takes most of the rounds."""
+    rounds = {name: took_s for name, took_s in wall.parts.items() if name not in ("start", "report")}
+    most, played = max(rounds, key=lambda name: rounds[name]), f"{wall.rounds} round{'s' * (wall.rounds > 1)}"
+    said = f"start {duration(wall.parts['start'])}, rounds {duration(sum(rounds.values()))}, report {duration(wall.parts['report'])}"
+    by = played if wall.whole else "the first steps of a round"
+    return f"about {duration(wall.wall_s or 0.0)} here ({said}), by {by} played; most of the rounds is {most}, {duration(rounds[most])}"
 
 
 def _arriving(streams: Arriving, clients: int) -> str:

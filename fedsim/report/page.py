@@ -102,7 +102,7 @@ def _origin(seen: Seen, _: Drawing) -> str:
     model = about["model"]
     tables = {
         "Run": {
-            "started": about["started"], "wall time": f"{about['wall_s']:.1f} s", "digest": about["digest"] or "none",
+            "started": about["started"], "wall time of its rounds": duration(about["wall_s"]), "digest": about["digest"] or "none",
             "metrics digest": about["metrics_digest"] or "none", "scenario digest": about["scenario_digest"],
             "model": f"{model['parameters']:,} parameters, {model['training_flops_per_example']:,.0f} FLOP to train on an example",
         },
