@@ -50,7 +50,10 @@ def following(name: str, *, silent: bool) -> Generator[Callable[[At], None] | No
 
 @contextmanager
 def rehearsing(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, int], None] | None]:
-    """Show how far ``check`` is, on standard error; yields what to tell it with, or None when silent."""
+    """Show how far ``check`` is, on standard error; yields what to tell it with, or None when silent.
+
+    It is told how many rounds are on the virtual clock, of how many; that none are, where some are trained to see how long that takes.
+    """
     console = Console(stderr=True)
     if silent or not console.is_terminal:
         yield None
@@ -60,8 +63,8 @@ def rehearsing(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, 
         line = bar.add_task(scenario.name, total=None, doing="building the world")
 
         def tell(rehearsed: int, rounds: int) -> None:
-            doing = f"{rehearsed:,} of {rounds:,} rounds on the virtual clock"
-            bar.update(line, completed=rehearsed, total=rounds, doing=doing)
+            doing = f"{rehearsed:,} of {rounds:,} rounds on the virtual clock" if rounds else "training some, to see how long they take"
+            bar.update(line, completed=rehearsed, total=rounds or None, doing=doing)
 
         yield tell
 
@@ -345,19 +348,19 @@ def _foretold(told: Foretold) -> str:
 def _rehearsed(told: Foretold) -> str:
     if told.whole:
         alarms = ": without what alarms or a controller change in a client's training" if told.alarms else ""
-        return f"all {told.rounds:,} rounds on the virtual clock, nothing trained{alarms}"
+        return f"all {told.rounds:,} rounds on the virtual clock, without training{alarms}"
     ahead = f", and {told.sampled:,} spread over what is to come" if told.sampled else ""
     row = told.rehearsed - told.sampled
-    return f"{row:,} of {told.rounds:,} rounds on the virtual clock{ahead}; nothing trained. --wall-s N takes more time for it"
+    return f"{row:,} of {told.rounds:,} rounds on the virtual clock{ahead}, without training. --wall-s N takes more time for it"
 
 
 def _wall(wall: Wall) -> str:
     """Return how long a run takes here: by the parts that its summary will name, and what takes most of the rounds."""
     rounds = {name: took_s for name, took_s in wall.parts.items() if name not in ("start", "report")}
-    most, played = max(rounds, key=lambda name: rounds[name]), f"{wall.rounds} round{'s' * (wall.rounds > 1)}"
+    most, trained = max(rounds, key=lambda name: rounds[name]), f"{wall.rounds} round{'s' * (wall.rounds > 1)}"
     said = f"start {duration(wall.parts['start'])}, rounds {duration(sum(rounds.values()))}, report {duration(wall.parts['report'])}"
-    by = played if wall.whole else "the first steps of a round"
-    return f"about {duration(wall.wall_s or 0.0)} here ({said}), by {by} played; most of the rounds is {most}, {duration(rounds[most])}"
+    by = f"{trained} trained for it" if wall.whole else "the first steps of a round, trained for it"
+    return f"about {duration(wall.wall_s or 0.0)} here ({said}), by {by}; most of the rounds is {most}, {duration(rounds[most])}"
 
 
 def _arriving(streams: Arriving, clients: int) -> str:

@@ -37,7 +37,7 @@ AGAIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Wall:
-    """The wall time of a run here, foretold from *rounds* that were played: *parts* are seconds by what takes them.
+    """The wall time of a run here, foretold from *rounds* that were trained: *parts* are seconds by what takes them.
 
     ``start``: imports, and building the world. ``compile``: what only the first steps take. ``training``, ``evaluation`` (the server's),
     ``events`` (all else of the rounds: the folder, clients' plans, the strategy, rows), ``report``. All but the first and the last are

@@ -141,7 +141,7 @@ def test_check_says_how_long_it_takes(
 
     parts = re.compile(r"wall time (?:about )?(\S+) s here \(start (\S+) s, rounds (\S+) s, report (\S+) s\)")
     told, took = (parts.search(words) for words in (said, ran))
-    assert told and took and "by 3 rounds played" in said, (said, ran)
+    assert told and took and "by 3 rounds trained for it" in said and "nothing trained" not in said, (said, ran)
     assert float(took[1]) == pytest.approx(sum(float(part) for part in took.groups()[1:]), abs=0.1)
     rounds_s = fedsim.load(out).manifest["wall_s"]
     assert float(took[3]) == pytest.approx(rounds_s, rel=0.01) and re.search(rf"wall time {re.escape(took[3])} s for its rounds", shown)
