@@ -214,7 +214,7 @@ def test_bad_runs_are_refused(tiny: Tiny, tmp_path: Path, cli: Any) -> None:
     for words, code, said in (
         (["a", "empty"], 2, "not a run folder"), (["a", "nowhere"], 2, "no such file or folder"),
         (["a", "old"], 1, "no manifest that this"),
-        (["a", "a"], 2, "nothing to compare"), (["cut", "b"], 1, "journal.sqlite"),
+        (["a", "a"], 2, "are of one scenario"), (["cut", "b"], 1, "journal.sqlite"),
     ):  # fmt: skip
         answered = cli("compare", *(tmp_path / word for word in words))
         assert code == answered.code and said in answered.err and 1 == len(answered.err.splitlines()), answered.err
