@@ -231,6 +231,7 @@ def test_bad_runs_are_refused(tiny: Tiny, tmp_path: Path, cli: Any) -> None:
         (["--with", "model.zeros=true", "--until-decided", "--budget", "soon"], "must look like 10m"),
         (["--with", "model.zeros=true", "--until-decided", "--seeds", "3"], "Leave --seeds out"),
         (["--with", "model.zeros=true", "--target", "accuracy"], "must look like accuracy=0.9"),
+        (["--with", "model.zeros=true", "--target", "accuracy=90"], "--target 'accuracy=90': can never hold"),
         (["--with", "clients.count=5"], "count=6 and count=5: another fleet (clients.count = 6, and 5)"),
         (["--with", "model.zeros=true", "--target", "acuracy=0.9"], "Did you mean 'accuracy'"),
         (["--with", "model.zeros=true", "--by", "final acuracy"], "Did you mean 'final accuracy'"),

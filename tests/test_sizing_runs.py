@@ -163,6 +163,14 @@ def test_it_says_what_its_runs_came_to(tiny: Any, tmp_path: Path) -> None:
     assert again.equals(found)
 
 
+def test_how_far_they_came_is_said(tiny: Any, tmp_path: Path) -> None:
+    """Where no run reaches the target, the answer names the best score of all rounds of all runs."""
+    found = size(tiny(SLOW), target="accuracy=1", clients=[4], timeouts=[3.0], seeds=2, jobs=1, out=tmp_path / "size").attrs["size"]
+    best = max(fedsim.load(path).series("accuracy").value.max() for path in found["runs"])
+
+    assert f"in 6 rounds; the best came to {best:.4g}. Raise server.rounds, or lower the target." in found["says"]
+
+
 def test_sizes_alone_will_do(tiny: Any, tmp_path: Path) -> None:
     """A model and examples of which only sizes are known are timed as such: 3 MB travel, 200 examples cost 0.2 GFLOP."""
     parts = build(load(tiny(SIZED)))
@@ -183,6 +191,9 @@ def test_sizes_alone_will_do(tiny: Any, tmp_path: Path) -> None:
     ("changes", "asked", "says"),
     [
         ({}, {"target": "acuracy=0.5"}, "'acuracy' is not reported here. Did you mean 'accuracy'"),
+        ({}, {"target": "accuracy=2"}, "--target 'accuracy=2': can never hold, since no accuracy is above 1"),
+        ({}, {"target": "loss=-0.1"}, "can never hold, since no loss is below 0."),
+        ({"stop": {"metric": "accuracy", "at_least": 90}}, {}, "stop.at_least = 90: can never hold, since no accuracy is above 1"),
         ({}, {"clients": "0"}, "--clients '0': must be numbers above 0"),
         ({}, {"clients": "13"}, "13 must be a whole number from 1 to clients.count = 12"),
         ({}, {"timeouts": "fast"}, "--timeouts 'fast': must be numbers above 0 with commas between"),

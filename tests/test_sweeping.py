@@ -276,7 +276,7 @@ WRONG = [
     ({"search": {"pruner": {"kind": "median"}}, "measure": ["accuracy", "bytes"]}, "goes by one measure"),
     ({"measure": ["accuracy", "bytes"], "direction": ["minimize"]}, "Give one for each"),
     ({"seeds": 0}, "seeds = 0: must be between 1 and 100 seeds"),
-    ({"target": "accuracy"}, "must look like accuracy=0.9"),
+    ({"target": "accuracy"}, "must look like accuracy=0.9"), ({"target": "loss<=-1"}, "target = 'loss<=-1': can never hold"),
     ({"set": {"server.roundz": 3}}, "server.roundz"),
     ({"sead": 3}, "sead: no such key"),
     ({"name": "../x"}, "name"),

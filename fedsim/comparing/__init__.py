@@ -107,13 +107,14 @@ def compared(
 def planned(found: Sequence[Side], *, by: str | None, target: str | None, matters: float, pairs: bool) -> Any:
     """Return the plan without its looks; the target is the one named, or where all scenarios stop at one, that."""
     from fedsim.comparing.found import Plan
-    from fedsim.score.target import Target
+    from fedsim.score.target import OURS, Target
 
     stops = [Target.of(side.scenario.get("stop")) for side in found]
     goal = stops[0] if all(stop == stops[0] for stop in stops) else None
     if target is not None:
         metric = re.split(r"[<>=]", target, maxsplit=1)[0].strip()
-        goal = Target.read(target, [metric] if metric else [])  # Whether it is reported shows after the first runs.
+        kinds = {str(side.scenario.get("training", {}).get("objective", {}).get("kind", OURS)) for side in found}
+        goal = Target.read(target, [metric] if metric else [], *kinds if len(kinds) == 1 else ())  # Reported or not: see the first runs.
     return Plan(goal, by, matters, pairs)
 
 

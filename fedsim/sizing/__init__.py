@@ -134,7 +134,7 @@ def sized(
         if what and target is not None:
             raise ScenarioError(f"--target {target}: {what} has sizes, and no numbers to learn from. Leave the target out.")
         stop = Target.of(scenario.stop.model_dump()) if scenario.stop and not what else None
-        goal = Target.read(target, scores) if target is not None else stop
+        goal = Target.read(target, scores, scenario.training.objective["kind"]) if target is not None else stop
         del parts
         (folder / "dry").mkdir(parents=True, exist_ok=True)
         course = Course(loaded, crew, wall_s)

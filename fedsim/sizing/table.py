@@ -101,7 +101,10 @@ def sentence(found: Sizing) -> str:
         return f"{asked}{wait}: {goal}{by}, {of} looked at{few}."
     learned = [each for each in found.rows if each.learned]
     if plan.target is not None and learned and all(each.missed == len(each.learned) for each in learned):
-        return f"No run reached {goal} in {plan.rounds:,} rounds. Raise server.rounds, or lower the target."
+        bests = [one.best for each in learned for one in each.learned if math.isfinite(one.best)]
+        far = f"; the best came to {max(bests) if plan.target.upwards else min(bests):.4g}" if bests else ""
+        change = "lower" if plan.target.upwards else "raise"
+        return f"No run reached {goal} in {plan.rounds:,} rounds{far}. Raise server.rounds, or {change} the target."
     there = [each for each in found.rows if each.each and not each.missed and math.isfinite(each.rounds)]
     if plan.target is None and there and not any(spares(each) for each in there):
         least = min(there, key=lambda each: _plain(found, each)["late"])

@@ -117,7 +117,8 @@ def _looked_at(space: Space, seed: int | None) -> tuple[Course, Way, int, list[s
         aim = Target.of(base.scenario.stop.model_dump()) if base.scenario.stop else None
     else:
         metric = re.split(r"[<>=]", goal, maxsplit=1)[0].strip()
-        aim = Target.read(goal, [metric] if metric else [])  # Whether it is reported shows with the first run.
+        kind = base.scenario.training.objective["kind"]
+        aim = Target.read(goal, [metric] if metric else [], kind, "target =")  # Whether it is reported shows with the first run.
     if space.file.search.pruner is not None:
         _try_pruner(space)
     probed(space, base)
