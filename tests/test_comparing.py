@@ -12,15 +12,16 @@ import pytest
 
 import fedsim
 from fedsim.comparing import compared, table
-from fedsim.comparing.found import Plan, _row
-from fedsim.comparing.variants import names, parsed
+from fedsim.comparing.found import Comparison, Plan, _row, held
+from fedsim.comparing.table import sentence
+from fedsim.comparing.variants import Side, names, parsed
 from fedsim.core.errors import ScenarioError
 from fedsim.many import runs
 from fedsim.many.worker import answer
 from fedsim.record import manifest
 from fedsim.scenario.load import load
 from fedsim.score.likeness import cohort, unlike
-from fedsim.score.spending import levels
+from fedsim.score.spending import Rule, levels
 from fedsim.score.taken import Figure
 
 Tiny = Callable[..., dict[str, Any]]
@@ -276,3 +277,19 @@ def test_names_tell_apart() -> None:
     assert ["q", "q (2)"] == names([strategy(kind="FedAvg")] * 2)
     assert ["a", "b"] == names([{"name": "a", "x": 1}, {"name": "b", "x": 2}])
     assert {"a.b": [1, 2], "c": "x,y"} == parsed('a.b=[1,2],c="x,y"')
+
+
+def test_little_is_said_of_a_noise_that_two_pairs_tell() -> None:
+    """Of two pairs nothing is said of power; of five it is, and whose noise that is."""
+    sides = Side("a", {}), Side("b", {})
+
+    def says(pairs: int) -> str:
+        taken = {
+            side.name: {seed: {"final accuracy": Figure(0.9 + 0.01 * i * (-1) ** seed)} for seed in range(pairs)}
+            for i, side in enumerate(sides)
+        }  # fmt: skip
+        each = held(sides[1], sides[0], taken, Plan(), "final accuracy", 0.05, rule=Rule.of([pairs]))
+        return sentence(each, Comparison(Plan(), Rule.of([pairs]), sides, [each], taken, {}, None))
+
+    assert "power" not in says(2) and "2 pairs do not tell" in says(2), says(2)
+    assert "With the noise of these 5 pairs 5 find" in says(5), says(5)
