@@ -157,9 +157,12 @@ def test_cohorts_and_lengths_that_differ_are_said(tiny: Tiny, tmp_path: Path, be
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data.partition": {"kind": "dirichlet", "alpha": 0.3}}, "another split (data.partition.alpha"),
+        ({"data.partition": {"kind": "dirichlet", "alpha": 0.3}}, "another split (data.partition.kind = 'iid', and 'dirichlet')"),
         ({"clients.network.up_mbps": 3.0}, "another fleet (clients.network.up_mbps = 2.0, and 3.0)"),
-        ({"clients.count": 5}, "another fleet"),
+        (
+            {"clients.count": 5, "clients.ram": {"kind": "constant", "mib": 64.0}},
+            "another fleet (clients.count = 6, and 5; clients.ram = {'kind': 'constant', 'mib': 64.0} in the second only)",
+        ),
         ({"data.test_fraction": 0.5}, "another test part"), ({"evaluate.federated_fraction": 1.0}, "keep back 0, and 0.2"),
         ({"training.objective": {"kind": "mine:Loss"}}, "another objective"), ({"engine.dtype": "float64"}, "another arithmetic"),
         ({"stream": {"arrivals": {"kind": "constant", "per_s": 1.0}}}, "other streams"),

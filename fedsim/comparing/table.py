@@ -128,7 +128,7 @@ def notes(found: Comparison) -> list[str]:
     said = list(found.notes)
     for name, why in found.unlike.items():
         if why:
-            said.append(f"Unpaired, since {name} and {found.sides[0].name} are not on the same luck: {'; '.join(why)}.")
+            said.append(f"Unpaired, since {found.sides[0].name} and {name} are not on the same luck: {'; '.join(why)}.")
     if not found.plan.pairs and not any(found.unlike.values()):
         said.append("Unpaired, as asked, though these could be compared pair by pair, which tells more.")
     rows = [row for each in found.against for row in each.rows]
