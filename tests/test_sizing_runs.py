@@ -198,7 +198,7 @@ def test_sizes_alone_will_do(tiny: Any, tmp_path: Path) -> None:
         ({}, {"clients": "13"}, "13 must be a whole number from 1 to clients.count = 12"),
         ({}, {"timeouts": "fast"}, "--timeouts 'fast': must be numbers above 0 with commas between"),
         ({}, {"deadline": "soon"}, "--deadline 'soon': must look like 6h"),
-        ({}, {"least": "joules"}, "--least 'joules'"),
+        ({}, {"least": "joules"}, "--least 'joules': must be bytes or time."),
         (SIZED, {"target": "accuracy=0.5"}, "has sizes, and no numbers to learn from. Leave the target out"),
     ],
 )  # fmt: skip

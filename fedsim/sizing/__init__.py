@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.errors import ScenarioError
 from fedsim.scenario.load import Loaded, load
 from fedsim.scenario.schema import Scenario
 
@@ -117,7 +117,7 @@ def sized(
     if scenario.stream is not None:
         raise ScenarioError("size: is for data that are there from the start; on a [stream], what comes when decides. See fedsim check.")
     if least is not None and least not in plans.LEAST:
-        raise ScenarioError(f"--least {least!r}: {choices(least, plans.LEAST)}")
+        raise ScenarioError(f"--least {least!r}: must be {' or '.join(plans.LEAST)}.")
     deadline_s = None if deadline is None else span(deadline, "--deadline", "6h, 90m or 2d, of virtual time")
     budget_s = None if budget is None else span(budget, "--budget", "10m, 90s or 2h, of wall time")
     asked = plans.cohorts(scenario, clients)
