@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from fedsim.preview import preview
 from fedsim.rehearsal import told
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
-from fedsim.sizing import course, plan, seen, size, table
+from fedsim.sizing import Sizing, course, plan, seen, size, table
 from fedsim.sizing.seen import Figures, Noted, Seen, Setting, figures
 from fedsim.trial import timed
 
@@ -161,6 +162,18 @@ def test_it_says_what_its_runs_came_to(tiny: Any, tmp_path: Path) -> None:
     again = size(scenario, **asked)
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert again.equals(found)
+
+
+def test_a_row_fits_into_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Spans of time are written in the table as above it, and eighty columns are enough, if need be without the p95."""
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = (row(8, 600.0, 4500.0, 123e6), row(13, 28.7, 250.0, 9e6))
+    asked = plan.Plan((), Setting(8, 600.0), (7,), 5, None, None, "time")
+    table.show(Sizing("phones", asked, rows, rows[0], 50, tmp_path, 2, ()))
+    said = capsys.readouterr().out
+
+    assert "10 min 0 s" in said and "28.7 s" in said and "1 h 15 min" in said and not re.search(r"\dm?s\b|\d+m\d+s", said), said
+    assert max(len(line) for line in said.splitlines() if "size.html" not in line) <= 80 and "…" not in said
 
 
 def test_how_far_they_came_is_said(tiny: Any, tmp_path: Path) -> None:
