@@ -145,9 +145,9 @@ def summary(run: Run, parts: Mapping[str, float] | None = None) -> None:
     figures.append(("client tasks", f"{len(tasks):,}{f' ({others})' if others else ''}"))
     if tasks.waited_s.any():
         figures.append(("loading", f"{waiting(tasks):.0%} of the time at work on a task passed in waiting for mini-batches"))
-    if tasks.batch_size.any():
-        chosen = tasks.batch_size[tasks.batch_size > 0]
-        figures.append(("batch sizes", f"{chosen.min():,} to {chosen.max():,} (median {chosen.median():g}), by training.batch_policy"))
+    if tasks.batch_size.notna().any():
+        chosen = tasks.batch_size.dropna()
+        figures.append(("batch sizes", f"{chosen.min():,.0f} to {chosen.max():,.0f} (median {chosen.median():g}), by training.batch_policy"))
     figures.append(("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
                   f" ({about['model']['parameters']:,} parameters)"))  # fmt: skip
     figures.append(("seed", str(about["seed"])))
