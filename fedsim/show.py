@@ -144,10 +144,11 @@ def summary(run: Run, parts: Mapping[str, float] | None = None) -> None:
     others = ", ".join(f"{count:,} {name}" for name, count in uncounted(tasks).items())
     figures.append(("client tasks", f"{len(tasks):,}{f' ({others})' if others else ''}"))
     if tasks.waited_s.any():
-        figures.append(("loading", f"{waiting(tasks):.0%} of the time at work on a task passed in waiting for mini-batches"))
+        figures.append(("loading", f"{100 * waiting(tasks):.0f} % of the time at work on a task went in waiting for batches"))
     if tasks.batch_size.notna().any():
         chosen = tasks.batch_size.dropna()
-        figures.append(("batch sizes", f"{chosen.min():,.0f} to {chosen.max():,.0f} (median {chosen.median():g}), by training.batch_policy"))
+        sizes = f"{chosen.min():,.0f} to {chosen.max():,.0f} (median {chosen.median():g})"
+        figures.append(("batch sizes", f"{sizes}, by training.batch_policy"))
     figures.append(("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
                   f" ({about['model']['parameters']:,} parameters)"))  # fmt: skip
     figures.append(("seed", str(about["seed"])))

@@ -94,6 +94,13 @@ def test_a_wrong_import_is_seen(tmp_path: Path) -> None:
     assert len(wrong) == len(breaches(tmp_path))
 
 
+def test_what_a_notebook_offers_of_plot_is_figures() -> None:
+    """``dir(fedsim.plot)`` has every function of the module that is public, and nothing that these are made with."""
+    made = [name for name, each in vars(fedsim.plot).items() if getattr(each, "__module__", "") == "fedsim.plot" and name[0] != "_"]
+
+    assert sorted(made) == dir(fedsim.plot) == sorted(fedsim.plot.__all__)
+
+
 def test_the_public_surface_is_sorted_and_real() -> None:
     """``fedsim.__all__`` is sorted, fits on a screen, and every name in it is there."""
     assert sorted(fedsim.__all__) == fedsim.__all__

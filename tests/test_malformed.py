@@ -406,7 +406,7 @@ def test_out_is_never_written_over(
         out.write_text("precious")
     line = one_line(cli("run", scenario_file(), "--out", out))
 
-    assert line.startswith("--out ") and str(out) in line and "new folder" in line, line
+    assert line.startswith(f"{out}: is there already") and "new folder (--out, or in Python out=)" in line, line
     assert "precious" == (out / "mine.txt" if kind == "folder" else out).read_text()
 
 

@@ -14,6 +14,7 @@ import pytest
 import fedsim
 from fedsim.core.errors import ScenarioError
 from fedsim.preview import preview
+from fedsim.record.leaving import Interrupted
 from fedsim.rehearsal import told
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
@@ -174,6 +175,17 @@ def test_a_row_fits_into_a_terminal(capsys: pytest.CaptureFixture[str], monkeypa
 
     assert "10 min 0 s" in said and "28.7 s" in said and "1 h 15 min" in said and not re.search(r"\dm?s\b|\d+m\d+s", said), said
     assert max(len(line) for line in said.splitlines() if "size.html" not in line) <= 80 and "…" not in said
+
+
+def test_ctrl_c_while_it_looks_says_how_to_go_on(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any run is asked for too, an interrupted search says what is safe, and that the same command goes on."""
+    def pressed(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsim.scenario.build.build", pressed)
+    monkeypatch.setattr("fedsim.many.runs._started", lambda: None)
+    with pytest.raises(Interrupted, match=r"no run is done yet\. The same command goes on from there"):
+        size(tiny(SLOW), clients=[4], timeouts=[3.0], jobs=1, out=tmp_path / "size")
 
 
 def test_how_far_they_came_is_said(tiny: Any, tmp_path: Path) -> None:

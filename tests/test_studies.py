@@ -257,7 +257,7 @@ def test_times_within_a_hundredth_tie() -> None:
         return table._quickest(Study(plan(epochs=2), Target("loss", 0.1, False), "loss", lines, None, Path(), None, 0, 0))  # type: ignore[arg-type]  # No host.
 
     assert "Quickest to loss <= 0.1: batches of 16" in said(7.4930, 7.4926, 7.7)
-    assert "Within 1% of that, a tie: batches of 1." in said(7.4930, 7.4926, 7.7)
+    assert "Within 1 % of that, a tie: batches of 1." in said(7.4930, 7.4926, 7.7)
     assert "tie" not in said(7.4930, 7.3, 7.7)
 
 

@@ -92,7 +92,8 @@ def compared(
     apart = {side.name: _unlike(side, base) for side in others}
     if plan.pairs and (reasons := [f"{base.name} and {name}: {'; '.join(why)}" for name, why in apart.items() if why]):
         raise ScenarioError(
-            f"not on the same luck, so no pairs: {'. '.join(reasons)}. --unpaired compares them all the same, and says so."
+            f"not on the same luck, so no pairs: {'. '.join(reasons)}. --unpaired (in Python unpaired=True) compares them all the same, and"
+            f" says so."
         )
     if running:
         return _run(plan, found, apart, began, seeds, until_decided, budget_s, jobs, out, told)
