@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from planted import HELD, PLANTED, WIDE, Mean, Point, curvatures, noise, quadratic
+from test_docs import documented
 
 import fedsim
 from fedsim.core.errors import ScenarioError
@@ -243,6 +244,7 @@ def test_a_fit_goes_by_the_batches_that_were(tiny: Tiny, tmp_path: Path, beside:
     page = (tmp_path / "s" / table.PAGE).read_text()
     assert "Rates are chosen by the scores of seed 7" in page and "has no cost per step" in page
     assert table.footnotes(found) == table.summary(found)["foot"]
+    assert documented()["study"] == table.summary(found).keys()
 
 
 def test_times_within_a_hundredth_tie() -> None:
