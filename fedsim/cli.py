@@ -112,7 +112,7 @@ def run(
                 from fedsim.session import execute
 
                 done = execute(loaded, out, watch, budget_s=within_s)
-        reported(done, as_json)
+        reported(done, as_json, BEGAN_S)
 
 
 @app.command()
@@ -126,9 +126,10 @@ def check(
     ] = 10.0,
     dry: Annotated[bool, typer.Option("--dry", help="Train nothing, not even a few rounds to see how long a run takes here.")] = False,
 ) -> None:
-    """Check a scenario and foretell its cost: builds the world, runs time without training, prints what would happen.
+    """Check a scenario and foretell its cost: builds the world, plays its rounds on the virtual clock, prints what would happen.
 
-    How long the run takes on this computer is foretold from its first rounds, which are played for some seconds and thrown away.
+    Time and bytes are foretold without training. How long the run takes on this computer is not: for that the first rounds are really
+    trained, for some seconds, and thrown away.
     """
     with errors():
         from fedsim import show
@@ -140,6 +141,8 @@ def check(
         imports_s = time.perf_counter() - BEGAN_S
         with show.rehearsing(loaded.scenario, silent=as_json) as watch:
             foretold = preview(loaded, wall_s=wall_s, watch=watch)
+            if watch and not dry:
+                watch(0, 0)
             wall = UNTIMED if dry else timed(loaded, foretold, imports_s=imports_s)
         if as_json:
             print(as_line({**foretold.plain(), **wall.plain()}))

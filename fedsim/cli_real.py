@@ -69,6 +69,7 @@ def deploy(
 
     What it starts it also ends, whatever happens. The run folder is that of 'fedsim run', with wall times.
     """
+    began_s = time.perf_counter()
     with errors():
         from fedsim.real.asked import Asked, check, check_scale
 
@@ -90,7 +91,7 @@ def deploy(
         first = f"starting a SuperLink and {asked.nodes} SuperNodes"
         with progress(asked.loaded.scenario, silent=quiet or as_json, clock="wall", first=first) as watch:
             done = deployed(asked, watch)
-        reported(done, as_json)
+        reported(done, as_json, began_s)
 
 
 def calibrate(

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -32,11 +33,12 @@ Budget = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end, and nothing else.")]
 
 
-def reported(done: Any, as_json: bool) -> None:
-    """Write the report of a run that is done, and print its summary."""
+def reported(done: Any, as_json: bool, began_s: float) -> None:
+    """Write the report of a run that is done, and print its summary; the command began at *began_s*, by ``time.perf_counter``."""
     from fedsim import show
     from fedsim.report.page import write_report
 
+    ran_s = time.perf_counter()
     try:
         write_report(done)
     except OSError as error:
@@ -46,7 +48,8 @@ def reported(done: Any, as_json: bool) -> None:
     if as_json:
         print(as_line(show.summary_line(done)))
     else:
-        show.summary(done)
+        now_s, rounds_s = time.perf_counter(), float(done.manifest["wall_s"])
+        show.summary(done, {"start": max(0.0, ran_s - began_s - rounds_s), "rounds": rounds_s, "report": now_s - ran_s})
 
 
 def budget_s(budget: str | None) -> float | None:

@@ -21,6 +21,12 @@ __all__ = [
     "accuracy_matrix", "examples", "learning", "message_times", "overlaid", "prequential", "round_times", "sizes", "timeline", "weights",
 ]  # fmt: skip
 
+
+def __dir__() -> list[str]:
+    """Return the figures: what a notebook offers, and nothing of what they are made with."""
+    return sorted(__all__)
+
+
 AGAINST = {"rounds": "round", "time": "now", "bytes": "sent"}
 
 

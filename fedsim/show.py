@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from fedsim.report.noises import ADVISED
 from fedsim.report.units import duration, megabytes
@@ -20,6 +19,7 @@ from fedsim.score.advice import Hint
 from fedsim.score.noise import Scale
 from fedsim.score.outcomes import streams_ended, uncounted, waiting
 from fedsim.score.run import Run
+from fedsim.show_rows import rows
 
 if TYPE_CHECKING:
 
@@ -50,7 +50,10 @@ def following(name: str, *, silent: bool) -> Generator[Callable[[At], None] | No
 
 @contextmanager
 def rehearsing(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, int], None] | None]:
-    """Show how far ``check`` is, on standard error; yields what to tell it with, or None when silent."""
+    """Show how far ``check`` is, on standard error; yields what to tell it with, or None when silent.
+
+    It is told how many rounds are on the virtual clock, of how many; that none are, where some are trained to see how long that takes.
+    """
     console = Console(stderr=True)
     if silent or not console.is_terminal:
         yield None
@@ -60,8 +63,8 @@ def rehearsing(scenario: Scenario, *, silent: bool) -> Generator[Callable[[int, 
         line = bar.add_task(scenario.name, total=None, doing="building the world")
 
         def tell(rehearsed: int, rounds: int) -> None:
-            doing = f"{rehearsed:,} of {rounds:,} rounds on the virtual clock"
-            bar.update(line, completed=rehearsed, total=rounds, doing=doing)
+            doing = f"{rehearsed:,} of {rounds:,} rounds on the virtual clock" if rounds else "training some, to see how long they take"
+            bar.update(line, completed=rehearsed, total=rounds or None, doing=doing)
 
         yield tell
 
@@ -113,69 +116,71 @@ def advice(run: Run, hints: Sequence[Hint]) -> None:
     console.print(f"[dim]{escape(str(run.path))}[/]", soft_wrap=True)
 
 
-def summary(run: Run) -> None:
-    """Print what a run was and what came of it."""
+def summary(run: Run, parts: Mapping[str, float] | None = None) -> None:
+    """Print what a run was and what came of it. *parts*: seconds that the command took here, where it ran just now."""
     if "app" in run.manifest:
-        _summary_of_app(run)
+        _summary_of_app(run, parts)
         return
-    about, console = run.manifest, Console()
+    about, figures = run.manifest, list[tuple[str, str]]()
     scenario, strange = recorded(about["scenario"])
-    table = Table(title=f"{run.name}: {run.status}", title_justify="left", show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
     hindsight = " (on the training data, in hindsight)" if run.hindsight else ""
     for name, value in about["final"].items():
         if name not in ("rounds", "scored_round"):
             when = f" (of round {about['final']['scored_round']})" if "scored_round" in about["final"] else ""
-            table.add_row(name, f"{value:.4f}{when}{hindsight}")
+            figures.append((name, f"{value:.4f}{when}{hindsight}"))
     if scenario.stream is not None:
-        for name, figures in _online(run, scenario).items():
-            table.add_row(name, figures)
+        for name, said in _online(run, scenario).items():
+            figures.append((name, said))
     if scenario.monitor is not None:
-        for name, figures in _watched(run).items():
-            table.add_row(name, figures)
+        for name, said in _watched(run).items():
+            figures.append((name, said))
     reached = about["final"].get("rounds", 0)
-    table.add_row("rounds", f"{reached} of {scenario.server.rounds}{_stopped(scenario, about)}")
-    table.add_row("time, real clients" if about.get("ground") else "virtual time", duration(about["virtual_s"]))
-    table.add_row("sent down, up", f"{megabytes(about['bytes_down'])}, {megabytes(about['bytes_up'])}")
+    figures.append(("rounds", f"{reached} of {scenario.server.rounds}{_stopped(scenario, about)}"))
+    figures.append(("time, real clients" if about.get("ground") else "virtual time", duration(about["virtual_s"])))
+    figures.append(("sent down, up", f"{megabytes(about['bytes_down'])}, {megabytes(about['bytes_up'])}"))
     if about["bytes_wasted"]:
-        table.add_row("of it wasted", megabytes(about["bytes_wasted"]))
+        figures.append(("of it wasted", megabytes(about["bytes_wasted"])))
     tasks = run.tasks
     others = ", ".join(f"{count:,} {name}" for name, count in uncounted(tasks).items())
-    table.add_row("client tasks", f"{len(tasks):,}{f' ({others})' if others else ''}")
+    figures.append(("client tasks", f"{len(tasks):,}{f' ({others})' if others else ''}"))
     if tasks.waited_s.any():
-        table.add_row("loading", f"{waiting(tasks):.0%} of the time at work on a task passed in waiting for mini-batches")
-    if tasks.batch_size.any():
-        chosen = tasks.batch_size[tasks.batch_size > 0]
-        table.add_row("batch sizes", f"{chosen.min():,} to {chosen.max():,} (median {chosen.median():g}), by training.batch_policy")
-    table.add_row("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
-                  f" ({about['model']['parameters']:,} parameters)")  # fmt: skip
-    table.add_row("seed", str(about["seed"]))
-    table.add_row("digest", f"{about['digest'][:32]}..." if about["digest"] else "none: the run did not finish")
-    table.add_row("wall time", f"{about['wall_s']:.1f} s")
+        figures.append(("loading", f"{100 * waiting(tasks):.0f} % of the time at work on a task went in waiting for batches"))
+    if tasks.batch_size.notna().any():
+        chosen = tasks.batch_size.dropna()
+        sizes = f"{chosen.min():,.0f} to {chosen.max():,.0f} (median {chosen.median():g})"
+        figures.append(("batch sizes", f"{sizes}, by training.batch_policy"))
+    figures.append(("strategy, model", f"{scenario.server.strategy['kind']}, {scenario.model.kind}"
+                  f" ({about['model']['parameters']:,} parameters)"))  # fmt: skip
+    figures.append(("seed", str(about["seed"])))
+    figures.append(("digest", f"{about['digest'][:32]}..." if about["digest"] else "none: the run did not finish"))
+    figures.append(("wall time", _took(about, parts)))
     for note in about.get("notes", []):
-        table.add_row("note", escape(note))
+        figures.append(("note", str(note)))
     if strange:
-        table.add_row("note", f"This version does not know {', '.join(strange)} of the scenario; the manifest has them as they are.")
+        figures.append(("note", f"This version does not know {', '.join(strange)} of the scenario; the manifest has them as they are."))
     if "error" in about:
-        table.add_row("ended by", about["error"])
-    table.add_row("run folder", str(run.path))
+        figures.append(("ended by", about["error"]))
+    figures.append(("run folder", str(run.path)))
     report = run.path / "report.html"
-    table.add_row("report", str(report) if report.exists() else f"none yet: fedsim report {run.path}")
-    console.print(table)
+    figures.append(("report", str(report) if report.exists() else f"none yet: fedsim report {run.path}"))
+    rows(f"{run.name}: {run.status}", figures)
 
 
-def _summary_of_app(run: Run) -> None:
+def _took(about: Mapping[str, Any], parts: Mapping[str, float] | None) -> str:
+    """Return how long a run took: the whole command by its *parts*, as check foretells them, or what the manifest knows, its rounds."""
+    if parts is None:
+        return f"{duration(about['wall_s'])} for its rounds"
+    return f"{duration(sum(parts.values()))} here ({', '.join(f'{name} {duration(took_s)}' for name, took_s in parts.items())})"
+
+
+def _summary_of_app(run: Run, parts: Mapping[str, float] | None) -> None:
     """Print what the run of a Flower app was and what came of it."""
-    about, console, tasks = run.manifest, Console(), run.tasks
+    about, tasks = run.manifest, run.tasks
     app, scenario = about["app"], about["scenario"]
-    table = Table(title=f"{run.name}: {run.status}", title_justify="left", show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
     others = ", ".join(f"{count:,} {name}" for name, count in uncounted(tasks).items())
     wasted = {"of it wasted": megabytes(about["bytes_wasted"])} if about["bytes_wasted"] else {}
     report = run.path / "report.html"
-    rows = {
+    figures = [*{
         **{name: f"{value:.4f}" for name, value in about["final"].items() if name != "rounds"},
         "rounds": str(about["final"].get("rounds", 0)),
         "virtual time": duration(about["virtual_s"]),
@@ -186,17 +191,14 @@ def _summary_of_app(run: Run) -> None:
         "strategy, model": f"{scenario['server']['strategy']['kind']}, {about['model']['parameters']:,} parameters",
         "seed": str(about["seed"]),
         "digest": f"{about['digest'][:32]}..." if about["digest"] else "none: the run did not finish",
-        "wall time": f"{about['wall_s']:.1f} s",
-    }  # fmt: skip
-    for name, value in rows.items():
-        table.add_row(escape(name), escape(value))
-    for note in about.get("notes", []):
-        table.add_row("note", escape(note))
+        "wall time": _took(about, parts),
+    }.items()]  # fmt: skip
+    figures += [("note", str(note)) for note in about.get("notes", [])]
     if "error" in about:
-        table.add_row("ended by", escape(about["error"]))
-    table.add_row("run folder", str(run.path))
-    table.add_row("report", str(report) if report.exists() else f"none yet: fedsim report {run.path}")
-    console.print(table)
+        figures.append(("ended by", str(about["error"])))
+    figures.append(("run folder", str(run.path)))
+    figures.append(("report", str(report) if report.exists() else f"none yet: fedsim report {run.path}"))
+    rows(f"{run.name}: {run.status}", figures)
 
 
 def _online(run: Run, scenario: Scenario) -> dict[str, str]:
@@ -251,52 +253,49 @@ def _stopped(scenario: Scenario, about: dict[str, Any]) -> str:
 
 def preview(foretold: Preview, wall: Wall) -> None:
     """Print what a scenario's world looks like, what running it would cost, and how long that takes here."""
-    figures, console = foretold.plain(), Console()
+    figures, shown = foretold.plain(), list[tuple[str, str]]()
     parts, scenario = foretold.parts, foretold.parts.scenario
-    table = Table(title=f"{scenario.name}: ready to run", title_justify="left", show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column()
     sizes = figures["examples_per_client"]
     streams, hindsight = parts.federation.streams is not None, parts.federation.hindsight
     beside = " (the same: in hindsight)" if hindsight else " (on no stream)" if streams else ""
-    table.add_row("clients", f"{figures['clients']:,}, {figures['clients_per_round']:.3g} a round")
-    table.add_row("examples", f"{figures['train_examples']:,} to train on, {figures['test_examples']:,} to test on{beside}")
-    table.add_row("per client", f"{sizes['min']:g} to {sizes['max']:g} examples (median {sizes['median']:g}),"
-                  f" {_labels(figures, parts.federation.outputs)}")  # fmt: skip
+    shown.append(("clients", f"{figures['clients']:,}, {figures['clients_per_round']:.3g} a round"))
+    shown.append(("examples", f"{figures['train_examples']:,} to train on, {figures['test_examples']:,} to test on{beside}"))
+    shown.append(("per client", f"{sizes['min']:g} to {sizes['max']:g} examples (median {sizes['median']:g}),"
+                  f" {_labels(figures, parts.federation.outputs)}"))  # fmt: skip
     if foretold.arriving is not None:
-        table.add_row("streams", _arriving(foretold.arriving, figures["clients"]))
-    table.add_row("model", f"{scenario.model.kind}, {figures['parameters']:,} parameters,"
-                  f" {figures['training_flops_per_example'] / 1e6:.3g} MFLOP to train on an example")  # fmt: skip
+        shown.append(("streams", _arriving(foretold.arriving, figures["clients"])))
+    shown.append(("model", f"{scenario.model.kind}, {figures['parameters']:,} parameters,"
+                  f" {figures['training_flops_per_example'] / 1e6:.3g} MFLOP to train on an example"))  # fmt: skip
     if foretold.foretold.work.steps:
-        table.add_row("a task takes", _work(figures))
-    table.add_row("strategy", f"{scenario.server.strategy['kind']}, {figures['rounds']} rounds")
+        shown.append(("a task takes", _work(figures)))
+    shown.append(("strategy", f"{scenario.server.strategy['kind']}, {figures['rounds']} rounds"))
     for name, said in figures["together"].items():
-        table.add_row(name, escape(said))
+        shown.append((name, said))
     if figures["kept_bytes_per_client"] or figures["kept_unknown"]:
-        table.add_row("clients keep", _kept(figures))
-    table.add_row("a round takes", f"{duration(figures['round_s'])} of virtual time (slowest {duration(figures['slowest_round_s'])});"
-                  f" deadline {duration(scenario.server.round_timeout_s)}")  # fmt: skip
+        shown.append(("clients keep", _kept(figures)))
+    shown.append(("a round takes", f"{duration(figures['round_s'])} of virtual time (slowest {duration(figures['slowest_round_s'])});"
+                  f" deadline {duration(scenario.server.round_timeout_s)}"))  # fmt: skip
     if figures["missed_per_round"] and figures["missed_per_round"] == figures["clients_per_round"]:
-        table.add_row("warning", "not one client answers in time: nothing would be learned. Raise server.round_timeout_s.")
+        shown.append(("warning", "not one client answers in time: nothing would be learned. Raise server.round_timeout_s."))
     elif figures["missed_per_round"]:
-        table.add_row("of it late", f"{figures['missed_per_round']:.3g} clients a round miss the deadline")
-    table.add_row("a round sends", f"{megabytes(figures['bytes_down_per_round'])} down,"
-                  f" {megabytes(figures['bytes_up_per_round'])} up")  # fmt: skip
+        shown.append(("of it late", f"{figures['missed_per_round']:.3g} clients a round miss the deadline"))
+    shown.append(("a round sends", f"{megabytes(figures['bytes_down_per_round'])} down,"
+                  f" {megabytes(figures['bytes_up_per_round'])} up"))  # fmt: skip
     told = foretold.foretold
     around = "" if told.whole else "about "
     last = f"{told.stopped} are spent" if told.stopped else "every stream has ended" if told.ends else ""
     until = f" ({around}{foretold.rounds:,}, then {last})" if last else ""
     until += f"; ends sooner at {scenario.stop.learned}" if scenario.stop and scenario.stop.learned else ""
     sent = f"{around}{megabytes(figures['bytes_down'])} down, {megabytes(figures['bytes_up'])} up"
-    table.add_row("all rounds", f"{_foretold(told)}, {sent}{until}")
-    table.add_row("foretold from", _rehearsed(told))
+    shown.append(("all rounds", f"{_foretold(told)}, {sent}{until}"))
+    shown.append(("foretold from", _rehearsed(told)))
     if wall.wall_s is not None:
-        table.add_row("wall time", _wall(wall))
+        shown.append(("wall time", _wall(wall)))
     elif wall.why:
-        table.add_row("wall time", escape(f"not known: {wall.why}"))
+        shown.append(("wall time", f"not known: {wall.why}"))
     for note in foretold.notes:
-        table.add_row("note", escape(note))
-    console.print(table)
+        shown.append(("note", note))
+    rows(f"{scenario.name}: ready to run", shown)
 
 
 def _work(figures: dict[str, Any]) -> str:
@@ -338,18 +337,19 @@ def _foretold(told: Foretold) -> str:
 def _rehearsed(told: Foretold) -> str:
     if told.whole:
         alarms = ": without what alarms or a controller change in a client's training" if told.alarms else ""
-        return f"all {told.rounds:,} rounds on the virtual clock, nothing trained{alarms}"
+        return f"all {told.rounds:,} rounds on the virtual clock, without training{alarms}"
     ahead = f", and {told.sampled:,} spread over what is to come" if told.sampled else ""
     row = told.rehearsed - told.sampled
-    return f"{row:,} of {told.rounds:,} rounds on the virtual clock{ahead}; nothing trained. --wall-s N takes more time for it"
+    return f"{row:,} of {told.rounds:,} rounds on the virtual clock{ahead}, without training. --wall-s N takes more time for it"
 
 
 def _wall(wall: Wall) -> str:
-    """Return how long a run takes here, and what of that takes most."""
-    most = sorted(wall.parts.items(), key=lambda part: -part[1])[:3]
-    played = f"{wall.rounds} round{'s' * (wall.rounds > 1)}" if wall.whole else "the first steps of a round"
-    of_it = ", ".join(f"{name} {duration(took_s)}" for name, took_s in most)
-    return f"about {duration(wall.wall_s or 0.0)} here ({of_it}), by {played} played"
+    """Return how long a run takes here: by the parts that its summary will name, and what takes most of the rounds."""
+    rounds = {name: took_s for name, took_s in wall.parts.items() if name not in ("start", "report")}
+    most, trained = max(rounds, key=lambda name: rounds[name]), f"{wall.rounds} round{'s' * (wall.rounds > 1)}"
+    said = f"start {duration(wall.parts['start'])}, rounds {duration(sum(rounds.values()))}, report {duration(wall.parts['report'])}"
+    by = f"{trained} trained for it" if wall.whole else "the first steps of a round, trained for it"
+    return f"about {duration(wall.wall_s or 0.0)} here ({said}), by {by}; most of the rounds is {most}, {duration(rounds[most])}"
 
 
 def _arriving(streams: Arriving, clients: int) -> str:

@@ -11,15 +11,13 @@ from rich.table import Table
 
 from fedsim.real.calibration import Calibration
 from fedsim.real.validation import Validation
+from fedsim.show_rows import rows
 
 
 def calibration(found: Calibration, file: Path) -> None:
     """Print what was fitted to a deployed run, and where the fleet file is."""
     console = Console(highlight=False)
-    table = Table(title=f"{found.name}: fitted to {found.tasks} tasks", title_justify="left", show_header=False, box=None, padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for name, value in (
+    rows(f"{found.name}: fitted to {found.tasks} tasks", [
         ("speed of a node", f"{found.gflops:.3g} GFLOP/s"), ("besides, each step", f"{found.step_s:.2g} s of a processor"),
         ("besides, each message", f"{found.overhead_s:.3g} s of a processor"),
         ("on the way", f"{found.latency_s:.3g} s, each way"), ("server, between exchanges", f"{found.server_s:.3g} s"),
@@ -30,9 +28,7 @@ def calibration(found: Calibration, file: Path) -> None:
         ),
         *((f"a round of {Path(fit.run).name}", f"{fit.period_s:.3g} s, on this fleet {fit.predicted_s:.3g} s") for fit in found.fits),
         ("fleet file", str(file)),
-    ):  # fmt: skip
-        table.add_row(name, escape(value))
-    console.print(table)
+    ])  # fmt: skip
     for note in found.notes:
         console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)
 
@@ -44,7 +40,7 @@ def validation(found: Validation) -> None:
     for heading in ("", "foretold", "observed", "error", ""):
         table.add_column(heading, justify="left" if not heading else "right", overflow="fold")
     for row in found.rows:
-        error = "" if row.error is None else f"{row.error:+.1%} of {row.bound:.0%}"
+        error = "" if row.error is None else f"{100 * row.error:+.1f} % of {100 * row.bound:.0f} %"
         table.add_row(row.what, _number(row.foretold), _number(row.observed), error, "yes" if row.agrees else "[red]no[/]")
     console.print(table)
     for note in found.notes:

@@ -37,10 +37,11 @@ AGAIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Wall:
-    """The wall time of a run here, foretold from *rounds* that were played: *parts* are seconds by what takes them.
+    """The wall time of a run here, foretold from *rounds* that were trained: *parts* are seconds by what takes them.
 
     ``start``: imports, and building the world. ``compile``: what only the first steps take. ``training``, ``evaluation`` (the server's),
-    ``events`` (all else of a round: clients' plans, the strategy, rows), ``report``. *why* says why nothing was measured; no parts then.
+    ``events`` (all else of the rounds: the folder, clients' plans, the strategy, rows), ``report``. All but the first and the last are
+    what a run's own wall time is of. *why* says why nothing was measured; no parts then.
     *whole*: the last of the rounds was played to its end, and not only its first steps.
     """
 
@@ -244,9 +245,9 @@ def _told(foretold: Preview, watch: _Stopwatch, imports_s: Seconds, report_s: Se
     tasks = work.tasks * all_ if mean.tasks else told.rounds
     return Wall(
         {
-            "start": imports_s + foretold.built_s + opening.other_s, "compile": once_s,
+            "start": imports_s + foretold.built_s, "compile": once_s,
             "training": each_s * work.examples * all_ * answered, "evaluation": tests.test_s / max(1, tests.tests) * tested,
-            "events": a_task_s * tasks, "report": report_s,
+            "events": opening.other_s + a_task_s * tasks, "report": report_s,
         },
         rounds=len(laps), whole=not watch.lap.tasks,
     )  # fmt: skip

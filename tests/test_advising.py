@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from test_docs import LINES, documented
 
 import fedsim
 from fedsim.score import advice
@@ -66,6 +67,7 @@ def test_a_scenario_is_run_and_a_run_is_read(
     path = scenario_file({"server.rounds": 4})
     answer = cli("advise", path, "--out", tmp_path / "watched", "--json")
     said = json.loads(answer.out)
+    assert documented()["advise"] == said.keys() and all(f"`{each}`" in LINES.read_text("utf-8") for each in said["advice"][0])
     frame = fedsim.advise(tmp_path / "watched")
 
     assert [each["setting"] for each in said["advice"]] == ["training.batch_size", "clients in a round", "learning rate"]

@@ -69,7 +69,7 @@ def test_numbers_of_numpy_are_numbers(tiny: Tiny, go: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize("out", ["a\0b", 3, b"x", ""])
 def test_what_names_no_folder_is_refused(out: Any, tiny: Tiny) -> None:
     """Before anything is computed, in one line."""
-    with pytest.raises(fedsim.ScenarioError, match="--out .*: names no folder"):
+    with pytest.raises(fedsim.ScenarioError, match="out=.*: names no folder"):
         fedsim.run(tiny(), out=out)
 
 

@@ -12,15 +12,16 @@ import pytest
 
 import fedsim
 from fedsim.comparing import compared, table
-from fedsim.comparing.found import Plan, _row
-from fedsim.comparing.variants import names, parsed
+from fedsim.comparing.found import Comparison, Plan, _row, held
+from fedsim.comparing.table import sentence
+from fedsim.comparing.variants import Side, names, parsed
 from fedsim.core.errors import ScenarioError
 from fedsim.many import runs
 from fedsim.many.worker import answer
 from fedsim.record import manifest
 from fedsim.scenario.load import load
 from fedsim.score.likeness import cohort, unlike
-from fedsim.score.spending import levels
+from fedsim.score.spending import Rule, levels
 from fedsim.score.taken import Figure
 
 Tiny = Callable[..., dict[str, Any]]
@@ -156,9 +157,12 @@ def test_cohorts_and_lengths_that_differ_are_said(tiny: Tiny, tmp_path: Path, be
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"data.partition": {"kind": "dirichlet", "alpha": 0.3}}, "another split (data.partition.alpha"),
+        ({"data.partition": {"kind": "dirichlet", "alpha": 0.3}}, "another split (data.partition.kind = 'iid', and 'dirichlet')"),
         ({"clients.network.up_mbps": 3.0}, "another fleet (clients.network.up_mbps = 2.0, and 3.0)"),
-        ({"clients.count": 5}, "another fleet"),
+        (
+            {"clients.count": 5, "clients.ram": {"kind": "constant", "mib": 64.0}},
+            "another fleet (clients.count = 6, and 5; clients.ram = {'kind': 'constant', 'mib': 64.0} in the second only)",
+        ),
         ({"data.test_fraction": 0.5}, "another test part"), ({"evaluate.federated_fraction": 1.0}, "keep back 0, and 0.2"),
         ({"training.objective": {"kind": "mine:Loss"}}, "another objective"), ({"engine.dtype": "float64"}, "another arithmetic"),
         ({"stream": {"arrivals": {"kind": "constant", "per_s": 1.0}}}, "other streams"),
@@ -214,7 +218,7 @@ def test_bad_runs_are_refused(tiny: Tiny, tmp_path: Path, cli: Any) -> None:
     for words, code, said in (
         (["a", "empty"], 2, "not a run folder"), (["a", "nowhere"], 2, "no such file or folder"),
         (["a", "old"], 1, "no manifest that this"),
-        (["a", "a"], 2, "nothing to compare"), (["cut", "b"], 1, "journal.sqlite"),
+        (["a", "a"], 2, "are of one scenario"), (["cut", "b"], 1, "journal.sqlite"),
     ):  # fmt: skip
         answered = cli("compare", *(tmp_path / word for word in words))
         assert code == answered.code and said in answered.err and 1 == len(answered.err.splitlines()), answered.err
@@ -231,6 +235,7 @@ def test_bad_runs_are_refused(tiny: Tiny, tmp_path: Path, cli: Any) -> None:
         (["--with", "model.zeros=true", "--until-decided", "--budget", "soon"], "must look like 10m"),
         (["--with", "model.zeros=true", "--until-decided", "--seeds", "3"], "Leave --seeds out"),
         (["--with", "model.zeros=true", "--target", "accuracy"], "must look like accuracy=0.9"),
+        (["--with", "model.zeros=true", "--target", "accuracy=90"], "--target 'accuracy=90': can never hold"),
         (["--with", "clients.count=5"], "count=6 and count=5: another fleet (clients.count = 6, and 5)"),
         (["--with", "model.zeros=true", "--target", "acuracy=0.9"], "Did you mean 'accuracy'"),
         (["--with", "model.zeros=true", "--by", "final acuracy"], "Did you mean 'final accuracy'"),
@@ -275,3 +280,19 @@ def test_names_tell_apart() -> None:
     assert ["q", "q (2)"] == names([strategy(kind="FedAvg")] * 2)
     assert ["a", "b"] == names([{"name": "a", "x": 1}, {"name": "b", "x": 2}])
     assert {"a.b": [1, 2], "c": "x,y"} == parsed('a.b=[1,2],c="x,y"')
+
+
+def test_little_is_said_of_a_noise_that_two_pairs_tell() -> None:
+    """Of two pairs nothing is said of power; of five it is, and whose noise that is."""
+    sides = Side("a", {}), Side("b", {})
+
+    def says(pairs: int) -> str:
+        taken = {
+            side.name: {seed: {"final accuracy": Figure(0.9 + 0.01 * i * (-1) ** seed)} for seed in range(pairs)}
+            for i, side in enumerate(sides)
+        }  # fmt: skip
+        each = held(sides[1], sides[0], taken, Plan(), "final accuracy", 0.05, rule=Rule.of([pairs]))
+        return sentence(each, Comparison(Plan(), Rule.of([pairs]), sides, [each], taken, {}, None))
+
+    assert "power" not in says(2) and "2 pairs do not tell" in says(2), says(2)
+    assert "With the noise of these 5 pairs 5 find" in says(5), says(5)

@@ -170,7 +170,7 @@ def test_check_says_what_it_looked_at(cli: Callable[..., Any], scenario_file: Ca
     whole, cut = (" ".join(cli("check", path, *more).out.split()) for more in ((), ("--wall-s", "0")))
 
     assert "of virtual time (slowest" in whole and "all 100 rounds on the virtual clock" in whole
-    assert "1 of 100 rounds on the virtual clock; nothing trained. --wall-s N takes more time" in cut
+    assert "1 of 100 rounds on the virtual clock, without training. --wall-s N takes more time" in cut
     assert "some" in cut and "of virtual time" in cut
 
 

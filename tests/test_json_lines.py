@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from test_docs import documented
 
 import fedsim
 from fedsim.cli import app
@@ -81,7 +82,7 @@ def test_lines_of_what_needs_no_run_are_known(cli: Cli, tmp_path: Path, scenario
     }  # fmt: skip
 
     assert {"runs": []} == line["runs"] and {"folder", "files"} == line["init"].keys()
-    assert {"nodes", "form", "text"} == line["deploy"].keys()
+    assert {"nodes", "form", "text"} == line["deploy"].keys() == documented()["deploy"]
     assert {"nouns", "sections"} == line["list"].keys()
     assert set(CHECK.split()) == line["check"].keys()
 
@@ -104,5 +105,5 @@ def test_a_list_has_all_that_a_scenario_can_name(cli: Cli) -> None:
 
 def test_lines_of_deployments_are_known(tmp_path: Path) -> None:
     """What validate and calibrate print, by the values that they print."""
-    assert {"name", "folder", "agrees", "rows", "notes"} == Validation("it", tmp_path, (), ()).plain().keys()
-    assert set(CALIBRATION.split()) == {each.name for each in dataclasses.fields(Calibration)}
+    assert {"name", "folder", "agrees", "rows", "notes"} == Validation("it", tmp_path, (), ()).plain().keys() == documented()["validate"]
+    assert set(CALIBRATION.split()) == {each.name for each in dataclasses.fields(Calibration)} == documented()["calibrate"] - {"fleet"}

@@ -10,7 +10,8 @@ HOUSE = Path(fedsim.__file__).parent
 RANK = {
     "cli": -4, "cli_real": -3, "cli_compare": -3, "cli_size": -3, "cli_sweep": -3, "cli_live": -3, "cli_export": -3, "cli_words": -2,
     "show": -1, "show_real": -1, "show_runs": -1, "live": -1, "listing": -1, "laws": -1, "plot": -1, "advising": -1, "running": -1,
-    "studies": -1, "real": -1, "comparing": -1, "sizing": -1, "sweeping": -1, "many": 0, "trial": 0, "preview": 1, "rehearsal": 1,
+    "studies": -1, "real": -1, "comparing": -1, "sizing": -1, "sweeping": -1,
+    "show_rows": 0, "many": 0, "trial": 0, "preview": 1, "rehearsal": 1,
     "walking": 1, "timekeeping": 1, "session": 1, "foreign": 1, "exporting": 1, "scenario": 2, "report": 2,
     "score": 3, "record": 3, "sim": 4, "flower": 5, "strategy": 5,
     "client": 6,
@@ -91,6 +92,13 @@ def test_a_wrong_import_is_seen(tmp_path: Path) -> None:
             file.write(f"{line}\n")
 
     assert len(wrong) == len(breaches(tmp_path))
+
+
+def test_what_a_notebook_offers_of_plot_is_figures() -> None:
+    """``dir(fedsim.plot)`` has every function of the module that is public, and nothing that these are made with."""
+    made = [name for name, each in vars(fedsim.plot).items() if getattr(each, "__module__", "") == "fedsim.plot" and name[0] != "_"]
+
+    assert sorted(made) == dir(fedsim.plot) == sorted(fedsim.plot.__all__)
 
 
 def test_the_public_surface_is_sorted_and_real() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +55,18 @@ def test_each_run_is_told_as_it_stands(folder: Path, go: Callable[..., fedsim.Ru
     assert "cannot be read" in found[3].error
     with pytest.raises(RunError, match="is no folder"):
         listed(folder / "nowhere")
+
+
+def test_an_export_is_no_run(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Tables that were written beside runs are neither listed nor offered as the newest run, though a manifest lies among them."""
+    recorded = Path(__file__).parent / "recorded" / "quickstart"
+    shutil.copytree(recorded, tmp_path / "run")
+    fedsim.export(tmp_path / "run", "csv", tmp_path / "tables")
+    assert (tmp_path / "tables" / "manifest.json").is_file()
+
+    assert ["run"] == [each.folder for each in listed(tmp_path)]
+    said = cli("show", tmp_path / "nowhere").err
+    assert f"The newest there: {tmp_path / 'run'}." in said, said
 
 
 def test_the_command(folder: Path) -> None:

@@ -83,8 +83,8 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "rounds is a fraction": ({"server.rounds": 2.5}, "server.rounds = 2.5: must be", ["whole number"]),
     "rounds is true": ({"server.rounds": True}, "server.rounds = true: must be", ["whole number"]),
     "data is a number": ({"data": 3}, "data = 3: must be", ["a table"]),
-    "source is text": ({"data.source": "digits"}, "data.source = 'digits': must be", ["{ kind = '...' }"]),
-    "strategy is text": ({STRATEGY: "FedAvg"}, "server.strategy = 'FedAvg': must be", ["{ kind = '...' }"]),
+    "source is text": ({"data.source": "digits"}, "data.source = 'digits': must be", ["{ kind = 'digits' }"]),
+    "strategy is text": ({STRATEGY: "FedAvg"}, "server.strategy = 'FedAvg': must be", ["{ kind = 'FedAvg' }"]),
     "alpha is text": ({**DIRICHLET, ALPHA: "small"}, "data.partition.alpha = 'small': must be", ["a number"]),
     "hidden is a number": ({KIND: "mlp", "model.hidden": 64}, "model.hidden = 64: must be", ["list"]),
     "hidden is empty": ({KIND: "mlp", "model.hidden": []}, "model.hidden = []:", ["at least 1"]),
@@ -406,7 +406,7 @@ def test_out_is_never_written_over(
         out.write_text("precious")
     line = one_line(cli("run", scenario_file(), "--out", out))
 
-    assert line.startswith("--out ") and str(out) in line and "new folder" in line, line
+    assert line.startswith(f"{out}: is there already") and "new folder (--out, or in Python out=)" in line, line
     assert "precious" == (out / "mine.txt" if kind == "folder" else out).read_text()
 
 

@@ -56,8 +56,8 @@ def test_foretold_and_observed(go: Any) -> None:
 
     for cells in (
         "<th>final parameters</th><td>these bits</td><td>these bits</td><td></td><td></td><td>yes</td>",
-        "<th>bytes &lt;down&gt;</th><td>123,456</td><td>125,000</td><td>-1.2%</td><td>2%</td><td>yes</td>",
-        "<th>seconds a round, foretold</th><td>11.25</td><td>9</td><td>+25.0%</td><td>10%</td><td class=no>no</td>",
+        "<th>bytes &lt;down&gt;</th><td>123,456</td><td>125,000</td><td>-1.2 %</td><td>2 %</td><td>yes</td>",
+        "<th>seconds a round, foretold</th><td>11.25</td><td>9</td><td>+25.0 %</td><td>10 %</td><td class=no>no</td>",
         "Simulation and deployment do not agree.", escape("Fitted to <12> tasks."), "<h2>Foretold and observed</h2>",
     ):  # fmt: skip
         assert cells in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pytest
 import fedsim
 from fedsim.core.errors import ScenarioError
 from fedsim.preview import preview
+from fedsim.record.leaving import Interrupted
 from fedsim.rehearsal import told
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
-from fedsim.sizing import course, plan, seen, size, table
+from fedsim.sizing import Sizing, course, plan, seen, size, table
 from fedsim.sizing.seen import Figures, Noted, Seen, Setting, figures
 from fedsim.trial import timed
 
@@ -163,6 +165,37 @@ def test_it_says_what_its_runs_came_to(tiny: Any, tmp_path: Path) -> None:
     assert again.equals(found)
 
 
+def test_a_row_fits_into_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Spans of time are written in the table as above it, and eighty columns are enough, if need be without the p95."""
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = (row(8, 600.0, 4500.0, 123e6), row(13, 28.7, 250.0, 9e6))
+    asked = plan.Plan((), Setting(8, 600.0), (7,), 5, None, None, "time")
+    table.show(Sizing("phones", asked, rows, rows[0], 50, tmp_path, 2, ()))
+    said = capsys.readouterr().out
+
+    assert "10 min 0 s" in said and "28.7 s" in said and "1 h 15 min" in said and not re.search(r"\dm?s\b|\d+m\d+s", said), said
+    assert max(len(line) for line in said.splitlines() if "size.html" not in line) <= 80 and "…" not in said
+
+
+def test_ctrl_c_while_it_looks_says_how_to_go_on(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any run is asked for too, an interrupted search says what is safe, and that the same command goes on."""
+    def pressed(_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsim.scenario.build.build", pressed)
+    monkeypatch.setattr("fedsim.many.runs._started", lambda: None)
+    with pytest.raises(Interrupted, match=r"no run is done yet\. The same command goes on from there"):
+        size(tiny(SLOW), clients=[4], timeouts=[3.0], jobs=1, out=tmp_path / "size")
+
+
+def test_how_far_they_came_is_said(tiny: Any, tmp_path: Path) -> None:
+    """Where no run reaches the target, the answer names the best score of all rounds of all runs."""
+    found = size(tiny(SLOW), target="accuracy=1", clients=[4], timeouts=[3.0], seeds=2, jobs=1, out=tmp_path / "size").attrs["size"]
+    best = max(fedsim.load(path).series("accuracy").value.max() for path in found["runs"])
+
+    assert f"in 6 rounds; the best came to {best:.4g}. Raise server.rounds, or lower the target." in found["says"]
+
+
 def test_sizes_alone_will_do(tiny: Any, tmp_path: Path) -> None:
     """A model and examples of which only sizes are known are timed as such: 3 MB travel, 200 examples cost 0.2 GFLOP."""
     parts = build(load(tiny(SIZED)))
@@ -183,11 +216,14 @@ def test_sizes_alone_will_do(tiny: Any, tmp_path: Path) -> None:
     ("changes", "asked", "says"),
     [
         ({}, {"target": "acuracy=0.5"}, "'acuracy' is not reported here. Did you mean 'accuracy'"),
+        ({}, {"target": "accuracy=2"}, "--target 'accuracy=2': can never hold, since no accuracy is above 1"),
+        ({}, {"target": "loss=-0.1"}, "can never hold, since no loss is below 0."),
+        ({"stop": {"metric": "accuracy", "at_least": 90}}, {}, "stop.at_least = 90: can never hold, since no accuracy is above 1"),
         ({}, {"clients": "0"}, "--clients '0': must be numbers above 0"),
         ({}, {"clients": "13"}, "13 must be a whole number from 1 to clients.count = 12"),
         ({}, {"timeouts": "fast"}, "--timeouts 'fast': must be numbers above 0 with commas between"),
         ({}, {"deadline": "soon"}, "--deadline 'soon': must look like 6h"),
-        ({}, {"least": "joules"}, "--least 'joules'"),
+        ({}, {"least": "joules"}, "--least 'joules': must be bytes or time."),
         (SIZED, {"target": "accuracy=0.5"}, "has sizes, and no numbers to learn from. Leave the target out"),
     ],
 )  # fmt: skip

@@ -81,7 +81,7 @@ def test_findings_are_said_where_their_rule_holds(late: fedsim.Run) -> None:
     share = (tasks.outcome == "late").mean()
     total = (tasks.arrived_s - tasks.sent_s).dropna()
 
-    assert f"{share:.0%} of replies were late: the deadline (3 s) is at the {(total <= 3.0).mean():.0%} point" in told
+    assert f"{100 * share:.0f} % of replies were late: the deadline (3 s) is at the {100 * (total <= 3.0).mean():.0f} % point" in told
     in_time = late.tasks.assign(outcome="arrived", arrived_s=late.tasks.sent_s + 1.0)
     assert "were late" not in " ".join(findings.finding_lines(seen(late, tasks=in_time)))
     flat = [0.1, 0.5, 0.8, 0.9, 0.9, 0.9, 0.901, 0.9, 0.902, 0.9]
@@ -103,10 +103,10 @@ def test_all_that_was_gained_is_one_number(late: fedsim.Run) -> None:
     worse = " ".join(findings.finding_lines(seen(late, metrics=scores([1.0 - value for value in both]))))
     losses = scores([1.0 - value for value in both]).assign(name="loss")
 
-    assert "0.9 to 0.9, 0% of all that was gained" in words
-    assert "accuracy still swings: by 0.2 from one evaluation to the next over the last quarter, 25% of all that was gained" in words
+    assert "0.9 to 0.9, 0 % of all that was gained" in words
+    assert "accuracy still swings: by 0.2 from one evaluation to the next over the last quarter, 25 % of all that was gained" in words
     assert "swings" not in worse
-    assert "loss still swings: by 0.2 from one evaluation to the next over the last quarter, 25% of all" in " ".join(
+    assert "loss still swings: by 0.2 from one evaluation to the next over the last quarter, 25 % of all" in " ".join(
         findings.finding_lines(seen(late, metrics=losses))
     )
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from planted import HELD, PLANTED, WIDE, Mean, Point, curvatures, noise, quadratic
+from test_docs import documented
 
 import fedsim
 from fedsim.core.errors import ScenarioError
@@ -243,6 +244,7 @@ def test_a_fit_goes_by_the_batches_that_were(tiny: Tiny, tmp_path: Path, beside:
     page = (tmp_path / "s" / table.PAGE).read_text()
     assert "Rates are chosen by the scores of seed 7" in page and "has no cost per step" in page
     assert table.footnotes(found) == table.summary(found)["foot"]
+    assert documented()["study"] == table.summary(found).keys()
 
 
 def test_times_within_a_hundredth_tie() -> None:
@@ -257,7 +259,7 @@ def test_times_within_a_hundredth_tie() -> None:
         return table._quickest(Study(plan(epochs=2), Target("loss", 0.1, False), "loss", lines, None, Path(), None, 0, 0))  # type: ignore[arg-type]  # No host.
 
     assert "Quickest to loss <= 0.1: batches of 16" in said(7.4930, 7.4926, 7.7)
-    assert "Within 1% of that, a tie: batches of 1." in said(7.4930, 7.4926, 7.7)
+    assert "Within 1 % of that, a tie: batches of 1." in said(7.4930, 7.4926, 7.7)
     assert "tie" not in said(7.4930, 7.3, 7.7)
 
 

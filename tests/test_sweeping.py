@@ -28,7 +28,7 @@ from fedsim.record import manifest
 from fedsim.report.page import write_report
 from fedsim.scenario.load import load
 from fedsim.score.taken import Figure
-from fedsim.sweeping import page, pruning, state, swept
+from fedsim.sweeping import checking, page, pruning, state, swept
 from fedsim.sweeping.checking import probed
 from fedsim.sweeping.course import directions_of, way_of
 from fedsim.sweeping.found import Goal, Sweep, Variant, front
@@ -276,10 +276,13 @@ WRONG = [
     ({"search": {"pruner": {"kind": "median"}}, "measure": ["accuracy", "bytes"]}, "goes by one measure"),
     ({"measure": ["accuracy", "bytes"], "direction": ["minimize"]}, "Give one for each"),
     ({"seeds": 0}, "seeds = 0: must be between 1 and 100 seeds"),
-    ({"target": "accuracy"}, "must look like accuracy=0.9"),
+    ({"target": "accuracy"}, "must look like accuracy=0.9"), ({"target": "loss<=-1"}, "target = 'loss<=-1': can never hold"),
     ({"set": {"server.roundz": 3}}, "server.roundz"),
     ({"sead": 3}, "sead: no such key"),
     ({"name": "../x"}, "name"),
+    ({"measure": "acuracy"}, "measure = 'acuracy': is no measure of these runs. Did you mean 'accuracy'?"),
+    ({"measure": "rounds_to_target"}, "to which target?"), ({"pareto": ["bytez"]}, "--pareto = 'bytez'"),
+    ({"scenario": "nowhere.toml"}, "scenario = 'nowhere.toml': "),
 ]
 
 
@@ -295,11 +298,13 @@ def test_a_bad_sweep_is_refused_before_anything_runs(
     assert words in str(told.value) and not beside and not list(tmp_path.glob("s/*/"))
 
 
-def test_a_measure_that_nobody_has_ends_it_after_the_first_run(tiny: Tiny, tmp_path: Path, beside: list[str]) -> None:
-    """The first run knows what there is to measure; the error lists it."""
-    for more, words in (({"measure": "acuracy"}, "final accuracy, final loss"), ({"measure": "rounds_to_target"}, "to which target?")):
-        with pytest.raises(ScenarioError, match=words):
-            swept({"scenario": tiny(), "keys": {LR: [0.1, 0.2, 0.3, 0.4]}, **more}, out=tmp_path / "s", jobs=1)
+def test_a_measure_that_nobody_has_ends_it_after_the_first_run(
+    tiny: Tiny, tmp_path: Path, beside: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an objective of a reader's own the first run knows what there is to measure; the error lists it. Of ours nothing need run."""
+    monkeypatch.setattr(checking, "OURS", "another")
+    with pytest.raises(ScenarioError, match="final accuracy, final loss"):
+        swept({"scenario": tiny(), "keys": {LR: [0.1, 0.2, 0.3, 0.4]}, "measure": "acuracy"}, out=tmp_path / "s", jobs=1)
     with pytest.raises(ScenarioError, match="search.pruner: goes by a score that rounds have"):
         swept({"scenario": tiny(), "keys": {LR: [0.1]}, "measure": "bytes", "search": {"pruner": {"kind": "median"}}}, out=tmp_path / "p")
     assert 1 <= len(beside) <= 3

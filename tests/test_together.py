@@ -105,5 +105,5 @@ def test_check_prints_it(scenario_file: Callable[..., Path], cli: Callable[..., 
     words = " ".join(said.out.split())
 
     assert "algorithm scaffold: its server's half stands around FedAvg" in words
-    assert "cosine from 0.1, on the clock 'version'" in words and "codec of the arrays, up 50% less" in words
+    assert "cosine from 0.1, on the clock 'version'" in words and "codec of the arrays, up 50 % less" in words
     assert "clients keep up to" in words

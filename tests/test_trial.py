@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,15 +131,20 @@ def test_nothing_of_it_reaches_a_run(tiny: Tiny, go: Go) -> None:
 
 
 def test_check_says_how_long_it_takes(
-    scenario_file: Callable[..., Path], cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    scenario_file: Callable[..., Path], cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """``check`` prints it, ``--json`` has it and its parts; with --dry neither."""
+    """``check`` prints it, ``--json`` has it and its parts; with --dry neither. A run's summary names the same parts, its own of them."""
     monkeypatch.setattr("fedsim.cli.BEGAN_S", time.perf_counter())  # This process is older than a command's.
-    file = scenario_file({"server.rounds": 3})
-    said = cli("check", file)
+    file, out = scenario_file({"server.rounds": 3}), tmp_path / "run"
+    said, ran, shown = (" ".join(cli(*words).out.split()) for words in (("check", file), ("run", file, "--out", out), ("show", out)))
     line, dry = (json.loads(cli("check", file, "--json", *words).out) for words in ((), ("--dry",)))
 
-    assert "wall time" in said.out and "by 3 rounds played" in " ".join(said.out.split())
+    parts = re.compile(r"wall time (?:about )?(\S+) s here \(start (\S+) s, rounds (\S+) s, report (\S+) s\)")
+    told, took = (parts.search(words) for words in (said, ran))
+    assert told and took and "by 3 rounds trained for it" in said and "nothing trained" not in said, (said, ran)
+    assert float(took[1]) == pytest.approx(sum(float(part) for part in took.groups()[1:]), abs=0.1)
+    rounds_s = fedsim.load(out).manifest["wall_s"]
+    assert float(took[3]) == pytest.approx(rounds_s, rel=0.01) and re.search(rf"wall time {re.escape(took[3])} s for its rounds", shown)
     assert line["wall_s"] == pytest.approx(sum(line["wall_s_parts"].values())) and line["wall_s"] < 60
     assert dry["wall_s"] is None and dry["wall_s_parts"] is None
 

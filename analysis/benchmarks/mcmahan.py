@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    loaded: Loaded = load(SCENARIO, {"server.rounds": given.rounds, "stop.at_least": 2.0})
+    loaded: Loaded = load(SCENARIO, {"server.rounds": given.rounds, "stop": None})
     parts = build(loaded)
     assert parts.federation.pooled is not None
     x, y = torch.from_numpy(parts.federation.pooled.x), torch.from_numpy(parts.federation.pooled.y)

@@ -92,7 +92,8 @@ def compared(
     apart = {side.name: _unlike(side, base) for side in others}
     if plan.pairs and (reasons := [f"{base.name} and {name}: {'; '.join(why)}" for name, why in apart.items() if why]):
         raise ScenarioError(
-            f"not on the same luck, so no pairs: {'. '.join(reasons)}. --unpaired compares them all the same, and says so."
+            f"not on the same luck, so no pairs: {'. '.join(reasons)}. --unpaired (in Python unpaired=True) compares them all the same, and"
+            f" says so."
         )
     if running:
         return _run(plan, found, apart, began, seeds, until_decided, budget_s, jobs, out, told)
@@ -107,13 +108,14 @@ def compared(
 def planned(found: Sequence[Side], *, by: str | None, target: str | None, matters: float, pairs: bool) -> Any:
     """Return the plan without its looks; the target is the one named, or where all scenarios stop at one, that."""
     from fedsim.comparing.found import Plan
-    from fedsim.score.target import Target
+    from fedsim.score.target import OURS, Target
 
     stops = [Target.of(side.scenario.get("stop")) for side in found]
     goal = stops[0] if all(stop == stops[0] for stop in stops) else None
     if target is not None:
         metric = re.split(r"[<>=]", target, maxsplit=1)[0].strip()
-        goal = Target.read(target, [metric] if metric else [])  # Whether it is reported shows after the first runs.
+        kinds = {str(side.scenario.get("training", {}).get("objective", {}).get("kind", OURS)) for side in found}
+        goal = Target.read(target, [metric] if metric else [], *kinds if len(kinds) == 1 else ())  # Reported or not: see the first runs.
     return Plan(goal, by, matters, pairs)
 
 

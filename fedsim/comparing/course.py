@@ -48,7 +48,7 @@ class Course:
             if self.plan.pairs and not common:
                 raise ScenarioError(
                     f"compare: {base.name} ran with seeds {_listed(base.runs)}, {side.name} with {_listed(side.runs)}: no pair."
-                    f" Run one of them with the other's seeds, or compare them unpaired with --unpaired."
+                    f" Run one of them with the other's seeds, or compare them unpaired (--unpaired, in Python unpaired=True)."
                 )
             if self.plan.pairs and apart:
                 self.notes.append(f"{side.name}: seeds {_listed(apart)} ran on one side only, and are left out.")

@@ -19,6 +19,8 @@ from fedsim.score.spending import ABOVE, ALIKE, ALPHA, BELOW, OPEN, Interval, Ru
 from fedsim.score.taken import TO_TARGET, Figure, Taken, better_upwards, side_by_side
 from fedsim.score.target import Target
 
+NOISE_KNOWN = 5
+"""From so many pairs on a noise is known well enough to say what it lets one find; of two it may be thirty times as much."""
 WORDS = {ABOVE: "above", BELOW: "below", ALIKE: "alike", OPEN: "not decided"}
 
 
@@ -60,7 +62,7 @@ class Against:
     """A side held against the first one. *says* is a verdict of ``spending``, about the measure *by*; *why* there is none.
 
     *unpaired* is how many runs of each side would have been needed without pairs; *finds* the difference that the rule finds with a power
-    of 80 %; *same* tells that every run has the digest of its pair.
+    of 80 %, NaN where too few pairs tell the noise; *same* tells that every run has the digest of its pair.
     """
 
     side: Side
@@ -144,7 +146,7 @@ def held(
     a, b = _values([ours[s][by] for s in mine], [theirs[s][by] for s in others], plan)
     if plan.pairs and len(mine) > 1:
         needed = unpaired_runs(a, b, level)
-        if says == OPEN and rule is not None:
+        if says == OPEN and rule is not None and len(mine) >= NOISE_KNOWN:
             finds = detectable(float(np.std(a - b, ddof=1)), rule)
     return Against(side, base, seeds, rows, by, says, why if says == OPEN else "", needed, finds)
 

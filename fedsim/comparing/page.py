@@ -24,6 +24,8 @@ from fedsim.score.taken import TO_TARGET, better_upwards
 
 POINTS = 120
 """Moments of virtual time at which a curve is drawn."""
+ROOM = 0.3
+"""Of the height of all curves so much is left above and below them: a band that is wider is cut there."""
 STYLE = """<style>
 .compare { overflow-x: auto; } .compare table { font-size: 0.88rem; }
 .compare th, .compare td { padding: 0.25rem 1.1rem 0.25rem 0; border-bottom: 1px solid #80808030; overflow-wrap: normal; }
@@ -119,12 +121,13 @@ def _curves(found: Comparison, draw: Drawing) -> str:
     unit_s, unit = clock(last_s)
     times = {name: _by_time(each, metric, unit_s) for name, each in runs.items()}
     shown = [_chart(rounds, "round", metric, found), _chart(times, f"virtual time, {unit}", metric, found)]
+    cut = " Bands that are wider than the figure are cut at its edge." if any(each.layout.yaxis.range for each in shown) else ""
     counts = ", ".join(f"{name} {len(each)}" for name, each in runs.items())
     return (
         f"<h2>Learning</h2><div class=pair>{''.join(f'<section>{draw.html(each, 360)}</section>' for each in shown)}</div>"
         f"<p class=note>Test {escape(metric)}: mean over seeds ({escape(counts)}), and as a band its 95 % interval"
         " (Student's t, each point by itself). Bands may overlap where a verdict is clear: pairs share their luck, bands do not."
-        " Where a run has ended it counts with its last score.</p>"
+        f" Where a run has ended it counts with its last score.{cut}</p>"
     )
 
 
@@ -181,9 +184,27 @@ def _chart(curves: Mapping[str, Curve], x_title: str, metric: str, found: Compar
         drawn.add_hline(y=target.value, line={"color": INK, "width": 1, "dash": "dot"}, annotation_text=str(target),
                         annotation_position="bottom right")  # fmt: skip
     drawn.update_xaxes(title=x_title)
-    drawn.update_yaxes(title=f"test {metric}")
+    line = target.value if target is not None and target.metric == metric else None
+    drawn.update_yaxes(title=f"test {metric}", range=_view([*curves.values()], line))
     drawn.update_layout(showlegend=True)
     return drawn
+
+
+def _view(curves: Sequence[Curve], line: float | None) -> tuple[float, float] | None:
+    """Return the ends of an axis on which *curves*, and a *line* across them, fill the figure; None where all bands fit anyway.
+
+    >>> at, mean = np.arange(2.0), np.array([0.2, 0.8])
+    >>> _view([(at, mean, mean - 0.1, mean + 2.0)], 0.9), _view([(at, mean, mean - 0.1, mean + 0.1)], None)
+    ((0.1, 1.11), None)
+    """
+    means = np.concatenate([*(mean for _, mean, _, _ in curves), np.array([] if line is None else [line])])
+    low, high = float(np.nanmin(means)), float(np.nanmax(means))
+    room = ROOM * (high - low) or 0.1 * abs(high) or 0.1
+    ends = min(float(np.nanmin(band)) for _, _, band, _ in curves), max(float(np.nanmax(band)) for _, _, _, band in curves)
+    if ends[0] >= low - room and ends[1] <= high + room:
+        return None
+    view = max(min(ends[0], low), low - room), min(max(ends[1], high), high + room)
+    return round(view[0], 9), round(view[1], 9)
 
 
 def _table(each: Against, found: Comparison) -> str:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from fedsim.comparing.found import Against, Comparison, Row
+from fedsim.comparing.found import NOISE_KNOWN, Against, Comparison, Row
 from fedsim.core.types import Frame
 from fedsim.report.units import duration, megabytes
 from fedsim.score.resampled import FEW, RESAMPLES
@@ -107,11 +107,13 @@ def sentence(each: Against, found: Comparison) -> str:
         return f"{ours} is {base}: every run has the same digest as its pair, so that nothing that was varied has any effect."
     if row is None or each.says == OPEN:
         said = f"Not decided whether {ours} is better than {base}{f' by {name}' if name else ''}: {each.why}."
+        n, looks = len(each.seeds), found.rule.looks[-1]
         if math.isfinite(each.finds):
-            looks = found.rule.looks[-1]
-            said += f" With this noise {looks} pairs find {_amount(each.by, each.finds)} with a power of 80 %."
-            said += "" if found.plan.sequential else " --until-decided goes up to 40."
-        return said
+            said += f" With the noise of these {n} pairs {looks} find {_amount(each.by, each.finds)} with a power of 80 %."
+        elif found.plan.pairs and 1 < n < NOISE_KNOWN:
+            said += f" How noisy it is {n} pairs do not tell well enough to say what more would find; {NOISE_KNOWN} do."
+        offered = found.plan.pairs and row is not None and 1 < n and not found.plan.sequential
+        return f"{said} --until-decided goes up to 40." if offered else said
     size = f"{_signed(each.by, row.interval.mean)} ({_range(each.by, row.interval.low, row.interval.high)})"
     after = f"{len(each.seeds)} pairs ({2 * len(each.seeds)} runs)" if found.plan.pairs else f"{row.n[0]} and {row.n[1]} unpaired runs"
     word = f"{each.verdict} than" if each.verdict != "alike" else f"alike (within {found.plan.matters:g}) to"
@@ -126,7 +128,7 @@ def notes(found: Comparison) -> list[str]:
     said = list(found.notes)
     for name, why in found.unlike.items():
         if why:
-            said.append(f"Unpaired, since {name} and {found.sides[0].name} are not on the same luck: {'; '.join(why)}.")
+            said.append(f"Unpaired, since {found.sides[0].name} and {name} are not on the same luck: {'; '.join(why)}.")
     if not found.plan.pairs and not any(found.unlike.values()):
         said.append("Unpaired, as asked, though these could be compared pair by pair, which tells more.")
     rows = [row for each in found.against for row in each.rows]

@@ -12,7 +12,7 @@ from fedsim.core.errors import RunError, door
 from fedsim.exporting import as_mlflow, as_perfetto, as_ro_crate, as_tables, as_tensorboard, as_wandb
 from fedsim.exporting.exporters import BELOW, Exporter, exporter, exporters
 from fedsim.record.leaving import spoken
-from fedsim.record.place import check_place
+from fedsim.record.place import ELSEWHERE, check_place
 from fedsim.score.run import Run, load
 
 __all__ = ["Exported", "Exporter", "export", "exporters"]
@@ -52,7 +52,7 @@ def export(run: Run | str | Path, to: str, out: str | Path | None = None) -> Exp
     try:
         draft.mkdir(parents=True)
     except OSError as error:
-        raise RunError(f"{place}: cannot be written ({spoken(error)}). Name another folder with --out.") from None
+        raise RunError(f"{place}: cannot be written ({spoken(error)}). Name another folder ({ELSEWHERE}).") from None
     try:
         with door(f"--to {to}", wrong=RunError):  # Another program's writer, or a stranger's.
             notes = [*_state(found), *(made.write(found, draft, place.absolute()) or ())]

@@ -12,9 +12,10 @@ import numpy as np
 from fedsim.core.types import Frame
 from fedsim.exporting.columns import TABLES, Meaning, meanings
 from fedsim.exporting.exporters import Exporter, exporters, library
+from fedsim.record import manifest
 from fedsim.score.run import Run
 
-COLUMNS, MANIFEST = "columns.json", "manifest.json"
+COLUMNS, MANIFEST = manifest.TABLES, manifest.FILE
 
 
 def register() -> None:

@@ -55,7 +55,7 @@ OWN: dict[str, dict[str, Meaning]] = {
         "result": ("", "SHA-256 of what the strategy was given"),
         "failure": ("", "why it was given an error"),
         "waited_s": ("s (virtual)", "how long its steps waited for mini-batches"),
-        "batch_size": (EXAMPLES, "what the client's policy chose; 0 without one"),
+        "batch_size": (EXAMPLES, "what the client's batch policy chose; NaN without one: then training.batch_size holds"),
     },
     "rounds": {
         "asked": ("messages", "how many were sent"),

@@ -17,9 +17,11 @@ from typing import Any, Literal, Self, TypeVar
 
 from fedsim.core.children import command, environment
 from fedsim.core.errors import RunError
+from fedsim.many.asked import safe
 from fedsim.many.memory import Room
 from fedsim.many.worker import POINT, RUN
 from fedsim.record import manifest
+from fedsim.record.leaving import Interrupted
 from fedsim.scenario.load import Loaded
 from fedsim.score.run import Run
 
@@ -159,11 +161,13 @@ class Crew:
         self._idle = list(self._all)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         for worker in self._all:
             worker.end()
         for worker in self._all:
             worker.gone()
+        if kind is KeyboardInterrupt:  # Of those that say something, what they say stands.
+            raise Interrupted(f"interrupted; {safe(self.done, self.folder)}. The same command goes on from there.") from None
 
     def runs(self, asked: Sequence[Asked]) -> list[Outcome]:
         """Return what came of each of *asked*, in their order. Longest first is the caller's to see to."""
@@ -255,7 +259,7 @@ class Crew:
         """Return the folder for a run; and its outcome, where it has one already. One of a run that broke is cleared."""
         folder, standing, outcome = find(self.folder, asked)
         if standing == "running":
-            raise RunError(f"{folder}: another process is at this run. Wait for it, or name another folder with --out.")
+            raise RunError(f"{folder}: another process is at this run. Wait for it, or name another folder (--out, or in Python out=).")
         if standing == "broken":
             shutil.rmtree(folder)
         return folder, outcome

@@ -116,7 +116,7 @@ def validated(asked: Asked, folder: Path, told: Told = lambda _words: None) -> V
         )
     check(asked)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ScenarioError(f"{folder}: is there already and not empty. Name another folder with --out.")
+        raise ScenarioError(f"{folder}: is there already and not empty. Name another folder (--out, or in Python out=).")
     told("simulating")
     simulated = execute(asked.loaded, folder / "simulated")
     told("deploying one with half the local work, to fit to")

@@ -36,9 +36,10 @@ class Frames:
 
     @property
     def tasks(self) -> pd.DataFrame:
-        """Return the tasks, with NaN for what never happened."""
+        """Return the tasks, with NaN for what never happened, and for the size of batches where no policy chose one."""
         times: Any = self._tasks[list(EVENTS)]
-        return self._tasks.assign(**times.where(times >= 0))
+        sizes: Any = self._tasks.batch_size
+        return self._tasks.assign(**times.where(times >= 0), batch_size=sizes.where(sizes > 0))
 
     @property
     def rounds(self) -> pd.DataFrame:

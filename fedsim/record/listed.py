@@ -45,7 +45,7 @@ def listed(folder: Path) -> list[Listed]:
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror}.") from None
     runs = set(places)  # What lies in a run's own folder, an export of it for one, is that run.
-    places = [place for place in places if runs.isdisjoint(place.parents)]
+    places = [place for place in places if runs.isdisjoint(place.parents) and not (place / manifest.TABLES).exists()]
     return sorted((_of(place, folder) for place in places), key=lambda each: (each.started, each.folder), reverse=True)
 
 

@@ -43,6 +43,8 @@ def whole(path: Path, content: str | bytes) -> None:
         raise
 
 
+TABLES = "columns.json"
+"""What an export to tables has beside its own copy of the manifest: it is no run, wherever it lies."""
 NEWEST = 3
 """Runs that are named where another folder was asked for."""
 
@@ -51,7 +53,7 @@ def none_in(folder: Path, why: str = "") -> str:
     """Return the line about *folder*, which holds no manifest: that it is not there (and *why*), or is no run; and which runs are near."""
     there = folder.exists()
     place = folder if folder.is_dir() else folder.parent
-    runs = [path for path in place.glob(f"*/{FILE}") if not path.parent.name.startswith(".")]
+    runs = [path for path in place.glob(f"*/{FILE}") if not path.parent.name.startswith(".") and not path.with_name(TABLES).exists()]
     newest = [str(path.parent) for path in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True)[:NEWEST]]
     said = f"not a run folder (it has no {FILE})" if there else f"is not there{why}"
     return f"{folder}: {said}." + (f" The newest {'in it' if place == folder else 'there'}: {', '.join(newest)}." if newest else "")

@@ -11,6 +11,8 @@ from pathlib import Path
 from fedsim.core.errors import ScenarioError
 from fedsim.record.leaving import spoken
 
+ELSEWHERE = "--out, or in Python out="
+"""How a reader names another folder."""
 LONGEST = 255
 """Bytes in a name, on the file systems there are."""
 
@@ -18,11 +20,11 @@ LONGEST = 255
 def check_place(name: str, seed: int, out: str | Path | None) -> None:
     """Refuse a folder that cannot be written, before anything costly is done. Raises ScenarioError."""
     if out is not None and (not isinstance(out, str | os.PathLike) or not str(out) or "\0" in str(out)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise ScenarioError(f"--out {out!r}: names no folder.")
+        raise ScenarioError(f"--out (in Python: out=) {out!r}: names no folder.")
     folder = Path("runs") / f"{name}-{seed}" if out is None else Path(out)
-    what = "name" if out is None else "--out"
+    what = "name" if out is None else "folder"
     if out is not None and folder.exists() and (not folder.is_dir() or _filled(folder, out)):
-        raise ScenarioError(f"--out {out}: is there already and not empty. Name a new folder.")
+        raise ScenarioError(f"{out}: is there already and not empty. Name a new folder ({ELSEWHERE}).")
     for part in folder.parts:
         if len(os.fsencode(part)) > LONGEST - 10:
             raise ScenarioError(f"{what} {part[:40]}...: is too long for a folder ({len(os.fsencode(part))} bytes). {LONGEST - 10} work.")
@@ -57,7 +59,7 @@ def take_place(name: str, seed: int, out: str | Path | None, first: Callable[[Pa
                 _claim(folder, first)
                 return folder
     except FileExistsError:
-        raise ScenarioError(f"--out {out}: is there already and not empty. Name a new folder.") from None
+        raise ScenarioError(f"{out}: is there already and not empty. Name a new folder ({ELSEWHERE}).") from None
     except OSError as error:
         raise ScenarioError(f"{error.filename or stem}: cannot be written ({spoken(error)}). {_wish(out)}") from None
     raise ScenarioError(f"{stem}: too many runs of this name; clear the folder runs/.")
@@ -91,7 +93,7 @@ def _filled(folder: Path, out: str | Path) -> bool:
     try:
         return any(folder.iterdir())
     except OSError as error:
-        raise ScenarioError(f"--out {out}: cannot be looked into ({spoken(error)}). Name another folder.") from None
+        raise ScenarioError(f"{out}: cannot be looked into ({spoken(error)}). Name another folder.") from None
 
 
 def _seen(folder: Path, above: Path) -> str:
@@ -103,4 +105,4 @@ def _seen(folder: Path, above: Path) -> str:
 
 
 def _wish(out: str | Path | None) -> str:
-    return "Name another folder." if out is not None else "Name a folder with --out."
+    return "Name another folder." if out is not None else f"Name a folder ({ELSEWHERE})."

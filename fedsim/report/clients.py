@@ -193,7 +193,9 @@ def _short(measure: str) -> str:
 
 
 def _figure(value: float, *, share: bool) -> str:
-    return "unknown" if not math.isfinite(value) else f"{value:{'.1%' if 0 < value < 0.1 else '.0%'}}" if share else f"{value:.3g}"
+    if not math.isfinite(value):
+        return "unknown"
+    return f"{100 * value:{'.1f' if 0 < value < 0.1 else '.0f'}} %" if share else f"{value:.3g}"
 
 
 def _words(found: Fairness) -> str:

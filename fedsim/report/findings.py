@@ -82,7 +82,7 @@ def _flat(seen: Seen) -> str:
     if not gained > 0 or not 0 <= late < LOOKED * gained:
         return ""
     first = rows["round"].iloc[since]
-    share = "less than 1%" if 0 < late < 0.005 * gained else f"{late / gained:.0%}"
+    share = "less than 1 %" if 0 < late < 0.005 * gained else f"{100 * late / gained:.0f} %"
     return (
         f"The last quarter of the rounds brought little: since round {first} the best {name} went from {abs(values[:since].max()):.4g} to"
         f" {abs(values.max()):.4g}, {share} of all that was gained."
@@ -100,8 +100,8 @@ def _swings(seen: Seen) -> str:
     if not gained > 0 or moved - abs(float(moves.mean())) < SWINGS * gained:  # What goes one way swings not.
         return ""
     return (
-        f"The {name} still swings: by {moved:.3g} from one evaluation to the next over the last quarter, {moved / gained:.0%} of all that"
-        f" was gained. One run's last value says little; compare several seeds, and try a lower rate or more clients a round."
+        f"The {name} still swings: by {moved:.3g} from one evaluation to the next over the last quarter, {100 * moved / gained:.0f} % of"
+        f" all that was gained. One run's last value says little; compare several seeds, and try a lower rate or more clients a round."
     )
 
 
@@ -113,8 +113,9 @@ def _late(seen: Seen) -> str:
     deadline_s = float(seen.about["scenario"]["server"]["round_timeout_s"])
     total = (tasks.arrived_s - tasks.sent_s).dropna().to_numpy(dtype=np.float64)
     within = float((total <= deadline_s).mean()) if len(total) else math.nan
-    where = f" the deadline ({duration(deadline_s)}) is at the {within:.0%} point of how long replies take" if math.isfinite(within) else ""
-    return f"{late:.0%} of replies were late:{where}." if where else f"{late:.0%} of replies were late."
+    point = f"{100 * within:.0f} %"
+    where = f" the deadline ({duration(deadline_s)}) is at the {point} point of how long replies take" if math.isfinite(within) else ""
+    return f"{100 * late:.0f} % of replies were late:{where}." if where else f"{100 * late:.0f} % of replies were late."
 
 
 def _stragglers(seen: Seen) -> str:
@@ -145,7 +146,7 @@ def _phase(seen: Seen) -> str:
         "training": "Less local work, or a smaller model, shortens it.", "waiting": "",
     }[str(most.phase)]  # fmt: skip
     half = f"half of them {duration(most.p50_s)} or less"
-    return f"{str(most.phase).capitalize()} takes {most.share:.0%} of a message's time ({half}). {what}".strip()
+    return f"{str(most.phase).capitalize()} takes {100 * most.share:.0f} % of a message's time ({half}). {what}".strip()
 
 
 def _unheard(seen: Seen) -> str:
@@ -156,14 +157,14 @@ def _unheard(seen: Seen) -> str:
         return ""
     asked = tasks.client.nunique()
     never = f"; {count - asked:,} were never asked" if asked < count else ""
-    return f"{count - heard:,} of {count:,} clients ({(count - heard) / count:.0%}) were never heard{never}."
+    return f"{count - heard:,} of {count:,} clients ({100 * (count - heard) / count:.0f} %) were never heard{never}."
 
 
 def _wasted(seen: Seen) -> str:
     down, up, wasted = seen.sent
     if not down + up or wasted < WASTED * (down + up):
         return ""
-    return f"{wasted / (down + up):.0%} of all bytes ({megabytes(wasted)}) were for work that did not count."
+    return f"{100 * wasted / (down + up):.0f} % of all bytes ({megabytes(wasted)}) were for work that did not count."
 
 
 def _failures(seen: Seen) -> str:

@@ -48,7 +48,7 @@ def _row(row: Mapping[str, Any]) -> str:
     error, bound, agrees = row["error"], row["bound"], bool(row["agrees"])
     cells = [
         _number(row["foretold"]), _number(row["observed"]),
-        "" if error is None else f"{error:+.1%}", "" if bound is None else f"{bound:.0%}",
+        "" if error is None else f"{100 * error:+.1f} %", "" if bound is None else f"{100 * bound:.0f} %",
     ]  # fmt: skip
     last = "<td>yes</td>" if agrees else "<td class=no>no</td>"
     return f"<tr><th>{escape(str(row['what']))}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}{last}</tr>"

@@ -72,7 +72,7 @@ def _facts(seen: Seen, _: Drawing) -> str:
             "Both ways, for tasks that did not count: late, failed, after their stream's end, or cut off by the end of the run.",
         ),
         ("client tasks", f"{len(seen.tasks):,}", ""),
-        *([("waited for data", f"{waiting(seen.tasks):.0%}", "Of the time that devices were at work: for mini-batches to be loaded.")]
+        *([("waited for data", f"{100 * waiting(seen.tasks):.0f} %", "Of the time that devices were at work: for mini-batches to load.")]
           if seen.tasks.waited_s.any() else []),
         ("seed", str(about["seed"]), ""),
         ("digest", f"{digest[:12]}..." if digest else "none yet" if run.status == "running" else "none",
@@ -102,7 +102,7 @@ def _origin(seen: Seen, _: Drawing) -> str:
     model = about["model"]
     tables = {
         "Run": {
-            "started": about["started"], "wall time": f"{about['wall_s']:.1f} s", "digest": about["digest"] or "none",
+            "started": about["started"], "wall time of its rounds": duration(about["wall_s"]), "digest": about["digest"] or "none",
             "metrics digest": about["metrics_digest"] or "none", "scenario digest": about["scenario_digest"],
             "model": f"{model['parameters']:,} parameters, {model['training_flops_per_example']:,.0f} FLOP to train on an example",
         },

@@ -63,11 +63,11 @@ def times(seen: Seen, draw: Drawing) -> str:
     rows = "".join(
         f"<tr><th>{'all of it' if row.phase == 'total' else row.phase}</th>"
         + "".join(f"<td>{duration(float(value))}</td>" for value in (row.p50_s, row.p90_s, row.p99_s, row.mean_s))
-        + f"<td>{'' if row.phase == 'total' else f'{row.share:.0%}'}</td></tr>"
+        + f"<td>{'' if row.phase == 'total' else f'{100 * row.share:.0f} %'}</td></tr>"
         for row in table.itertuples()
     )
     late = float((seen.tasks[seen.tasks.kind == "train"].outcome == "late").mean())
-    missed = f" {late:.1%} of them missed the deadline of {duration(deadline_s)}." if late else ""
+    missed = f" {100 * late:.1f} % of them missed the deadline of {duration(deadline_s)}." if late else ""
     drawn, count = draw.html(figure(seen.tasks, deadline_s), 320), int((seen.tasks.kind == "train").sum())
     return (
         f"<div class=pair><table class=numbers><thead><tr><th></th><th>half within</th><th>90 %</th><th>99 %</th><th>mean</th>"
@@ -88,7 +88,7 @@ def bytes_sent(seen: Seen, _: Drawing) -> str:
     rows = "".join(
         f"<tr><th>{escape(str(row.kind))}</th><td>{escape(str(row.fate))}</td><td>{row.messages:,}</td><td>{megabytes(row.down)}</td>"
         f"<td>{megabytes(row.up)}</td><td>{megabytes(row.down_framing + row.up_framing)}</td><td>{megabytes(row.total)}</td>"
-        f"<td>{row.share:.1%}</td></tr>"
+        f"<td>{100 * row.share:.1f} %</td></tr>"
         for row in table.itertuples()
     )
     fates = [str(fate) for fate in dict.fromkeys(table.fate)]

@@ -42,4 +42,4 @@ def loading_bound(fleet: Fleet) -> str:
     share = float(np.median(at_work_s / (load_s + at_work_s if not loader.depth else np.maximum(load_s, at_work_s))))
     who = "" if len(clients) == count else f" first {len(clients):,}"
     what = "loading and steps take turns" if not loader.depth else f"{bound.sum():,} of the{who} {len(clients):,} clients are loading bound"
-    return f"clients.loading: {what}; a step is at work {share:.0%} of the time, in the median."
+    return f"clients.loading: {what}; a step is at work {100 * share:.0f} % of the time, in the median."

@@ -109,7 +109,9 @@ def _needs(wanted: Wanted, owner: str) -> str:
 
 
 def _must(item: Any) -> str:
-    kind, context = item["type"], item.get("ctx", {})
+    kind, context, given = item["type"], item.get("ctx", {}), item["input"]
+    if kind == "dict_type" and isinstance(given, str) and given.isprintable() and 0 < len(given) <= 60 and "'" not in given:
+        return f"a table like {{ kind = '{given}' }}"
     if kind in _TYPES:
         return _TYPES[kind]
     if kind in _SIGNS:

@@ -18,6 +18,7 @@ from fedsim.learn.job import FULL, Job
 from fedsim.learn.objectives import Objective
 from fedsim.learn.pace import Clock
 from fedsim.scenario.schema import Clients, Data, Engine, Scenario, Schedule, Stream, Table, Training
+from fedsim.score.target import beyond
 
 ITEM_BYTES = 40
 """What is held of each item of a client's stream: when it comes and is labelled, which it is, its place and its concept."""
@@ -280,6 +281,10 @@ def check_stop(scenario: Scenario, scores: Collection[str]) -> None:
         )
     if stop.metric is not None and stop.metric not in scores:
         raise ScenarioError(f"stop.metric = {stop.metric!r}: is not reported here. {choices(stop.metric, scores)}")
+    for name, line in (("at_least", stop.at_least), ("at_most", stop.at_most)):
+        kind = scenario.training.objective["kind"]
+        if line is not None and (why := beyond(str(stop.metric), line, rises=name == "at_least", objective=kind)):
+            raise ScenarioError(f"stop.{name} = {line:g}: {why} Leave it out for a run that takes all its rounds.")
     if stop.plateau is not None and rises(str(stop.metric), stop.goal) is None:
         raise ScenarioError(f"stop.metric = {stop.metric!r}: say whether less of it is better: stop.goal = 'min', or 'max'.")
 

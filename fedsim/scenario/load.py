@@ -62,7 +62,7 @@ def read_table(
         except RecursionError:
             raise ScenarioError("the scenario is nested without end.") from None
     else:
-        table, folder = _read(Path(source)), Path(source).resolve().parent
+        table, folder = _read(Path(source), schema), Path(source).resolve().parent
     table = plain(table)
     given = {
         _word(key): plain(value, _word(key)) for key, value in {**(overrides or {}), **({} if seed is None else {"seed": seed})}.items()
@@ -158,14 +158,14 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, schema: type[BaseModel]) -> dict[str, Any]:
     try:
         if not path.is_file():
             beside = {p.stem: p.name for p in path.parent.glob("*.toml") if p.stem != "pyproject"} if path.parent.is_dir() else {}
             near = difflib.get_close_matches(path.stem, beside, n=1)  # Without the ending, by which all are alike.
             hint = f" Did you mean {str(path.parent / beside[near[0]])!r}?" if near else ""
             what = "is a folder" if path.is_dir() else "is not a file" if path.exists() else "no such file"
-            raise ScenarioError(f"{path}: {what}.{hint} A scenario is a .toml file.")
+            raise ScenarioError(f"{path}: {what}.{hint} {FORMS.get(schema.__name__, 'It must be a .toml file.')}")
         text = path.read_text(encoding="utf-8-sig")  # Editors on Windows put a byte order mark in front.
         return tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -174,6 +174,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise ScenarioError(f"{path}: {_beyond(error)}.") from None
     except OSError as error:
         raise ScenarioError(f"{path}: cannot be read ({error.strerror or error}).") from None
+
+
+FORMS = {
+    "Scenario": "A scenario is a .toml file.", "Fleet": "A fleet is a .toml file.",
+    "SweepFile": "A sweep is a .toml file, or the folder of one that was begun.",
+}  # fmt: skip
+"""What a file of each schema is, for whoever named something else."""
 
 
 def _beyond(error: ValueError | RecursionError) -> str:

@@ -85,7 +85,7 @@ def together(parts: Parts) -> dict[str, str]:
     if (coding := parts.fleet.coding) is not None:
         plain = (_bytes(coding.down_forms), _bytes(coding.up_forms))
         sent_bytes = (_bytes(coding.down.forms(coding.down_forms)), _bytes(coding.up.forms(coding.up_forms)))
-        said = [f"{way} {1 - now / before:.0%} less" for way, before, now in zip(("down", "up"), plain, sent_bytes, strict=True)
+        said = [f"{way} {100 * (1 - now / before):.0f} % less" for way, before, now in zip(("down", "up"), plain, sent_bytes, strict=True)
                 if now != before]  # fmt: skip
         found["codec"] = f"of the arrays, {', '.join(said) or 'as many bytes as without'}"
     if (online := parts.fleet.online) is not None and online.replay.capacity:

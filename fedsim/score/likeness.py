@@ -11,17 +11,20 @@ STREAMS = ("stream.arrivals", "stream.order", "stream.labels", "stream.drift", "
 
 
 def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return why the scenarios *one* and *other* (plain tables, as manifests hold them) are no pair: a reason each, with both values.
+    """Return why the scenarios *one* and *other* (plain tables, as manifests hold them) are no pair: a reason each, with all its keys.
 
     >>> base = {"clients": {"count": 5}, "data": {"source": {"kind": "digits"}, "test_fraction": 0.2}}
     >>> unlike(base, {**base, "clients": {"count": 6}})
     ['another fleet (clients.count = 5, and 6)']
+    >>> unlike(base, {**base, "clients": {"count": 6, "ram": {"kind": "constant"}}})
+    ["another fleet (clients.count = 5, and 6; clients.ram = {'kind': 'constant'} in the second only)"]
     """
     found: list[str] = []
     for what, keys in (("other data or another split", DATA), ("another test part", ("data.test_fraction",)),
                        ("another fleet", FLEET), ("other streams", STREAMS), ("another objective", ("training.objective.kind",)),
                        ("another arithmetic", ("engine.dtype",))):  # fmt: skip
-        found += [_said(what, key, _at(one, key), _at(other, key)) for key in keys if _at(one, key) != _at(other, key)]
+        if apart := [_said(key, _at(one, key), _at(other, key)) for key in keys if _at(one, key) != _at(other, key)]:
+            found.append(f"{what} ({'; '.join(apart)})")
     kept, too = _kept_back(one), _kept_back(other)
     if kept != too:
         found.append(f"other training data (clients keep back {kept:g}, and {too:g}, of their examples to test on)")
@@ -68,15 +71,15 @@ def _at(scenario: Mapping[str, Any], key: str) -> Any:
     return at  # pyright: ignore[reportUnknownVariableType]
 
 
-def _said(what: str, key: str, ours: Any, theirs: Any) -> str:
-    for name in sorted({*ours, *theirs}) if isinstance(ours, Mapping) and isinstance(theirs, Mapping) else ():  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+def _said(key: str, ours: Any, theirs: Any) -> str:
+    """Return the first of what is another at *key* and below, the kind before its settings, with both values."""
+    names = {*ours, *theirs} if isinstance(ours, Mapping) and isinstance(theirs, Mapping) else set[str]()  # pyright: ignore[reportUnknownVariableType]
+    for name in sorted(names, key=lambda name: (name != "kind", name)):  # pyright: ignore[reportUnknownArgumentType, reportUnknownLambdaType]
         if ours.get(name) != theirs.get(name):  # pyright: ignore[reportUnknownMemberType]
-            return _said(what, f"{key}.{name}", ours.get(name), theirs.get(name))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-    return f"{what} ({key} = {_short(ours)}, and {_short(theirs)})"
-
-
-def _short(value: Any) -> str:
-    return "nothing" if value is None else f"{value!r:.40}"
+            return _said(f"{key}.{name}", ours.get(name), theirs.get(name))  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+    if ours is None or theirs is None:
+        return f"{key} = {theirs if ours is None else ours!r:.40} in the {'second' if ours is None else 'first'} only"
+    return f"{key} = {ours!r:.40}, and {theirs!r:.40}"
 
 
 def _kept_back(scenario: Mapping[str, Any]) -> float:

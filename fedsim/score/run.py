@@ -84,7 +84,7 @@ class Run:
         examples, steps (local ones), flops (operations); down_bytes and up_bytes (payload), down_framing_bytes and up_framing_bytes (what
         Flower wraps around it); loss (mean per example, over its mini-batches), result (SHA-256 of what the strategy was given), failure
         (why that was an error), waited_s (seconds that its steps waited for mini-batches), batch_size (examples, as chosen by
-        ``training.batch_policy``; 0 without one).
+        ``training.batch_policy``; NaN where none did: batches are then of ``training.batch_size``).
 
         On real clients NaN is also what their nodes did not tell; of a run that was killed there is what its server knew: number is -1
         there, steps and flops are 0.

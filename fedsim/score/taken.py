@@ -69,6 +69,15 @@ def _to_target(central: Frame, target: Target, about: Mapping[str, Any]) -> dict
     return {name: Figure(float(value), not held.empty) for name, value in zip(TO_TARGET, spent, strict=True)}
 
 
+def best_of(run: Run, target: Target) -> float:
+    """Return how far *run* came on the way to *target*: the best of its central scores; NaN where it has none."""
+    metrics = run.metrics
+    scores: Frame = metrics[(metrics.scope == "central") & (metrics.name == target.metric)]
+    values = scores["value"].to_numpy(dtype=float)
+    known = values[~np.isnan(values)]
+    return float(known.max() if target.upwards else known.min()) if len(known) else math.nan
+
+
 def _worst(run: Run) -> dict[str, Figure]:
     """Return the scores of the worst tenth of clients: on streams of what they predicted, else by their last federated evaluation."""
     found: dict[str, Figure] = {}

@@ -39,27 +39,53 @@ class Target:
         return None if value is None or metric is None else cls(metric, float(value), least is not None)
 
     @classmethod
-    def read(cls, words: str, scores: Iterable[str]) -> Target:
+    def read(cls, words: str, scores: Iterable[str], objective: str = "", said_as: str = "--target") -> Target:
         """Return what ``--target accuracy=0.9`` means; '>=' and '<=' say which way, and '=' is '<=' for a loss.
 
-        Raises ScenarioError for what nobody reports, and for what is no number.
+        *objective* is the kind whose *scores* they are, *said_as* where the words stand. Raises ScenarioError for what nobody reports, what
+        is no number, and what no score can ever be.
 
         >>> str(Target.read("accuracy=0.9", ["accuracy", "loss"])), str(Target.read("loss=0.3", ["loss"]))
         ('accuracy >= 0.9', 'loss <= 0.3')
         """
         found = re.fullmatch(r"\s*(.+?)\s*(>=|<=|=)\s*(\S+)\s*", words)
         if not found:
-            raise ScenarioError(f"--target {words!r}: must look like accuracy=0.9, or loss<=0.3.")
+            raise ScenarioError(f"{said_as} {words!r}: must look like accuracy=0.9, or loss<=0.3.")
         metric, sign, text = found.groups()
         try:
             value = float(text)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise ScenarioError(f"--target {words!r}: {text!r} is no number. It must look like accuracy=0.9.")
+            raise ScenarioError(f"{said_as} {words!r}: {text!r} is no number. It must look like accuracy=0.9.")
         if metric not in (known := list(scores)):
-            raise ScenarioError(f"--target {words!r}: {metric!r} is not reported here. {choices(metric, known)}")
-        return cls(metric, value, sign == ">=" or (sign == "=" and upwards(metric)))
+            raise ScenarioError(f"{said_as} {words!r}: {metric!r} is not reported here. {choices(metric, known)}")
+        found = cls(metric, value, sign == ">=" or (sign == "=" and upwards(metric)))
+        if why := beyond(metric, value, rises=found.upwards, objective=objective):
+            raise ScenarioError(f"{said_as} {words!r}: {why}")
+        return found
+
+
+def beyond(metric: str, value: float, *, rises: bool, objective: str) -> str:
+    """Return why no *metric* of an objective of the kind *objective* is ever as good as *value*; empty where one may be, or nobody knows.
+
+    >>> beyond("accuracy", 97.0, rises=True, objective="classification")
+    'can never hold, since no accuracy is above 1 (90 % are 0.9).'
+    >>> beyond("loss", -1.0, rises=False, objective="classification"), beyond("loss", -1.0, rises=False, objective="mine:Margin")
+    ('can never hold, since no loss is below 0.', '')
+    """
+    if metric not in RANGES or objective != OURS:
+        return ""
+    low, high = RANGES[metric]
+    if rises and value > high:
+        return f"can never hold, since no {metric} is above {high:g}{' (90 % are 0.9)' if high == 1 else ''}."
+    return f"can never hold, since no {metric} is below {low:g}." if not rises and value < low else ""
+
+
+OURS = "classification"
+"""The objective of which the scores are known; another's may have any range, whatever their names."""
+RANGES = {"accuracy": (0.0, 1.0), "loss": (0.0, math.inf)}
+"""Between what its scores lie."""
 
 
 def upwards(metric: str) -> bool:

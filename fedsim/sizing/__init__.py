@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.errors import ScenarioError
 from fedsim.scenario.load import Loaded, load
 from fedsim.scenario.schema import Scenario
 
@@ -117,7 +117,7 @@ def sized(
     if scenario.stream is not None:
         raise ScenarioError("size: is for data that are there from the start; on a [stream], what comes when decides. See fedsim check.")
     if least is not None and least not in plans.LEAST:
-        raise ScenarioError(f"--least {least!r}: {choices(least, plans.LEAST)}")
+        raise ScenarioError(f"--least {least!r}: must be {' or '.join(plans.LEAST)}.")
     deadline_s = None if deadline is None else span(deadline, "--deadline", "6h, 90m or 2d, of virtual time")
     budget_s = None if budget is None else span(budget, "--budget", "10m, 90s or 2h, of wall time")
     asked = plans.cohorts(scenario, clients)
@@ -134,7 +134,7 @@ def sized(
         if what and target is not None:
             raise ScenarioError(f"--target {target}: {what} has sizes, and no numbers to learn from. Leave the target out.")
         stop = Target.of(scenario.stop.model_dump()) if scenario.stop and not what else None
-        goal = Target.read(target, scores) if target is not None else stop
+        goal = Target.read(target, scores, scenario.training.objective["kind"]) if target is not None else stop
         del parts
         (folder / "dry").mkdir(parents=True, exist_ok=True)
         course = Course(loaded, crew, wall_s)

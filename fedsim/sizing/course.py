@@ -14,7 +14,7 @@ from fedsim.core.types import Seconds
 from fedsim.many.runs import Asked, Crew
 from fedsim.scenario.load import Loaded, load
 from fedsim.score.run import Run
-from fedsim.score.taken import taken
+from fedsim.score.taken import best_of, taken
 from fedsim.sizing import dry
 from fedsim.sizing.plan import Plan
 from fedsim.sizing.seen import Figures, Seen, Setting, figures
@@ -29,12 +29,13 @@ CONFIRMED = 4
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """A run that learned: after how many rounds it reached the target, or None; and what these, or all of its rounds, came to."""
+    """A run that learned: after how many rounds it reached the target, or None; what these, or all of its rounds, came to; its best."""
 
     run: Run
     seed: int
     rounds: int | None
     figures: Figures
+    best: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Course:
                     f"size: with seed {seed} {plan.target} holds before the first round, and nothing is left to learn. Set another target."
                 )
             known = figures(seen, max(1, rounds or seen.rounds))
-            self.learned.setdefault(setting, {})[seed] = Learned(outcome.run, seed, rounds, known)
+            self.learned.setdefault(setting, {})[seed] = Learned(outcome.run, seed, rounds, known, best_of(outcome.run, plan.target))
 
     def run(self, plan: Plan) -> list[Row]:
         """Rehearse all settings, learn with few, and return what each comes to."""

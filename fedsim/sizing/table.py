@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,16 @@ from rich.table import Table
 from fedsim.core.types import Frame
 from fedsim.record.manifest import whole
 from fedsim.report.units import duration, megabytes
+from fedsim.show_rows import rows
 from fedsim.sizing import Sizing
 from fedsim.sizing.course import SPARED, Row, meets, spares
 
 FILE, PAGE = "size.csv", "size.html"
 HEADINGS = ("clients", "wait", "late", "a round", "p95", "rounds", "in all", "a client", "unheard")
+SPARED_FIRST = "p95"
+"""The column that goes where a terminal is too narrow for all: page and file have it."""
+WIDEST = 1000
+"""Columns that a line takes at most."""
 
 
 def frame(found: Sizing) -> Frame:
@@ -101,7 +106,10 @@ def sentence(found: Sizing) -> str:
         return f"{asked}{wait}: {goal}{by}, {of} looked at{few}."
     learned = [each for each in found.rows if each.learned]
     if plan.target is not None and learned and all(each.missed == len(each.learned) for each in learned):
-        return f"No run reached {goal} in {plan.rounds:,} rounds. Raise server.rounds, or lower the target."
+        bests = [one.best for each in learned for one in each.learned if math.isfinite(one.best)]
+        far = f"; the best came to {max(bests) if plan.target.upwards else min(bests):.4g}" if bests else ""
+        change = "lower" if plan.target.upwards else "raise"
+        return f"No run reached {goal} in {plan.rounds:,} rounds{far}. Raise server.rounds, or {change} the target."
     there = [each for each in found.rows if each.each and not each.missed and math.isfinite(each.rounds)]
     if plan.target is None and there and not any(spares(each) for each in there):
         least = min(there, key=lambda each: _plain(found, each)["late"])
@@ -124,18 +132,11 @@ def show(found: Sizing) -> None:
     console = Console(highlight=False)
     console.print(f"[bold]{escape(found.name)}[/]: {escape(sentence(found))}")
     if found.best is not None:
-        named = Table(show_header=False, box=None, padding=(0, 2))
-        named.add_column(style="dim")
-        named.add_column(overflow="fold")
-        for name, value in facts(found, found.best):
-            named.add_row(name, escape(value))
-        console.print(named)
-    table = Table(box=None, padding=(0, 1))
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in found.rows:
-        cells, style = row_cells(found, row)
-        table.add_row(*cells, style=style)
+        rows("", facts(found, found.best))
+    table = _settings(found, HEADINGS)
+    if (needs := _columns(console, table)) > console.width:
+        table = _settings(found, [heading for heading in HEADINGS if heading != SPARED_FIRST])
+        console.width = max(console.width, min(needs, _columns(console, table)))  # Cells are never cut.
     console.print(table)
     said = [*notes(found), *found.notes]
     if any(0 < row.missed < len(row.learned) for row in found.rows):
@@ -145,17 +146,31 @@ def show(found: Sizing) -> None:
     console.print(f"[dim]{escape(str(found.folder / PAGE))}[/]", soft_wrap=True)
 
 
+def _settings(found: Sizing, headings: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 1))
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found.rows:
+        cells, style = row_cells(found, row)
+        table.add_row(*(cell for name, cell in zip(HEADINGS, cells, strict=True) if name in headings), style=style)
+    return table
+
+
+def _columns(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(max_width=WIDEST)).maximum
+
+
 def row_cells(found: Sizing, row: Row) -> tuple[list[str], str]:
     """Return *row* in words, as HEADINGS has them, and its style: that of the best, of what misses the deadline, or none."""
     values, plan = _plain(found, row), found.plan
     style = "bold green" if values["best"] else "" if values["meets"] else "dim"
     asked = "all" if row.setting.clients is None else f"{row.setting.clients:,}"
     if not row.each:
-        return [asked, short(row.setting.timeout_s), *["-"] * 7], "dim"
+        return [asked, duration(row.setting.timeout_s), *["-"] * 7], "dim"
     reached = "never" if row.learned and row.missed == len(row.learned) else f"{row.rounds:.3g}" + ("*" if row.missed else "")
     return [
-        asked, short(row.setting.timeout_s), percent(values["late"]), short(values["round_p50_s"]), short(values["round_p95_s"]),
-        f"{'' if row.learned or plan.target is None else '≈'}{reached}", short(values["whole_s"]), megabytes(values["client_bytes"]),
+        asked, duration(row.setting.timeout_s), percent(values["late"]), _known(values["round_p50_s"]), _known(values["round_p95_s"]),
+        f"{'' if row.learned or plan.target is None else '≈'}{reached}", _known(values["whole_s"]), megabytes(values["client_bytes"]),
         percent(values["unheard"]),
     ], style  # fmt: skip
 
@@ -201,19 +216,5 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
 
 
-def short(seconds: float) -> str:
-    """Return virtual seconds in few letters.
-
-    >>> short(0.25), short(45.0), short(250.0), short(15_000.0), short(110_520.0)
-    ('0.25s', '45s', '4m10s', '4h10m', '1d 6h42m')
-    """
-    if not math.isfinite(seconds):
-        return "-"
-    if seconds < 60:
-        return f"{seconds:.3g}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m{rest:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    return f"{days}d {hours}h{minutes:02d}m" if days else f"{hours}h{minutes:02d}m"
+def _known(seconds: float) -> str:
+    return duration(seconds) if math.isfinite(seconds) else "-"

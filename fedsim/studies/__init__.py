@@ -114,7 +114,7 @@ def studied(
         plans.check(scenario, parts.controller.changes if parts.controller else ())
         scores = sorted(parts.engine.evaluate(parts.first, *(tensor[:1] for tensor in parts.test)))
         stop = Target.of(scenario.stop.model_dump()) if scenario.stop else None
-        goal = Target.read(target, scores) if target is not None else stop
+        goal = Target.read(target, scores, scenario.training.objective["kind"]) if target is not None else stop
         sizes = parts.federation.sizes(np.arange(min(parts.federation.count, LOOKED_AT)))
         rows = plans.rows_of(asked, sizes, scenario.training.batch_size, parts.job.accumulate)
         host = measured(parts, [row.batch for row in rows if not row.dynamic], int(sizes.max()))

@@ -181,8 +181,8 @@ class Course:
         value = float(f"{curve[0] + AWAY * (curve[-1] - curve[0]):.3g}")
         self.plan = replace(plan, target=Target(self.metric, value, upwards(self.metric)))
         self.notes.append(
-            f"No target was named, and the scenario has no [stop] with one: {self.plan.target} is {AWAY:.0%} of the way from the untrained"
-            f" model to the end of the scenario's own run. --target {self.metric}=X names another."
+            f"No target was named, and the scenario has no [stop] with one: {self.plan.target} is {100 * AWAY:.0f} % of the way from an"
+            f" untrained model to the end of the scenario's own run. --target {self.metric}=X names another."
         )
 
     def to_target(self, batch: int | str, rate: float, seed: int) -> Reached | None:

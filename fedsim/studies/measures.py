@@ -103,7 +103,7 @@ def trained_on(tasks: Frame, job: Job) -> list[int]:
         read = int(held)
         if job.curriculum is not None:
             read = job.curriculum.examples(read, When(round=int(server_round), version=int(version)))
-        found.append((resized(job, int(size)) if size else job).seen(read))
+        found.append((resized(job, int(size)) if size > 0 else job).seen(read))
     return found
 
 

@@ -136,7 +136,7 @@ def _figures(study: Study) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
         f"To {target}",
         "Below the critical batch size twice the batch takes half the steps and as many examples; above it as many steps, and twice the"
         " examples (McCandlish et al. 2018). "
-        + (f"The dotted line is S = {fit.steps:.3g} + {fit.examples:.3g} / B, which is off by {fit.error:.0%} on average." if fit else ""),
+        + (f"The dotted line is S = {fit.steps:.3g} + {fit.examples:.3g} / B, off by {100 * fit.error:.0f} % on average." if fit else ""),
         {name: each for name, each in took.items() if each},
     )
     colours: Mapping[int, str] = dict(zip(SHARES, (PINK, BLUE, GREEN, ORANGE), strict=True))

@@ -137,7 +137,7 @@ def _quickest(study: Study) -> str:
         f"Quickest to {study.target}: {_batch(best)} at rate {best.rates['target']:g}, in {duration(took['virtual_s_to_target'].mean)} of"
         f" virtual time, {took['rounds_to_target'].mean:.3g} rounds and {megabytes(took['bytes_to_target'].mean)}."
     )
-    said += f" Within {TIE:.0%} of that, a tie: {', '.join(_batch(line) for line in ties)}." if ties else ""
+    said += f" Within {100 * TIE:.0f} % of that, a tie: {', '.join(_batch(line) for line in ties)}." if ties else ""
     return f"{said} Not reached with every seed: {', '.join(missing)}." if missing else said
 
 

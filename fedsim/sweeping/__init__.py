@@ -107,19 +107,26 @@ def _looked_at(space: Space, seed: int | None) -> tuple[Course, Way, int, list[s
     """Return how *space* is searched, in how many runs, and what a reader must know of that. Raises ScenarioError for what is no sweep."""
     from fedsim.scenario.load import load
     from fedsim.score.target import Target
-    from fedsim.sweeping.checking import probed
+    from fedsim.sweeping.checking import measured, probed
     from fedsim.sweeping.course import Course, directions_of, way_of
 
-    base = load(space.source, space.file.set, seed)
+    try:
+        base = load(space.source, space.file.set, seed)
+    except ScenarioError as error:  # Of a file that is not there; what is wrong in one names its own keys.
+        if isinstance(space.file.scenario, str) and str(error).startswith(f"{space.source}: "):
+            raise ScenarioError(f"scenario = {space.file.scenario!r}: {error}") from None
+        raise
     seeds = _seeds(space, base.scenario.seed, seed)
     goal = space.file.target
     if goal is None:
         aim = Target.of(base.scenario.stop.model_dump()) if base.scenario.stop else None
     else:
         metric = re.split(r"[<>=]", goal, maxsplit=1)[0].strip()
-        aim = Target.read(goal, [metric] if metric else [])  # Whether it is reported shows with the first run.
+        kind = base.scenario.training.objective["kind"]
+        aim = Target.read(goal, [metric] if metric else [], kind, "target =")  # Whether it is reported shows with the first run.
     if space.file.search.pruner is not None:
         _try_pruner(space)
+    measured(space, base, aim)
     probed(space, base)
     way = way_of(space, seeds[0], directions_of(space))
     course = Course(space, base, seeds, aim, tuple(space.file.pareto or ()))

@@ -13,9 +13,27 @@ from typing import Any
 from fedsim.core.errors import ScenarioError
 from fedsim.many.runs import Crew
 from fedsim.scenario.load import Loaded, load
+from fedsim.score.taken import TO_TARGET
+from fedsim.score.target import OURS, RANGES, Target
+from fedsim.sweeping.found import SENT, named
 from fedsim.sweeping.space import Assignment, Axis, Space
 
 BY = "fedsim.sweeping.checking:taken"
+
+
+def measured(space: Space, base: Loaded, target: Target | None) -> None:
+    """Raise ScenarioError for a measure that no run can have; which scores an objective of a reader's own has, the first run tells."""
+    if base.scenario.training.objective["kind"] != OURS:
+        return
+    scores = sorted(RANGES)
+    known = [f"{which} {name}" for which in ("best", "final") for name in scores]
+    known += ["virtual_s", "bytes", *SENT, *(TO_TARGET if target is not None else ())]
+    maybe = ["prequential accuracy", *(f"worst tenth, {name}" for name in ("prequential accuracy", *scores))]  # By how clients are scored.
+    given = space.file.measure
+    for word in [given] if isinstance(given, str) else given or ():
+        named(word, known if word not in maybe else maybe, "measure")
+    for word in space.file.pareto or ():
+        named(word, known if word not in maybe else maybe, "--pareto")
 
 
 def probed(space: Space, base: Loaded) -> None:

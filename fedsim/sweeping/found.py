@@ -46,7 +46,8 @@ def named(word: str, known: Sequence[str], at: str) -> str:
         return f"final {word}"
     if word in TO_TARGET:
         raise ScenarioError(f"{at} = {word!r}: to which target? target = 'accuracy=0.9' says it, in the sweep's file or with --target.")
-    raise ScenarioError(f"{at} = {word!r}: is no measure of these runs. {choices(word, known)}")
+    scores = [name.removeprefix("final ") for name in known if name.startswith("final ")]
+    raise ScenarioError(f"{at} = {word!r}: is no measure of these runs. {choices(word, [*known, *scores])}")
 
 
 @dataclass(frozen=True, slots=True)

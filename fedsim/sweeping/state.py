@@ -66,8 +66,8 @@ def claimed(folder: Path) -> Generator[None]:
             found = look(folder)
             far = f" ({found.done:,} of {found.total:,} runs are done)" if found is not None else ""
             raise RunError(
-                f"{folder}: another process is at this sweep{far}. Wait for it, or name another folder with --out; --read looks at what is"
-                f" done."
+                f"{folder}: another process is at this sweep{far}. Wait for it, or name another folder (--out, in Python out=); --read"
+                f" (only_read=True) looks at what is done."
             ) from None
         yield
 
