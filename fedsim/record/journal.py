@@ -36,8 +36,8 @@ class MetricRow:
     """One score at one moment. *scope*: central (the server's test part), federated (clients' own), training, or
     controller (what the server's asked for after the round).
 
-    The bytes are what all clients together had put on the wire by then, framing included; of a reply that was on its way at that moment they
-    are counted once it has arrived, or the run ends.
+    The bytes are what all clients together had put on the wire by then, framing included; those of a reply that was on its way at
+    that moment are counted once it has arrived, or the run ends.
     """
 
     round: int
