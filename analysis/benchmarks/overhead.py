@@ -18,11 +18,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from fedsim.flower import compat, records
-from fedsim.learn.work import Result, Task
+from fedsim.flower import compat, compat_lazy, records
+from fedsim.learn.engine.stack import Stack
+from fedsim.learn.work import Result, Row, Task
 from fedsim.record.journal import Journal
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.load import load
@@ -30,18 +32,24 @@ from fedsim.sim.grid import VirtualGrid
 
 
 class Ready:
-    """An engine whose results lie ready: the start, as it came."""
+    """An engine whose results lie ready: the start, as it came, stacked as an engine's results are."""
 
-    def __init__(self) -> None:
-        self._tasks: dict[int, Task] = {}
+    def __init__(self, parts: Parts) -> None:
+        self._tasks, self._given = dict[int, Task](), 0
+        self._first, self._chunk = parts.first, parts.engine.chunk
 
     def submit(self, task: Task) -> int:
-        ticket = len(self._tasks)
-        self._tasks[ticket] = task
-        return ticket
+        self._given += 1
+        self._tasks[self._given] = task
+        return self._given
 
     def collect(self, tickets: Sequence[int], others: Iterable[int] = ()) -> list[Result]:
-        return [Result({"train_loss": 1.0}, self._tasks[ticket].start.params) for ticket in tickets]
+        found: list[Result] = []
+        for begin in range(0, len(tickets), self._chunk):
+            starts = [self._tasks.pop(ticket).start.params for ticket in tickets[begin : begin + self._chunk]]
+            stack = Stack(list(self._first), [torch.from_numpy(np.stack([start[name] for start in starts])) for name in self._first])
+            found += [Result({"train_loss": 1.0}, Row(stack, at)) for at in range(len(starts))]
+        return found
 
     def discard(self, ticket: int) -> None:
         del self._tasks[ticket]
@@ -66,11 +74,11 @@ def scenario(clients: int) -> dict[str, object]:
 def ours(parts: Parts, rounds: int, folder: Path) -> list[float]:
     """Return the CPU seconds of each round through the virtual grid and the journal."""
     journal = Journal(folder)
-    grid = VirtualGrid(parts.fleet, Ready(), journal, writable=False)
+    grid = VirtualGrid(parts.fleet, Ready(parts), journal, writable=False)
     strategy = compat.name_draws(FedAvg(fraction_evaluate=0.0), parts.key)
     arrays, config = compat.array_record(parts.first), records.job_config(parts.job)
     spent: list[float] = []
-    with compat.log_to(None):
+    with compat.log_to(None), compat_lazy.lazily(strategy):
         for number in range(1, rounds + 1):
             start = time.process_time()
             replies = grid.send_and_receive(strategy.configure_train(number, arrays, config, grid), timeout=1e6)

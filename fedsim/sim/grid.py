@@ -255,7 +255,7 @@ class VirtualGrid(Grid):
 
         None of them is without *until_s*: then who sent them may send more before.
         """
-        read: Read = {}
+        read = Read(still=isinstance(messages, list))
         if self._observed is not None and (messages := list(messages)):
             self._sleep_until(self._observed.sent_s(self.asked + 1, self.now))
         sent = [self._opened(self._crew.post.delivery(message, self.now, read)) for message in messages]

@@ -31,12 +31,18 @@ class Invariants:
 
     def settled(self, row: TaskRow, version: int) -> None:
         """Check a task whose fate is sealed, against the newest model *version*."""
-        event = f"{row.kind} message {row.message} to client {row.client}"
+
+        def event() -> str:
+            return f"{row.kind} message {row.message} to client {row.client}"
+
         if row.version > version:
-            raise _broken(event, f"an update from the future: version {row.version} while the server is at {version}")
-        times = [t for t in (row.sent_s, row.received_s, row.started_s, row.computed_s, row.arrived_s) if t >= 0]
-        if times != sorted(times) or any(t > self._now for t in times):
-            raise _broken(event, f"its times are out of order: {times} at {self._now} s")
+            raise _broken(event(), f"an update from the future: version {row.version} while the server is at {version}")
+        last, now = 0.0, self._now
+        for moment in (row.sent_s, row.received_s, row.started_s, row.computed_s, row.arrived_s):
+            if moment >= 0:
+                if not last <= moment <= now:
+                    raise _broken(event(), f"its times are out of order: {_times(row)} at {now} s")
+                last = moment
         self.settled_bytes += row.wire_bytes
 
     def finished(self) -> None:
@@ -57,6 +63,10 @@ class Invariants:
         listed = list(weights)
         if listed and (min(listed) < 0 or sum(listed) <= 0):
             raise _broken(f"round {round_number}", f"weights {listed[:5]} cannot be made to sum to one")
+
+
+def _times(row: TaskRow) -> list[Seconds]:
+    return [t for t in (row.sent_s, row.received_s, row.started_s, row.computed_s, row.arrived_s) if t >= 0]
 
 
 def _broken(event: str, what: str) -> RunError:
