@@ -40,7 +40,7 @@ def validation(found: Validation) -> None:
     for heading in ("", "foretold", "observed", "error", ""):
         table.add_column(heading, justify="left" if not heading else "right", overflow="fold")
     for row in found.rows:
-        error = "" if row.error is None else f"{100 * row.error:+.1f} % of {100 * row.bound:.0f} %"
+        error = "" if row.error is None or row.bound is None else f"{100 * row.error:+.1f} % of {100 * row.bound:.0f} %"
         table.add_row(row.what, _number(row.foretold), _number(row.observed), error, "yes" if row.agrees else "[red]no[/]")
     console.print(table)
     for note in found.notes:

@@ -78,8 +78,8 @@ def example(about: Mapping[str, Any]) -> Any | None:
     if len(shape) == 3 and min(shape[1:]) > 1:
         drawn.add_heatmap(z=values.mean(axis=0), colorscale="Greys", reversescale=True,
                           showscale=False, hovertemplate="%{z:.3g}<extra></extra>")  # fmt: skip
-        drawn.update_yaxes(autorange="reversed", scaleanchor="x", showticklabels=False, showgrid=False, title="")
-        drawn.update_xaxes(showticklabels=False, showgrid=False, constrain="domain", title="")
+        drawn.update_yaxes(autorange="reversed", scaleanchor="x", showticklabels=False, ticks="", showgrid=False, title="")
+        drawn.update_xaxes(showticklabels=False, ticks="", showgrid=False, constrain="domain", title="")
         return drawn
     lines = values.reshape(1, -1) if len(shape) <= 1 else values.reshape(shape[0], -1)
     if len(lines) > lines.shape[1]:  # Channels are fewer than steps.

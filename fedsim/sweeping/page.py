@@ -32,7 +32,7 @@ STYLE = """<style>
 .sweep th, .sweep td { padding: 0.25rem 1.1rem 0.25rem 0; border-bottom: 1px solid #80808030; white-space: nowrap; }
 .sweep td { font-variant-numeric: tabular-nums; text-align: right; } .sweep thead th { text-align: right; }
 .sweep thead th:first-child { text-align: left; } .sweep tbody tr:first-child > * { font-weight: 650; opacity: 1; }
-.wide { overflow-x: auto; } .wide > div { min-width: 44rem; }
+.faults, .wide { overflow-x: auto; } .wide > div { min-width: 44rem; }
 .best { border-left: 4px solid #009e73; padding: 0.3rem 1rem; margin: 0.8rem 0; max-width: 56rem; font-size: 1.05rem; }
 @media print { .modebar { display: none !important; } section { break-inside: avoid; } }
 </style>"""
@@ -246,7 +246,7 @@ def _faults(found: Sweep) -> str:
         f"<tr><th>{escape(each.point.name)}</th><td>{escape(each.status)}</td><td>{escape(each.why)}</td></tr>" for each in broken[:FAULTS]
     )
     more = f"<p class=note>{FAULTS} of {len(broken):,}; {TABLE} has all.</p>" if len(broken) > FAULTS else ""
-    return f'<h2 style="color: {ALARM}">Not ranked</h2><table>{rows}</table>{more}'
+    return f'<h2 style="color: {ALARM}">Not ranked</h2><div class=faults><table>{rows}</table></div>{more}'
 
 
 def _how(found: Sweep) -> str:
