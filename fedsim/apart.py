@@ -23,7 +23,7 @@ from fedsim.core.children import command, ended, environment
 from fedsim.core.errors import FedsimError, RunError, ScenarioError, reason
 from fedsim.core.progress import Progress, Watch
 from fedsim.core.types import Array, Params
-from fedsim.record.leaving import Interrupted, Pruned
+from fedsim.record.leaving import Interrupted, Patience, Pruned
 from fedsim.record.place import check_place
 from fedsim.scenario.everywhere import check, check_kinds
 from fedsim.scenario.load import Loaded
@@ -63,11 +63,12 @@ def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None =
         "out": None if out is None else str(out), "until_s": None if budget_s is None else time.monotonic() + budget_s,
         "watched": watch is not None,
     }  # fmt: skip
-    child = _Child(watch)
-    try:
-        return child.answer(request)
-    finally:
-        child.end()
+    with Patience().watching():
+        child = _Child(watch)
+        try:
+            return child.answer(request)
+        finally:
+            child.end()
 
 
 @dataclass(eq=False)
@@ -90,19 +91,20 @@ class _Child:
     def answer(self, request: Mapping[str, Any]) -> Run:
         """Return the run that *request* asks for, once it is over."""
         self._say(request)
+        told: dict[str, Any] = {}
         while True:
             try:
-                line = self.heard.get()
-                if not line:
+                if not (line := self.heard.get()):
                     break
-                told = json.loads(line)
-                if "status" in told:
-                    return self._came_to(told)
+                if "status" in (told := json.loads(line)):
+                    break
                 self._take(told)
             except KeyboardInterrupt:
+                with suppress(OSError):  # It leaves its folder in order, and says so; unless somebody insists.
+                    self.process.send_signal(signal.SIGKILL if self.interrupted else signal.SIGINT)
                 self.interrupted = True
-                with suppress(OSError):
-                    self.process.send_signal(signal.SIGINT)  # It leaves its folder in order, and says so.
+        if "status" in told:
+            return self._came_to(told)
         code = self.process.wait()
         if self.interrupted:
             raise KeyboardInterrupt

@@ -27,7 +27,7 @@ from fedsim.core.errors import RunError, ScenarioError
 CBWR = {1: "off", 2: "AUTO", 3: "COMPATIBLE"}
 """MKL's branches, by its own numbers (mkl_types.h); others are named by theirs."""
 ANSWERS: Mapping[str, str] = {
-    "products": "16f43d51805fe73a", "convolutions": "4edd6c39e687f19c", "elements": "e34f4fa6bc7cd66d", "numpy": "37fe2a9481930e14",
+    "products": "16f43d51805fe73a", "convolutions": "4edd6c39e687f19c", "elements": "0f6332da269c3cd7", "numpy": "37fe2a9481930e14",
     "blas": "fc0de6604109b4b0", "libm": "f5f359f87b081da3",
 }  # fmt: skip
 """What the libraries answer where it was measured: torch 2.12 and 2.13, numpy 2.3 and 2.4, glibc 2.36, AMD's processors and Intel's."""
