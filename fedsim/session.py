@@ -88,6 +88,8 @@ def execute(
     if apart.needed(loaded.scenario):
         return apart.execute(loaded, out, watch, budget_s)
     check_place(loaded.scenario.name, loaded.scenario.seed, out)
+    if loaded.scenario.engine.everywhere:
+        kernels.check()
     until_s = math.inf if budget_s is None else time.monotonic() + budget_s
     with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)

@@ -1,4 +1,4 @@
-"""The process of a run as ``apart`` starts it, with a stand-in for the run that imports no torch: what it does, its scenario's name says."""
+"""The process of a run as ``apart`` starts it, with a stand-in for the run that imports no torch: its scenario's name says what it does."""
 
 import os
 import time

@@ -24,7 +24,7 @@ from fedsim import apart, session
 from fedsim.core import pinned
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.progress import Progress
-from fedsim.learn import kernels
+from fedsim.learn import elementary, kernels
 from fedsim.learn.models import models
 from fedsim.many import runs
 from fedsim.real.folder import init_app
@@ -32,7 +32,7 @@ from fedsim.record.leaving import Interrupted, Pruned
 from fedsim.scenario.load import load
 
 sys.path.insert(0, str(Path(__file__).with_name("golden")))
-from play import SCENARIOS  # noqa: E402
+from play import SCENARIOS
 
 EVERYWHERE = {"engine.reproducible": "everywhere"}
 ELSEWHERE = {
@@ -167,7 +167,8 @@ def test_a_run_ends_with_its_caller(tmp_path: Path) -> None:
         "child = apart._Child(None)\nprint(child.process.pid, flush=True)\n"
         "child.answer({'scenario': conftest.tiny_table(name='endless')})"
     )
-    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=given)
     assert caller.stdout is not None
     there = Path(f"/proc/{caller.stdout.readline().strip()}/stat")
     before = there.exists()
@@ -188,17 +189,20 @@ def test_no_manifest_says_everywhere_where_libraries_were_loaded_otherwise(tmp_p
         session.execute(load(tiny_table(EVERYWHERE)), tmp_path / "run")
     for name, value in pinned.pins().items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(RunError, match="MKL_CBWR = .*and not 'COMPATIBLE'"):
+    with pytest.raises(RunError, match="FEDSIM_REPRODUCIBLE = None, and not 'everywhere'"):
         session.execute(load(tiny_table(EVERYWHERE)), tmp_path / "run")
 
     assert not (tmp_path / "run").exists()
+    assert not elementary.hold.cache_info().currsize, "and this process goes on by its own kernels"
 
 
 def test_a_library_is_asked_and_not_only_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the variables are right and MKL, torch or numpy answers otherwise, that one is named."""
     monkeypatch.setattr(pinned, "unpinned", lambda began=None: "")
+    right = {"torch": "AVX2", "mkl": "COMPATIBLE", "numpy": ""}
     for name, wrong in (("mkl", "AUTO"), ("torch", "AVX512"), ("numpy", "X86_V4")):
-        monkeypatch.setattr(kernels, "kernels", lambda name=name, wrong=wrong: {"torch": "AVX2", "mkl": "COMPATIBLE", "numpy": "", name: wrong})
+        found = {**right, name: wrong}
+        monkeypatch.setattr(kernels, "kernels", lambda found=found: found)
         with pytest.raises(RunError, match=f"{name} chose '{wrong}'"):
             kernels.check()
 
@@ -234,7 +238,8 @@ def test_what_cannot_be_held_to_one_arithmetic_is_refused(settings: dict[str, An
 def test_a_machine_that_cannot_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No x86-64, no AVX2, a numpy built for more, a torch without MKL: one line each, with what would have worked."""
     for name, value, said in (
-        ("platform.machine", lambda: "aarch64", "is aarch64, and no x86-64"), ("fedsim.core.pinned._flags", lambda: frozenset({"avx"}), "no avx2"),
+        ("platform.machine", lambda: "aarch64", "is aarch64, and no x86-64"),
+        ("fedsim.core.pinned._flags", lambda: frozenset({"avx"}), "no avx2"),
         ("fedsim.core.pinned._umath.__cpu_baseline__", ["SSE", "X86_V4"], "built for X86_V4"),
     ):  # fmt: skip
         with monkeypatch.context() as patch:
@@ -279,7 +284,10 @@ def test_verify_says_same_bits_of_a_run_from_another_machine(
 
 def test_a_worker_of_many_runs_is_started_as_each_run_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose bits are promised everywhere gets a process that began pinned, the next one of one machine another that did not."""
-    says = "import os,sys,json\nfor line in sys.stdin: print(json.dumps({'status': os.environ.get('MKL_CBWR', 'none'), 'error': ''}), flush=True)"
+    says = (
+        "import os, sys, json\nfor line in sys.stdin:\n"
+        "    print(json.dumps({'status': os.environ.get('MKL_CBWR', 'none'), 'error': ''}), flush=True)"
+    )
     monkeypatch.delenv("MKL_CBWR", raising=False)
     monkeypatch.setattr(runs, "command", lambda module: [sys.executable, "-S", "-c", says])
     worker = runs._Worker()  # pyright: ignore[reportPrivateUsage]

@@ -15,6 +15,7 @@ from pathlib import Path
 from numpy._core import _multiarray_umath as _umath  # pyright: ignore[reportAttributeAccessIssue]  # In no stub. The place where numpy says which features it was built for, and found.
 
 FIXED: Mapping[str, str] = {
+    "FEDSIM_REPRODUCIBLE": "everywhere",  # What a process of ours is told by, beside what libraries read.
     "MKL_CBWR": "COMPATIBLE",  # Products of torch: the one branch that MKL has on every maker's processors.
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # Convolutions.

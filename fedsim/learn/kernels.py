@@ -23,30 +23,35 @@ from torch.nn import functional as F
 
 from fedsim.core import pinned
 from fedsim.core.errors import RunError, ScenarioError
+from fedsim.learn import elementary
 
 CBWR = {1: "off", 2: "AUTO", 3: "COMPATIBLE"}
 """MKL's branches, by its own numbers (mkl_types.h); others are named by theirs."""
 ANSWERS: Mapping[str, str] = {
-    "products": "16f43d51805fe73a", "convolutions": "4edd6c39e687f19c", "elements": "0f6332da269c3cd7", "numpy": "37fe2a9481930e14",
-    "blas": "fc0de6604109b4b0", "libm": "f5f359f87b081da3",
+    "products": "16f43d51805fe73a", "convolutions": "4edd6c39e687f19c", "norms": "7c3e1ef274df4b53", "elements": "e9fe0d86b890d3e3",
+    "numpy": "37fe2a9481930e14", "blas": "fc0de6604109b4b0", "libm": "f5f359f87b081da3",
 }  # fmt: skip
-"""What the libraries answer where it was measured: torch 2.12 and 2.13, numpy 2.3 and 2.4, glibc 2.36, AMD's processors and Intel's."""
+"""What the libraries answer where it was measured: torch 2.13 (2.12 too, but for norms), numpy 2.3 and 2.4, glibc 2.36."""
 
 
 def check(what: str = "engine.reproducible = 'everywhere'") -> dict[str, Any]:
     """Return what the promise of equal bits rests on here: the variables, the kernels, and what they answer.
 
-    Raises ScenarioError where this torch has no MKL, RunError where a library was loaded otherwise than *what* needs.
+    From then on torch computes by ``elementary``, too. Raises ScenarioError where this torch cannot do as *what* needs, RunError where a
+    library was loaded otherwise, or this process is none that began for that.
     """
     if not torch.backends.mkl.is_available():
         raise ScenarioError(f"{what}: this torch has no MKL, whose products are the same on every machine. {INSTEAD}")
-    found = kernels()
-    wrong = pinned.unpinned()
-    wanted = {"torch": "AVX2", "mkl": "COMPATIBLE", "numpy": ""}
+    if not hasattr(torch.library, "get_kernel"):
+        raise ScenarioError(f"{what}: takes torch 2.12 or later, and this is {torch.__version__}. {INSTEAD}")
+    found, wanted = kernels(), {"torch": "AVX2", "mkl": "COMPATIBLE", "numpy": ""}
+    wrong = [f"{name} chose {found[name]!r}" for name, value in wanted.items() if found[name] not in (value, UNKNOWN)]
+    wrong = [said for said in (pinned.unpinned(), *wrong) if said]
     if not wrong:
-        wrong = next((f"{name} chose {found[name]!r}" for name, value in wanted.items() if found[name] not in (value, UNKNOWN)), "")
+        elementary.hold()
+        wrong = [] if elementary.held() else ["torch takes square roots as MKL does"]
     if wrong:
-        raise RunError(f"{what}: this process did not load its libraries so ({wrong}). This is a defect of fedsim; nothing was computed.")
+        raise RunError(f"{what}: this process did not load its libraries so ({wrong[0]}); nothing was computed. A defect of fedsim.")
     return {"variables": pinned.pins(), "kernels": found, "answers": dict(answers())}
 
 
@@ -56,7 +61,7 @@ UNKNOWN = "unknown"
 
 
 def kernels() -> dict[str, str]:
-    """Return what each library chose when it was loaded: torch, MKL (for reproducible products), numpy (above AVX2), BLAS, and the libc."""
+    """Return what each library chose when it was loaded: torch, MKL (its branch), numpy (what is above AVX2), its BLAS; and the libc."""
     above = sorted(name for name in _umath.__cpu_dispatch__ if _umath.__cpu_features__.get(name) and name not in pinned.UP_TO_AVX2)
     return {
         "torch": torch.backends.cpu.get_cpu_capability(), "mkl": _mkl(), "numpy": " ".join(above), "blas": _blas(),
@@ -70,8 +75,8 @@ def remark(rests: Mapping[str, Any]) -> str:
     if not others:
         return ""
     return (
-        f"engine.reproducible = 'everywhere': {', '.join(others)} come out otherwise here than where it was measured. Digests are the same"
-        f" where they come out as here (rests_on.answers in the manifest)."
+        f"engine.reproducible = 'everywhere': {', '.join(others)} come out otherwise here than with torch 2.13 and glibc 2.36. A digest"
+        f" that they go into is the same where they come out as here (rests_on.answers in the manifest)."
     )
 
 
@@ -117,12 +122,27 @@ def _convolutions() -> bytes:
     return _bytes(*found)
 
 
+def _norms() -> bytes:
+    """Return what normalisation comes to, and its gradients, which torch 2.13 takes otherwise than 2.12."""
+    found: list[Tensor] = []
+    for dtype in (np.float32, np.float64):
+        x = torch.from_numpy(_exact(9, 20, dtype=dtype)).requires_grad_()
+        w = torch.from_numpy(_exact(20, dtype=dtype)).requires_grad_()
+        for norm in (
+            lambda x, w: F.batch_norm(x, None, None, w, w, training=True), lambda x, w: F.layer_norm(x, (20,), w, w),
+            lambda x, w: F.group_norm(x[:, :, None], 4, w, w),
+        ):  # fmt: skip
+            y = norm(x, w)
+            found += [y, *torch.autograd.grad(y.pow(3).sum(), (x, w))]
+    return _bytes(*found)
+
+
 def _elements() -> bytes:
     found: list[Tensor] = []
     for dtype in (np.float32, np.float64):
         x = torch.from_numpy(_exact(997, dtype=dtype))
         found += [f(x) for f in (torch.exp, torch.tanh, torch.sigmoid, torch.erf, torch.sin)]
-        found += [f(x.abs() + 1) for f in (torch.log, torch.rsqrt)]
+        found += [f(x.abs() * 0.9 + 0.01) for f in (torch.log, torch.rsqrt, *(getattr(torch, name) for name in elementary.FUNCTIONS))]
         found += [x.sum(), x.square().mean(), torch.logsumexp(x, 0), torch.softmax(x[:990].reshape(99, 10), 1), torch.var(x), x.norm()]
     generator = torch.Generator().manual_seed(7)
     found += [torch.randn(37, generator=generator), torch.rand(5, generator=generator), torch.empty(37).exponential_(generator=generator)]
@@ -155,8 +175,9 @@ def _libms() -> bytes:
 
 
 _ASKED: Mapping[str, Callable[[], bytes]] = {
-    "products": _products, "convolutions": _convolutions, "elements": _elements, "numpy": _numpys, "blas": _blases, "libm": _libms,
-}
+    "products": _products, "convolutions": _convolutions, "norms": _norms, "elements": _elements, "numpy": _numpys, "blas": _blases,
+    "libm": _libms,
+}  # fmt: skip
 
 
 def _mkl() -> str:

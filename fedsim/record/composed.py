@@ -17,8 +17,8 @@ PROMISES = {
 }
 """What a digest promises, on a CPU and elsewhere."""
 EVERYWHERE = (
-    "On every x86-64 machine with AVX2 the digest is the same for a second run, and for any engine.chunk and engine.workers, as far as code"
-    " of your own computes with torch and numpy alone; rests_on says what that rests on."
+    "On every x86-64 machine with AVX2 the digest is the same for a second run, and for any engine.chunk and engine.workers, where"
+    " libraries answer as in rests_on, and code of your own computes with torch and numpy alone."
 )
 """What it promises where arithmetic is pinned."""
 
