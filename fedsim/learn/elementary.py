@@ -52,7 +52,8 @@ def held() -> bool:
 
 def _own(overload: str) -> Callable[..., Tensor]:
     """Return the kernel that torch has of its own."""
-    kernel, keys = torch.library.get_kernel(f"aten::{overload}", "CPU"), torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    made: Any = torch._C  # pyright: ignore[reportPrivateUsage]  # What a kernel is called with, nothing public makes.
+    kernel, keys = torch.library.get_kernel(f"aten::{overload}", "CPU"), made.DispatchKeySet(made.DispatchKey.CPU)
     return lambda *given: kernel.call_boxed(keys, *given)
 
 
