@@ -109,7 +109,7 @@ def run(
         else:
             loaded = loaded_from(scenario, settings, seed, fleet)
             with progress(loaded.scenario, silent=quiet or as_json) as watch:
-                from fedsim.session import execute
+                from fedsim.running import execute
 
                 done = execute(loaded, out, watch, budget_s=within_s)
         reported(done, as_json, BEGAN_S)
@@ -135,6 +135,10 @@ def check(
         from fedsim import show
 
         loaded = loaded_from(scenario, settings, seed)
+        from fedsim import apart
+
+        if apart.needed(loaded.scenario) and scenario.is_file():  # What is timed must be what will run.
+            raise SystemExit(apart.again())
         from fedsim.preview import preview
         from fedsim.trial import UNTIMED, timed
 
@@ -192,6 +196,7 @@ def verify(
     with errors():
         from fedsim import show
         from fedsim.live.terminal import progress
+        from fedsim.record.manifest import machine
         from fedsim.scenario.load import recorded
         from fedsim.session import verify as again
 
@@ -211,7 +216,9 @@ def verify(
         if difference is not None:
             raise RunError(f"{run}: differs. First: {difference}.")
         if not as_json:
-            print(f"{run}: verified, digest {old.digest[:16]}... again.")
+            there = old.manifest["machine"].get("processor", "")
+            moved = f"same bits as on {there}" if there != machine()["processor"] else "verified"
+            print(f"{run}: {moved}, digest {old.digest[:16]}... again.")
 
 
 @studies.command("batch-size")

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedsim import apart
+from fedsim.core.progress import Watch
 from fedsim.live.notebook import followed
-from fedsim.scenario.load import load
+from fedsim.scenario.load import Loaded, load
 from fedsim.scenario.schema import Scenario
 from fedsim.score.run import Run
-from fedsim.session import Watch, execute
 
 
 def run(
@@ -40,3 +41,12 @@ def run(
     loaded = load(scenario, overrides, seed)
     with followed(loaded.scenario, watch) as heard:
         return execute(loaded, out, heard, budget_s=budget_s)
+
+
+def execute(loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None, budget_s: float | None = None) -> Run:
+    """Run a loaded scenario where it is to run: here, or in another process, and then what computes is not even imported here."""
+    if apart.needed(loaded.scenario):
+        return apart.execute(loaded, out, watch, budget_s)
+    from fedsim.session import execute
+
+    return execute(loaded, out, watch, budget_s=budget_s)

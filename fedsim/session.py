@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from logging import WARNING
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 
+from fedsim import apart
 from fedsim.core.errors import RunError
 from fedsim.core.machine import ALONE
+from fedsim.core.progress import Progress, Watch
 from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.source import changed
@@ -23,6 +25,7 @@ from fedsim.flower import compat, compat_lazy, records
 from fedsim.flower.aggregated import Watched, bared
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Control, Course, drive, starts_itself
+from fedsim.learn import kernels
 from fedsim.learn.controllers import Changes, rises
 from fedsim.learn.engine.executors import Executor
 from fedsim.learn.engine.queue import Queue
@@ -37,6 +40,7 @@ from fedsim.record.place import check_place
 from fedsim.scenario import held
 from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
+from fedsim.scenario.everywhere import REAL, refuse
 from fedsim.scenario.floor import floor_unseen
 from fedsim.scenario.hollow import check_trains
 from fedsim.scenario.load import Loaded, recorded
@@ -49,31 +53,6 @@ from fedsim.sim.ground import Ground
 from fedsim.sim.rows import DevicesRow
 from fedsim.strategy.privacy import privacy_of
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run is, for whoever watches it."""
-
-    round: int
-    rounds: int
-    now_s: float
-    down_bytes: int
-    up_bytes: int
-    scores: Mapping[str, float]
-    said: Sequence[str] = ()
-    scored: int = 0
-    """The round that the scores are of."""
-    tasks: int = 0
-    """How many replies of clients the strategy was given so far; 0 where nobody counts."""
-    counts: str = "round"
-    """What is counted: rounds, or versions, where a strategy has a ``start`` of its own."""
-    under_way: Callable[[], tuple[int, int]] = lambda: (0, 0)
-    """Tells how many tasks are done of those that are being computed; may be asked at any time, from any thread."""
-    model: Params = field(default_factory=dict[str, Any])
-    """What travels, as it is now: to be looked at, not to be kept for long or written into."""
-
-
-Watch = Callable[[Progress], None]
 Lay = Callable[[Parts, Queue, Journal], Ground]
 """Makes the ground that a run takes place on: its parts, what computes here, and who hears of every message."""
 
@@ -100,8 +79,17 @@ def virtual(parts: Parts, queue: Queue, journal: Journal) -> Ground:
 def execute(
     loaded: Loaded, out: str | Path | None = None, watch: Watch | None = None, lay: Lay = virtual, budget_s: float | None = None
 ) -> Run:
-    """Run a loaded scenario, on the ground that *lay* makes; see ``fedsim.run``."""
+    """Run a loaded scenario, on the ground that *lay* makes; see ``fedsim.run``.
+
+    Where its bits are to be the same on every machine, and this process was not started for that, another one runs it (``apart``).
+    """
+    if lay is not virtual:
+        refuse(loaded.scenario, REAL)
+    if apart.needed(loaded.scenario):
+        return apart.execute(loaded, out, watch, budget_s)
     check_place(loaded.scenario.name, loaded.scenario.seed, out)
+    if loaded.scenario.engine.everywhere:
+        kernels.check()
     until_s = math.inf if budget_s is None else time.monotonic() + budget_s
     with ALONE, opened(loaded) as executor:  # First: workers start while we build.
         parts = build(loaded)
@@ -179,6 +167,7 @@ class _Session:
 
     def __post_init__(self) -> None:
         self.latest, self.setup = self.parts.scored(self.parts.first), described(self.parts, self.loaded)
+        self.rests = (remark,) if self.setup.rests and (remark := kernels.remark(self.setup.rests)) else ()
         table = self.loaded.scenario.server.strategy
         self.watched = Watched(table["kind"], self.parts.first)
         self.privacy = privacy_of(self.parts.strategy.strategy, float(table.get("noise_multiplier", 0.0)))
@@ -362,7 +351,7 @@ class _Session:
             virtual_s=ground.now if ground else 0.0, down_bytes=sent.down_bytes if sent else 0, up_bytes=sent.up_bytes if sent else 0,
             wasted_bytes=journal.wasted_bytes if journal else 0,
             notes=[
-                *parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()),
+                *self.rests, *parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()),
                 *self._warnings(status), *(ground.notes if ground else ()), *self.heard.lines("while it ran", parts.warned),
             ],
             privacy=self.privacy.section() if self.privacy else None,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedsim import apart
 from fedsim.core.errors import FedsimError
 from fedsim.core.machine import ALONE
 from fedsim.core.types import Seconds
@@ -191,6 +192,8 @@ def timed(loaded: Loaded, foretold: Preview, *, imports_s: Seconds = 0.0, wall_s
     kind = str(loaded.scenario.engine.executing["kind"])
     if ":" in kind:
         return Wall(why=f"engine.executor = {kind!r}: not played, since nobody knows where it computes")
+    if apart.needed(loaded.scenario):
+        return Wall(why="engine.reproducible = 'everywhere': runs in another process than this one, by other kernels")
     if what := hollow(loaded.scenario, foretold.parts.model, foretold.parts.federation):
         return Wall(why=f"{what}: has sizes, and no numbers to learn from")
     engine, flops = foretold.parts.engine, foretold.parts.fleet.flops.training

@@ -12,7 +12,7 @@ RANK = {
     "show": -1, "show_real": -1, "show_runs": -1, "live": -1, "listing": -1, "laws": -1, "plot": -1, "advising": -1, "running": -1,
     "studies": -1, "real": -1, "comparing": -1, "sizing": -1, "sweeping": -1,
     "show_rows": 0, "many": 0, "trial": 0, "preview": 1, "rehearsal": 1,
-    "walking": 1, "timekeeping": 1, "session": 1, "foreign": 1, "exporting": 1, "scenario": 2, "report": 2,
+    "walking": 1, "timekeeping": 1, "session": 1, "apart": 1, "foreign": 1, "exporting": 1, "scenario": 2, "report": 2,
     "score": 3, "record": 3, "sim": 4, "flower": 5, "strategy": 5,
     "client": 6,
     "data": 7, "learn": 7, "cost": 7, "codec": 7, "core": 8,
@@ -20,7 +20,7 @@ RANK = {
 """Smaller is further left; a file may import from its own room, and from rooms of a larger rank."""
 BESIDE = {
     ("show_real", "real"), ("running", "live"), ("advising", "live"), ("preview", "rehearsal"), ("rehearsal", "walking"),
-    ("rehearsal", "timekeeping"), ("score", "record"), ("strategy", "flower"), ("learn", "data"),
+    ("rehearsal", "timekeeping"), ("session", "apart"), ("score", "record"), ("strategy", "flower"), ("learn", "data"),
 }  # fmt: skip
 """Rooms of one rank of which the first may import the second."""
 ONLY_IN = {

@@ -147,7 +147,8 @@ def _run(
     plan = replace(plan, looks=LOOKS if until_decided else (len(which),), sequential=until_decided)
     folder = Path("runs") / f"{scenario['name']}.compare" if out is None else Path(out)
     check_place(f"{scenario['name']}.compare", which[0], None if out is None else folder / "x")
-    with Crew(folder, jobs_of(jobs), told) as crew:
+    pinned = scenario.get("engine", {}).get("reproducible") == "everywhere"
+    with Crew(folder, jobs_of(jobs), told, everywhere=pinned) as crew:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             result = Course(plan, found, apart).run(crew, which, budget_s, began)

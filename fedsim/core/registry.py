@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, ClassVar, Generic, TypeVar, get_type_hints
 
 from fedsim.core import own
 from fedsim.core.answers import Gives
@@ -29,12 +29,16 @@ class Registry(Generic[F]):
     wants another.
     """
 
+    all: ClassVar[list[Registry[Any]]] = []
+    """Every registry of this process."""
+
     def __init__(
         self, noun: str, given: Iterable[str] = (), *, key: str = "", also: tuple[str, ...] = (), gives: Gives | None = None, own: str = OWN
     ) -> None:
         self.noun, self.key, self.also, self.gives, self.own = noun, key, also, gives, own
         self.given = frozenset(given)
         self._entries: dict[str, F] = {}
+        Registry.all.append(self)
 
     def register(self, name: str) -> Callable[[F], F]:
         """Return a decorator that files a function under *name*."""
@@ -46,6 +50,10 @@ class Registry(Generic[F]):
             return function
 
         return file
+
+    def registered(self, name: str) -> F | None:
+        """Return the function that was registered under *name* in this process; None where none was."""
+        return self._entries.get(name)
 
     def names(self) -> list[str]:
         """Return every name, sorted: ours, and those that installed packages bring."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
+from fedsim.core import pinned
 from fedsim.core.children import command, environment
 from fedsim.core.errors import RunError
 from fedsim.many.asked import safe
@@ -78,14 +79,20 @@ class _Worker:
     """A process that answers requests, one at a time; started when it is first asked, and again where it died."""
 
     process: subprocess.Popen[str] | None = None
+    everywhere: bool = False
+    """Whether the process began with its arithmetic pinned; it is another process where a run wants the other."""
     closed: bool = False
 
-    def ask(self, request: dict[str, Any]) -> dict[str, str]:
+    def ask(self, request: dict[str, Any], *, everywhere: bool) -> dict[str, str]:
         """Return the answer to *request*; that it failed, where the process went instead."""
         if self.closed:
             raise RunError("the crew is gone.")
+        if self.process is not None and self.everywhere is not everywhere and self.process.poll() is None:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.gone()
         if self.process is None or self.process.poll() is not None:
-            self.process = _started()
+            self.process, self.everywhere = _started(everywhere), everywhere
         try:
             assert self.process.stdin is not None and self.process.stdout is not None
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -126,10 +133,11 @@ def _diverged(error: str) -> bool:
     return any(words in error for words in DIVERGED)
 
 
-def _started() -> subprocess.Popen[str]:
+def _started(everywhere: bool) -> subprocess.Popen[str]:
     # A group of its own: Ctrl-C is for us.
+    given = pinned.pinned(environment()) if everywhere else environment()
     return subprocess.Popen(
-        command("fedsim.many.worker"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(), process_group=0, text=True,
+        command("fedsim.many.worker"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=given, process_group=0, text=True,
         encoding="utf-8",
     )  # fmt: skip
 
@@ -155,9 +163,12 @@ class Crew:
     heard: Heard | None = None
     """Hears what came of each run, by one thread at a time; what it raises ends all."""
     room: Room = field(default_factory=Room)
+    everywhere: bool = False
+    """Whether workers begin with their arithmetic pinned; a run says itself what it wants, and another process is started where need be."""
 
     def __enter__(self) -> Self:
-        self._all = [_Worker(_started()) for _ in range(self.jobs)]  # They import while the caller looks at the scenario.
+        # They import while the caller looks at the scenario.
+        self._all = [_Worker(_started(self.everywhere), self.everywhere) for _ in range(self.jobs)]
         self._idle = list(self._all)
         return self
 
@@ -229,7 +240,7 @@ class Crew:
                 answer = worker.ask({
                     "what": RUN, "scenario": asked.loaded.scenario.plain(), "folder": str(asked.loaded.folder), "out": str(folder),
                     "points": list(asked.points), "watched": asked.watched,
-                })  # fmt: skip
+                }, everywhere=asked.loaded.scenario.engine.everywhere)  # fmt: skip
             run = Run(folder) if answer["status"] in ("done", "pruned") else None
             diverged = answer["status"] == "failed" and _diverged(answer["error"])
             before = Outcome("diverged" if diverged else answer["status"], answer["error"], run)
@@ -245,7 +256,7 @@ class Crew:
         return before
 
     def _ask(self, request: dict[str, Any], worker: _Worker) -> str:
-        answer = worker.ask(request)
+        answer = worker.ask(request, everywhere=self.everywhere)
         self._tell(Path(request["out"]).name)
         return answer["error"]
 

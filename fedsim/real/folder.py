@@ -15,6 +15,7 @@ from fedsim.core.errors import ScenarioError
 from fedsim.record.leaving import spoken
 from fedsim.record.manifest import own_kinds
 from fedsim.report.page import toml
+from fedsim.scenario.everywhere import REAL, refuse
 from fedsim.scenario.load import Loaded, load
 
 QUICKSTART = Path(__file__).with_name("quickstart.toml")
@@ -43,6 +44,7 @@ def write_app(folder: Path, loaded: Loaded, *, source: Path | None = None, nodes
     The scenario stands there as its file *source* has it, or as it was *loaded*; what code of its own it names stands beside it, and
     files of data that lie beside the original are named where they are. Raises ScenarioError where the folder holds something.
     """
+    refuse(loaded.scenario, REAL)
     name = _name(loaded.scenario.name)
     text = source.read_text(encoding="utf-8-sig") if source else toml(loaded.scenario.plain()) + "\n"
     code = own_files(loaded)

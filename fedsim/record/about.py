@@ -93,6 +93,7 @@ class About(_Part):
     model: _Model
     executor: dict[str, Any]
     promise: str = ""
+    rests_on: dict[str, dict[str, str]] = {}
     notes: list[str] = []
     classes: list[str] = []
     natural_clients: list[str] = []

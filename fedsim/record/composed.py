@@ -16,6 +16,11 @@ PROMISES = {
     False: "On a GPU sums may be taken in another order each time: digests may differ between runs, in last bits at first.",
 }
 """What a digest promises, on a CPU and elsewhere."""
+EVERYWHERE = (
+    "On every x86-64 machine with AVX2 the digest is the same for a second run, and for any engine.chunk and engine.workers, where"
+    " libraries answer as in rests_on, and code of your own computes with torch and numpy alone."
+)
+"""What it promises where arithmetic is pinned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,8 @@ class Setup:
     clients: Sequence[str]
     files: Mapping[str, str]
     asks: Mapping[str, str] = field(default_factory=dict[str, str])
+    rests: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What equal bits on every machine rest on; nothing where they are not promised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,8 @@ def composed(run: Path, setup: Setup, reached: Reached, began_wall_s: float) -> 
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(began_wall_s)),
         "model": dict(setup.model),
         "executor": setup.executor,
-        "promise": PROMISES[setup.executor["device"] == "cpu"],
+        "promise": EVERYWHERE if setup.rests else PROMISES[setup.executor["device"] == "cpu"],
+        **({"rests_on": dict(setup.rests)} if setup.rests else {}),
         "notes": list(reached.notes),
         **({"privacy": reached.privacy} if reached.privacy is not None else {}),
         **reached.ground,

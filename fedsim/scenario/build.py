@@ -56,7 +56,7 @@ from fedsim.learn.pace import Pace, Scaling
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
-from fedsim.scenario import around, batches, composing, judge
+from fedsim.scenario import around, batches, composing, everywhere, judge
 from fedsim.scenario.floor import check_floor, floor_remark
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
@@ -145,6 +145,7 @@ def opened(loaded: Loaded) -> Generator[Executor]:
 
 def _built(loaded: Loaded) -> Parts:
     scenario, key = loaded.scenario, Key(loaded.scenario.seed)
+    everywhere.check(scenario)
     chosen((table := slots())["executor"], scenario.engine.executing)  # Opened by whoever runs; checked by whoever only looks.
     strategy = build_strategy(scenario.server.strategy, scenario.clients.count, scenario.evaluate.federated_fraction, hint=elsewhere)
     policy: BatchPolicy | None = None if scenario.training.batch_policy is None else made("batch_policy", scenario.training.batch_policy)

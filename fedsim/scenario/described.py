@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from fedsim.learn import kernels
 from fedsim.record.composed import Setup
 from fedsim.scenario.build import Parts
 from fedsim.scenario.load import Loaded
 
 
 def described(parts: Parts, loaded: Loaded) -> Setup:
-    """Return what *parts* were built of, as the manifest has it."""
+    """Return what *parts* were built of, as the manifest has it.
+
+    Raises RunError, or ScenarioError, where bits are promised everywhere and this process did not load its libraries so.
+    """
+    rests = kernels.check() if loaded.scenario.engine.everywhere else {}
     scenario, federation, engine, flops = loaded.scenario, parts.federation, parts.engine, parts.fleet.flops
     return Setup(
         scenario=scenario.plain(), scenario_digest=scenario.digest, folder=loaded.folder, seed=scenario.seed,
@@ -21,4 +26,5 @@ def described(parts: Parts, loaded: Loaded) -> Setup:
             "workers": scenario.engine.workers,
         },
         hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients, files=federation.files, asks=loaded.asks,
+        rests=rests,
     )  # fmt: skip

@@ -131,6 +131,12 @@ def load_fleet(
 ) -> LoadedFleet:
     """Return the fleet in *source* (a file, a table, or a Fleet) with *overrides* by dotted key. Raises ScenarioError."""
     table, folder = read_table(source.plain() if isinstance(source, Fleet) else source, overrides, seed, Fleet)
+    if isinstance(engine := table.get("engine"), Mapping) and "reproducible" in engine:
+        asked: Any = engine["reproducible"]
+        raise ScenarioError(
+            f"engine.reproducible = {asked!r}: a Flower app computes with what it brings, by kernels that nobody chose. Leave it out of a"
+            f" fleet; scenarios take it."
+        )
     try:
         fleet = Fleet.model_validate(table)
     except ValidationError as error:

@@ -25,6 +25,10 @@ _TOO_LARGE = (
     " 'smaller_batch', or 'accumulate' (the same update from several passes)."
 )
 _PRECISION = "What products are computed in while training; parameters, losses, evaluation and aggregation stay as dtype says."
+_REPRODUCIBLE = (
+    "Where a run has the same digest: on one type of 'machine', by the kernels that are the fastest there; or 'everywhere', on any x86-64"
+    " machine with AVX2, by kernels that all of these have, in a process of its own."
+)
 LATER = "came after fedsim-digest-1"
 """The mark of a key that older scenarios lack: left out where it stands at its default, so that what they hash to stays."""
 
@@ -259,7 +263,7 @@ class Monitor(Section):
 
 
 class Engine(Section):
-    """How the numbers are computed; on one machine type nothing here but dtype, precision and device moves a digest.
+    """How the numbers are computed; on one machine type nothing here but dtype, precision, device and reproducible moves a digest.
 
     *dtype* is what parameters are kept and sent in, *precision* what products are computed in while training.
 
@@ -273,6 +277,7 @@ class Engine(Section):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     executor: Table | None = None
     chunk: Annotated[int, Field(ge=1)] | None = None
+    reproducible: Annotated[Literal["machine", "everywhere"], LATER, Field(description=_REPRODUCIBLE)] = "machine"
 
     @property
     def executing(self) -> Table:
@@ -283,6 +288,11 @@ class Engine(Section):
     def elsewhere(self) -> bool:
         """Return whether it is not this process that computes."""
         return self.executing.get("kind") != "local"
+
+    @property
+    def everywhere(self) -> bool:
+        """Return whether bits are to be the same on every machine."""
+        return self.reproducible == "everywhere"
 
 
 class Scenario(Section):

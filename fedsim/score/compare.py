@@ -21,8 +21,16 @@ SAID = ("hindsight", "classes", "natural_clients", "promise")
 def difference(old: Run, new: Run) -> str | None:
     """Return what differs first between *old* and *new*, in words; None where nothing does.
 
-    Rows are compared even where the digests agree: a journal may have been edited after the run, and a manifest too.
+    Rows are compared even where the digests agree: a journal may have been edited after the run, and a manifest too. Where bits were
+    promised everywhere, and libraries answer otherwise now, the words say of what.
     """
+    found = _first(old, new)
+    then, now = (about.manifest.get("rests_on", {}).get("answers", {}) for about in (old, new))
+    others = [name for name in then if name in now and then[name] != now[name]]
+    return f"{found} (libraries answer otherwise here than there, of {', '.join(others)})" if found and others else found
+
+
+def _first(old: Run, new: Run) -> str | None:
     for table in ("tasks", "rounds", "metrics", "tested", "alarms", "drifts"):
         before, after = getattr(old, table), getattr(new, table)
         for i, (a, b) in enumerate(zip(before.itertuples(index=False), after.itertuples(index=False), strict=False)):

@@ -125,7 +125,7 @@ def sized(
     which = read_seeds(SEEDS if seeds is None else seeds, scenario.seed)
     folder = Path("runs") / f"{scenario.name}.size" if out is None else Path(out)
     check_place(f"{scenario.name}.size", scenario.seed, None if out is None else folder / "x")
-    with Crew(folder, jobs_of(jobs), told) as crew:
+    with Crew(folder, jobs_of(jobs), told, everywhere=scenario.engine.everywhere) as crew:
         crew.until = None if budget_s is None else began + budget_s
         with ALONE:
             parts = build(loaded)

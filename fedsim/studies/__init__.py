@@ -108,7 +108,7 @@ def studied(
     plans.check(scenario, ())
     grid = 2 if quick else plans.GRID
     until_s = None if budget is None else time.monotonic() + span(budget, "--budget", "10m, 90s or 2h, of wall time")
-    with Crew(folder, jobs, told, until=until_s) as crew:
+    with Crew(folder, jobs, told, until=until_s, everywhere=scenario.engine.everywhere) as crew:
         with ALONE:
             parts = build(loaded)
         plans.check(scenario, parts.controller.changes if parts.controller else ())
@@ -122,6 +122,8 @@ def studied(
             loaded, parts.job, sizes, rows, which, goal, grid, stretch or (1.0 if quick else STRETCH), dynamic or {"kind": DYNAMIC}
         )
         del parts
+        if scenario.engine.everywhere:
+            notes.append("Speeds are timed by this machine's own kernels; with engine.reproducible = 'everywhere' steps take longer.")
         if quick:
             notes.append("A look, not a finding: few rounds, two rates and one seed, so that no interval is known.")
         folder.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,7 @@ def swept(
     with Crew(folder, jobs_of(jobs)) as crew:  # They import while we look at the sweep.
         course, way, total, notes = _looked_at(space, seed)
         asked(space, course.base, crew)
-        crew.until = until
+        crew.until, crew.everywhere = until, course.base.scenario.engine.everywhere
         with state.claimed(folder):
             _plan(course, way, total, crew, said)
             return _written(_run(course, way, total, notes, crew, told))

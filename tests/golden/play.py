@@ -1,7 +1,7 @@
-"""Plays the golden scenarios with arithmetic that every x86-64 machine has, and prints their digests: ``python play.py [NAME ...]``.
+"""Plays the golden scenarios with ``engine.reproducible = "everywhere"``, and prints their digests: ``python play.py [NAME ...]``.
 
-Kernels are chosen by processor, and round differently: MKL, torch, oneDNN, numpy and its OpenBLAS are held to AVX2 before any of them
-loads.
+They are played one after the other in one process that began with its arithmetic pinned, which saves starts; where it did not begin so,
+each run would start one of its own, and come to the same.
 """
 
 import json
@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]  # This checkout, whichever is installed.
+
+from fedsim.core import pinned  # noqa: E402
+
 SCENARIOS: dict[str, dict[str, Any]] = {
     "dirichlet-mlp": {
         "data.partition": {"kind": "dirichlet", "alpha": 0.3}, "model": {"kind": "mlp", "hidden": [16]},
@@ -67,34 +71,22 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def portable() -> dict[str, str]:
-    """Return the environment under which every x86-64 machine with AVX2 computes the same bits."""
-    from numpy._core._multiarray_umath import __cpu_dispatch__  # type: ignore[attr-defined]
-
-    above = [name for name in __cpu_dispatch__ if "AVX512" in name or name == "X86_V4"]
-    return {
-        "MKL_CBWR": "COMPATIBLE", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "DNNL_MAX_CPU_ISA": "AVX2",
-        "NPY_DISABLE_CPU_FEATURES": " ".join(above), "OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-
-
 def played(*names: str) -> dict[str, list[str]]:
     """Return digest and metrics digest of each of the scenarios *names*, all by default, played in a process of its own."""
     command = [sys.executable, "-W", "ignore", __file__, *(names or SCENARIOS)]
-    done = subprocess.run(command, env={**os.environ, **portable()}, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=pinned.pinned(os.environ), check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     """Play the scenarios named on the command line, here and now."""
-    sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]  # This checkout, whichever is installed.
     import fedsim
     from conftest import tiny_table
 
     digests: dict[str, list[str]] = {}
     for name in sys.argv[1:]:
         with tempfile.TemporaryDirectory() as folder:
-            run = fedsim.run(tiny_table(), overrides=SCENARIOS[name], out=f"{folder}/run")
+            run = fedsim.run(tiny_table(), overrides={**SCENARIOS[name], "engine.reproducible": "everywhere"}, out=f"{folder}/run")
             digests[name] = [run.digest, run.metrics_digest]
             print(name, run.final, run.tasks.outcome.value_counts().to_dict(), file=sys.stderr)
     print(json.dumps(digests))

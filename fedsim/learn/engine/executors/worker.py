@@ -16,7 +16,7 @@ import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fedsim.core import own
+from fedsim.core import own, pinned
 from fedsim.core.errors import RunError, ScenarioError, reason
 from fedsim.core.warned import hearing
 from fedsim.learn.engine import shared
@@ -35,7 +35,11 @@ def main() -> None:
     import torch
     import torch._dynamo  # pyright: ignore[reportUnusedImport]
 
+    from fedsim.learn import elementary
+
     torch.set_num_threads(1)
+    if not pinned.unpinned():  # As in the process that started us.
+        elementary.hold()
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     worker = _Worker(channel)
     try:
