@@ -35,11 +35,11 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Let workers answer in this process; yields the names of the runs that they were asked for."""
     asked: list[str] = []
 
-    def ask(_: Any, request: dict[str, Any]) -> dict[str, str]:
+    def ask(_: Any, request: dict[str, Any], **_more: Any) -> dict[str, str]:
         asked.append(Path(request["out"]).name)
         return answer(json.loads(json.dumps(request)))
 
-    monkeypatch.setattr(runs, "_started", lambda: None)
+    monkeypatch.setattr(runs, "_started", lambda everywhere: None)
     monkeypatch.setattr(runs._Worker, "ask", ask)
     yield asked
 

@@ -102,10 +102,10 @@ def name_of(page: Path) -> str:
 def beside(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let workers of studies, comparisons and the like answer in this process."""
 
-    def ask(_: Any, request: dict[str, Any]) -> dict[str, str]:
+    def ask(_: Any, request: dict[str, Any], **_more: Any) -> dict[str, str]:
         return answer(json.loads(json.dumps(request)))
 
-    monkeypatch.setattr(runs, "_started", lambda: None)
+    monkeypatch.setattr(runs, "_started", lambda everywhere: None)
     monkeypatch.setattr(runs._Worker, "ask", ask)
 
 

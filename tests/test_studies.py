@@ -43,13 +43,13 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Let workers of a study answer in this process; yields what they were asked, run by run."""
     asked: list[str] = []
 
-    def ask(_: Any, request: dict[str, Any]) -> dict[str, str]:
+    def ask(_: Any, request: dict[str, Any], **_more: Any) -> dict[str, str]:
         asked.append(f"{request['what']} {Path(request['out']).name}")
         return answer(json.loads(json.dumps(request)))
 
     monkeypatch.setattr("fedsim.learn.speed.TIMED", 3)
     monkeypatch.setattr("fedsim.learn.speed.SIDES", (64,))
-    monkeypatch.setattr(runs, "_started", lambda: None)
+    monkeypatch.setattr(runs, "_started", lambda everywhere: None)
     monkeypatch.setattr(runs._Worker, "ask", ask)
     yield asked
 
@@ -87,7 +87,7 @@ def test_a_study_that_is_interrupted_says_how_to_go_on(tiny: Tiny, tmp_path: Pat
     """Ctrl-C leaves what is finished, and its words name the folder."""
     ask = runs._Worker.ask
 
-    def stop(worker: Any, request: dict[str, Any]) -> Any:
+    def stop(worker: Any, request: dict[str, Any], **_more: Any) -> Any:
         if len(beside) == 2:
             raise KeyboardInterrupt
         return ask(worker, request)
@@ -109,7 +109,7 @@ def test_workers_are_processes_of_their_own(tiny: Tiny, tmp_path: Path, monkeypa
         process.kill()
         process.wait()
         words, pipe = [sys.executable, "-c", "input()"], subprocess.PIPE
-        monkeypatch.setattr(runs, "_started", lambda: subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True))
+        monkeypatch.setattr(runs, "_started", lambda everywhere: subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True))
         last = crew.runs([Asked("d", loaded(tiny()))])[0]
     assert ["done", "diverged", "refused"] == [outcome.status for outcome in first]
     assert ("failed", "its process ended with code 0.") == (last.status, last.error)

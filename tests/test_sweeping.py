@@ -45,12 +45,12 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Let workers answer in this process; yields the names of the runs that they were asked for."""
     asked: list[str] = []
 
-    def ask(_: Any, request: dict[str, Any]) -> dict[str, str]:
+    def ask(_: Any, request: dict[str, Any], **_more: Any) -> dict[str, str]:
         if request["what"] == RUN:
             asked.append(Path(request["out"]).name)
         return answer(json.loads(json.dumps(request)))
 
-    monkeypatch.setattr(runs, "_started", lambda: None)
+    monkeypatch.setattr(runs, "_started", lambda everywhere: None)
     monkeypatch.setattr(runs._Worker, "ask", ask)
     yield asked
 
@@ -330,11 +330,11 @@ def test_a_full_disk_ends_it(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.Mon
     """The first run for which there was no space is the last, and what is done is said to be safe."""
     asked: list[str] = []
 
-    def ask(_: Any, request: dict[str, Any]) -> dict[str, str]:
+    def ask(_: Any, request: dict[str, Any], **_more: Any) -> dict[str, str]:
         asked.append(request["out"])
         return {"status": "failed", "error": f"{request['out']}: No space left on device."} if len(asked) > 2 else answer(request)
 
-    monkeypatch.setattr(runs, "_started", lambda: None)
+    monkeypatch.setattr(runs, "_started", lambda everywhere: None)
     monkeypatch.setattr(runs._Worker, "ask", ask)
     with pytest.raises(RunError, match=r"No space left on device.*goes on from what is done. 1 of 6 runs are over"):
         swept({"scenario": tiny(), "keys": {LR: [0.1, 0.2, 0.3]}, "seeds": 2}, out=tmp_path / "s", jobs=1)
