@@ -183,7 +183,7 @@ def test_ctrl_c_while_it_looks_says_how_to_go_on(tiny: Any, tmp_path: Path, monk
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fedsim.scenario.build.build", pressed)
-    monkeypatch.setattr("fedsim.many.runs._started", lambda: None)
+    monkeypatch.setattr("fedsim.many.runs._started", lambda *_: None)
     with pytest.raises(Interrupted, match=r"no run is done yet\. The same command goes on from there"):
         size(tiny(SLOW), clients=[4], timeouts=[3.0], jobs=1, out=tmp_path / "size")
 

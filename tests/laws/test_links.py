@@ -16,7 +16,7 @@ from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.links import Lay, Links, Unshared
-from fedsim.sim.mail import Delivery, Mail
+from fedsim.sim.mail import Delivery, Mail, Read
 from fedsim.sim.programs import Programs
 from fedsim.sim.world import World
 
@@ -100,7 +100,7 @@ def test_a_world_uses_the_links_that_it_is_given(tiny: Any) -> None:
     world = World(programs, parts.fleet.network, there.append, lay)
     content = RecordDict({"arrays": compat.array_record(parts.first), "config": records.job_config(parts.job)})
     for client in (0, 4):
-        world.send(mail.delivery(Message(content, records.node_of(client), "train"), 0.0, {}))
+        world.send(mail.delivery(Message(content, records.node_of(client), "train"), 0.0, Read()))
     world.env.run()
 
     assert [(7.0, 11.0)] * 2 == [(one.received_s, one.arrived_s - one.computed_s) for one in there]

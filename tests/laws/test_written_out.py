@@ -88,8 +88,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "said to be nothing": {"stop": None, "training.schedule": None, "engine.chunk": None},
 }  # fmt: skip
 """A scenario for each key, with the rest of its section at its default, and where it matters with values of another type."""
-LOADED = {"bucket": {"training.bucket": {"width": 4}}, "bucket's own": {"training.bucket": {"width": 4, "pad": 1, "together": 3}}}
-"""What the small scenario, which has no sequences, cannot be built with: it is only loaded."""
+LOADED = {
+    "bucket": {"training.bucket": {"width": 4}}, "bucket's own": {"training.bucket": {"width": 4, "pad": 1, "together": 3}},
+    "same bits everywhere": {"engine.reproducible": "everywhere"},
+}  # fmt: skip
+"""What the small scenario, which has no sequences, and this process, which is not pinned, cannot be built with: it is only loaded."""
 
 
 def keys(section: type[BaseModel], at: str = "") -> Iterator[str]:
