@@ -18,6 +18,7 @@ from fedsim.core import answers
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Range, Seconds
+from fedsim.cost.at_once import at_once
 
 _GIGA = 1e9
 _TASKS = 1 << 32  # Draws per client: with more tasks than that, a client would share the next one's luck.
@@ -46,9 +47,8 @@ def step_s(compute: Compute, client: int) -> Seconds:
 
 def many_s(compute: Compute, clients: IntArray, tasks: IntArray, flops: FloatArray, steps: IntArray) -> FloatArray:
     """Return what ``seconds`` says for each of *clients*, to the last bit; at once where it has ``many_s``. Shapes: (n,) -> (n,)."""
-    at_once = getattr(compute, "many_s", None)
-    if at_once is not None:
-        return at_once(clients, tasks, flops, steps)
+    if (together := at_once(compute, "many_s", "seconds")) is not None:
+        return together(clients, tasks, flops, steps)
     each = zip(clients.tolist(), tasks.tolist(), flops.tolist(), steps.tolist(), strict=True)
     return np.array([compute.seconds(*one) for one in each], dtype=np.float64)
 

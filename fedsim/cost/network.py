@@ -18,12 +18,17 @@ from fedsim.core import answers
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Range, Seconds
+from fedsim.cost.at_once import at_once
 
 _MBIT_PER_BYTE = 8e-6
 
 
 class Network(Protocol):
-    """The links of all clients: equal arguments, equal answers, whatever was asked before."""
+    """The links of all clients: equal arguments, equal answers, whatever was asked before.
+
+    One that also has ``downs_s`` and ``ups_s`` ((clients, sizes_bytes), both (n,) -> (n,)) is asked for the clients of a round at once; they
+    must say what ``down_s`` and ``up_s`` do, to the last bit.
+    """
 
     def down_mbps(self, clients: IntArray) -> FloatArray:
         """Return the rate from server to client, in Mbit/s. Shapes: (n,) -> (n,)."""
@@ -53,9 +58,8 @@ def ups_s(network: Network, clients: IntArray, sizes_bytes: IntArray) -> FloatAr
 
 
 def _many(network: Network, way: str, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
-    at_once = getattr(network, f"{way}s_s", None)
-    if at_once is not None:
-        return at_once(clients, sizes_bytes)
+    if (together := at_once(network, f"{way}s_s", f"{way}_s")) is not None:
+        return together(clients, sizes_bytes)
     one_s: Callable[[int, int], Seconds] = getattr(network, f"{way}_s")
     pairs = zip(clients.tolist(), sizes_bytes.tolist(), strict=True)
     return np.array([one_s(client, size) for client, size in pairs], dtype=np.float64)

@@ -1,6 +1,7 @@
 """What is worked out for a whole push at once is what processes come to, one by one: same rows, same order, same digests."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,13 @@ def test_seconds_of_many_are_those_of_each_to_the_last_bit() -> None:
 
         up_s = down_s
 
+    class Farther(network.LognormalNetwork):
+        def down_s(self, client: int, size_bytes: int) -> float:
+            return 60.0 + size_bytes * 1e-6
+
+    far = network.lognormal(Key(1), down_mbps=3.0, up_mbps=0.7)
     links = [network.constant(down_mbps=3.0, up_mbps=0.7, latency_s=0.1), network.lognormal(Key(1), down_mbps=3.0, up_mbps=0.7),
-             network.ideal(), Own()]  # fmt: skip
+             network.ideal(), Own(), Farther(*(getattr(far, each.name) for each in fields(far)))]  # fmt: skip
     for link in links:
         for many, one in ((network.downs_s, link.down_s), (network.ups_s, link.up_s)):
             assert many(link, clients, sizes).tolist() == [one(c, s) for c, s in zip(clients.tolist(), sizes.tolist(), strict=True)]  # pyright: ignore
