@@ -26,7 +26,7 @@ _MBIT_PER_BYTE = 8e-6
 class Network(Protocol):
     """The links of all clients: equal arguments, equal answers, whatever was asked before.
 
-    One that also has ``downs_s`` and ``ups_s`` ((clients, sizes_bytes), both (n,) -> (n,)) is asked for the clients of a round at once; they
+    One that also has ``downs_s`` and ``ups_s`` (clients, sizes_bytes: (n,) -> (n,)) is asked for the clients of a round at once; they
     must say what ``down_s`` and ``up_s`` do, to the last bit.
     """
 
