@@ -79,14 +79,10 @@ class Lazy(Message):
 Lazy.__qualname__ = "Message"
 
 
-def _replying(asked: Message) -> Any:
-    return compat.reply_metadata(asked)
-
-
 def reply_to(message: Message, content: RecordDict, message_id: str) -> Message:
     """Return a reply with *content* to *message*, called *message_id*, as ``compat.reply_to`` does, made when somebody looks."""
     reply: Any = object.__new__(Lazy)
-    reply.__dict__.update(_content=content, _error=None, _make=_replying, _about=message, _id=message_id)
+    reply.__dict__.update(_content=content, _error=None, _make=compat.reply_metadata, _about=message, _id=message_id)
     return reply
 
 

@@ -52,22 +52,16 @@ def main() -> None:
 
 def answer(parent: _Parent, request: Mapping[str, Any]) -> dict[str, str]:
     """Run what *request* asks for; return where it is, or what it raised."""
-    from fedsim.record.leaving import Pruned
+    from fedsim.many.fate import fate
 
     try:
         if wrong := pinned.unpinned():
             raise RunError(f"a process was to begin with its arithmetic pinned, and did not ({wrong}). This is a defect of fedsim.")
         return {"status": "done", "folder": str(_run(parent, request).path)}
-    except ScenarioError as error:
-        return {"status": "refused", "error": str(error)}
-    except RunError as error:
-        return {"status": "failed", "error": str(error)}
-    except Pruned as enough:
-        return {"status": "pruned", "error": str(enough)}
     except KeyboardInterrupt as stopped:
-        return {"status": "interrupted", "error": str(stopped)}
-    except Exception as error:  # Nobody foresaw it: the parent tells the story.
-        return {"status": "broken", "error": reason(error), "story": traceback.format_exc()}
+        return fate(stopped) or {"status": "interrupted", "error": str(stopped)}
+    except Exception as error:  # What nobody foresaw: the parent tells the story.
+        return fate(error) or {"status": "broken", "error": reason(error), "story": traceback.format_exc()}
 
 
 def _run(parent: _Parent, request: Mapping[str, Any]) -> Run:

@@ -67,24 +67,19 @@ def _read(asked: queue.SimpleQueue[str]) -> None:
 
 def answer(request: Mapping[str, Any]) -> dict[str, str]:
     """Do what *request* asks: run its scenario, or ask a function. Return what went wrong, and how it went wrong; nothing, if nothing."""
-    from fedsim.core.errors import RunError, ScenarioError
-    from fedsim.record.leaving import Pruned
+    from fedsim.many.fate import fate
 
     try:
         if request["what"] == RUN:
             _run(request)
         else:
             _named(request["what"])(request)
-    except ScenarioError as error:
-        return {"status": "refused", "error": str(error)}
-    except RunError as error:
-        return {"status": "failed", "error": str(error)}
-    except Pruned as enough:
-        return {"status": "pruned", "error": str(enough)}
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:  # Nobody foresaw it: of this run the parent is told, and goes on with the others.
-        return {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+    except KeyboardInterrupt as stopped:
+        if (told := fate(stopped)) is None:
+            raise
+        return told
+    except Exception as error:  # What nobody foresaw: of this run the parent is told, and goes on with the others.
+        return fate(error) or {"status": "failed", "error": f"{type(error).__name__}: {error}"}
     return {"status": "done", "error": ""}
 
 

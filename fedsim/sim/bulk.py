@@ -42,8 +42,8 @@ class Foresight(Protocol):
 
 def went(
     deliveries: Sequence[Delivery], network: Network, foresight: Foresight, now: Seconds, until_s: Seconds
-) -> tuple[list[Delivery], list[Delivery]]:
-    """Let those of *deliveries* arrive that do by *until_s*, all but the last; return them, and the others, which are untouched.
+) -> list[Delivery]:
+    """Let those of *deliveries* arrive that do by *until_s*, all but the last, and return them; the others are untouched.
 
     All were sent *now*; none is of a client that another is of.
     """
@@ -55,7 +55,7 @@ def went(
     arrived_s = computed_s + ups_s(network, clients, up)
     there = np.flatnonzero(arrived_s <= until_s)  # Not NaN.
     if not len(there):
-        return [], list(deliveries)
+        return []
     order = np.lexsort((there, received_s[there], computed_s[there], arrived_s[there]))
     there = np.delete(there, order[-1])
     gone = [deliveries[i] for i in there.tolist()]
@@ -63,8 +63,7 @@ def went(
     moments = zip(gone, received_s[there].tolist(), computed_s[there].tolist(), arrived_s[there].tolist(), strict=True)
     for delivery, received, computed, arrived in moments:
         delivery.go(received, computed, arrived)
-    inside = set(there.tolist())
-    return gone, [delivery for i, delivery in enumerate(deliveries) if i not in inside]
+    return gone
 
 
 def alone(deliveries: Sequence[Delivery]) -> list[Delivery]:

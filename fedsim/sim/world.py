@@ -57,14 +57,11 @@ class World:
 
         Nobody may send anything before *until_s*, or before all have arrived.
         """
-        foresight = self._clients.foresight
-        if foresight is None or not self._unshared or len(deliveries) < bulk.LEAST:
-            free: list[Delivery] = []
-        else:
-            free = [d for d in bulk.alone(deliveries) if d.client not in self._busy and foresight.sees(d)]
-        gone: list[Delivery] = []
-        if foresight is not None and len(free) >= bulk.LEAST:
-            gone, _ = bulk.went(free, self._network, foresight, float(self.env.now), until_s)
+        foresight, gone = self._clients.foresight, list[Delivery]()
+        if foresight is not None and self._unshared and len(deliveries) >= bulk.LEAST:
+            free = [each for each in bulk.alone(deliveries) if each.client not in self._busy and foresight.sees(each)]
+            if len(free) >= bulk.LEAST:
+                gone = bulk.went(free, self._network, foresight, float(self.env.now), until_s)
         apart = {id(delivery) for delivery in gone}
         for delivery in deliveries:
             if id(delivery) not in apart:

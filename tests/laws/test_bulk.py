@@ -52,9 +52,9 @@ def test_a_push_at_once_is_the_push_of_one_by_one(world: dict[str, Any], go: Go,
     went, seen = bulk.went, list[int]()
 
     def counted(*given: Any) -> Any:
-        gone, rest = went(*given)
+        gone = went(*given)
         seen.append(len(gone))
-        return gone, rest
+        return gone
 
     monkeypatch.setattr(bulk, "went", counted)
     monkeypatch.setattr(bulk, "LEAST", 2)
@@ -75,14 +75,14 @@ def test_a_wrong_foresight_is_rejected(fault: str, go: Go, monkeypatch: pytest.M
     def wrong(free: Sequence[Delivery], links: Any, foresight: Any, now: float, until_s: float) -> Any:
         if fault == "late ones too":
             return went(free, links, foresight, now, np.inf)
-        gone, rest = went(free, links, foresight, now, until_s)
+        gone = went(free, links, foresight, now, until_s)
         if fault == "the last one too" and gone:
             last = max(gone, key=lambda delivery: delivery.arrived_s)
             last.arrived_s += 1.0
         elif gone:
             for delivery, moment in zip(gone, sorted(d.arrived_s for d in gone), strict=True):
                 delivery.arrived_s = max(moment, delivery.computed_s)
-        return gone, rest
+        return gone
 
     one_by_one(monkeypatch)
     right = rows(go(world))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fedsim.learn
+from fedsim.core import pinned
 from fedsim.core.machine import processor
 from fedsim.learn.engine import lent
 from fedsim.learn.engine.frozen import Frozen
@@ -33,8 +34,8 @@ FOLDER = "FEDSIM_CACHE"
 """The variable that says where steps are kept, ``off`` for nowhere; else it is ``fedsim`` in the user's folder for caches."""
 MOST = 500
 """Files that are kept; the oldest go first. A step takes some 5 to 50 kB."""
-CHOOSING = ("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
-"""Variables by which torch's libraries choose their kernels."""
+CHOOSING = (*pinned.FIXED, *pinned.DROPPED)
+"""Variables by which torch's libraries choose their kernels: those that are pinned, or left out, where bits are to be the same anywhere."""
 
 
 def step(compile_step: Callable[..., Step], model: nn.Module, objective: Objective, x: Tensor, y: Tensor, **settings: Any) -> Step:
