@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord
 from fedsim.core.types import FloatArray, Seconds
 from fedsim.data.arriving import Arriving
 from fedsim.data.replay.policies import sorts_by_class
-from fedsim.flower import compat, records
+from fedsim.flower import compat, compat_steps, records
 from fedsim.flower.aggregated import Watched
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Course, rounds
@@ -133,7 +133,7 @@ class _Stage:
         parts, self.heard, self.engine = self.parts, _Heard(), Timekeeper()
         self.grid = VirtualGrid(_unlabelled(parts.fleet), self.engine, self.heard, dry=True)
         watched = Watched(parts.scenario.server.strategy["kind"], parts.first)
-        strategy = compat.name_draws(watched.around(compat.asks_only(parts.strategy.strategy)), parts.key)
+        strategy = compat_steps.name_draws(watched.around(compat_steps.asks_only(parts.strategy.strategy)), parts.key)
         course = Course(sys.maxsize, parts.scenario.server.round_timeout_s, records.job_config(parts.job), ConfigRecord())
         self._rounds = rounds(strategy, coded(self.grid, parts.fleet.coding), compat.array_record(parts.first), course)
 

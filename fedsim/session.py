@@ -21,7 +21,7 @@ from fedsim.core.progress import Progress, Watch
 from fedsim.core.types import Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.data.source import changed
-from fedsim.flower import compat, compat_lazy, records
+from fedsim.flower import compat, compat_lazy, compat_steps, records
 from fedsim.flower.aggregated import Watched, bared
 from fedsim.flower.decode import coded
 from fedsim.flower.rounds import Control, Course, drive, starts_itself
@@ -208,8 +208,8 @@ class _Session:
     def _drive(self) -> None:
         scenario, parts, folder = self.loaded.scenario, self.parts, self.going.folder
         strategy = self.watched.around(parts.strategy.strategy)
-        strategy = compat.keep_types(self.privacy.around() if self.privacy else strategy, parts.first)
-        strategy = compat.name_draws(strategy, parts.key, self._heard)
+        strategy = compat_steps.keep_types(self.privacy.around() if self.privacy else strategy, parts.first)
+        strategy = compat_steps.name_draws(strategy, parts.key, self._heard)
         with (
             compat.log_to(folder / "flower.log"), log_to(folder / "torch.log", "torch", WARNING), hearing() as self.heard,
             compat.virtual_sleep(self.ground.wait_for_others),

@@ -16,11 +16,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedsim.learn import kept, models, norms, objectives, seeded, sequences, standardise
-from fedsim.learn.engine import cohort, eager, noise, passes, passes_conv, passes_loss, step, templates, trace
+from fedsim.learn.engine import cohort, eager, noise, passes, passes_conv, passes_loss, probing, step, templates, trace
 from fedsim.learn.engine.step import Step
 
 CODE: tuple[ModuleType | type, ...] = (
-    step, passes, passes_conv, passes_loss, trace, templates, noise, eager, kept, models, norms, objectives, seeded, sequences,
+    step, probing, passes, passes_conv, passes_loss, trace, templates, noise, eager, kept, models, norms, objectives, seeded, sequences,
     standardise, objectives.Classification, objectives.Mixed, standardise.Standardise, norms.GhostNorm, norms.FrozenNorm,
 )  # fmt: skip
 """Where what compiles a step is looked up."""

@@ -145,10 +145,10 @@ def test_every_way_down_from_the_compiled_step_leaves_a_note(monkeypatch: pytest
         patched.setattr(steps, "trace", single_only)
         assert "cannot be stacked (no rule)" in step_of(linear).note
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "_compared", lambda *_: False)
+        patched.setattr(steps, "compared", lambda *_: False)
         assert "gives other numbers" in step_of(linear).note
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "_compared", lambda *_: None)
+        patched.setattr(steps, "compared", lambda *_: None)
         assert "no finite loss" in step_of(linear).note
     with monkeypatch.context() as patched:
         patched.setattr(steps, "_placed", lambda *_: 1 / 0)

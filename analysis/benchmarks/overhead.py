@@ -22,7 +22,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from fedsim.flower import compat, compat_lazy, records
+from fedsim.flower import compat, compat_lazy, compat_steps, records
 from fedsim.learn.engine.stack import Stack
 from fedsim.learn.work import Result, Row, Task
 from fedsim.record.journal import Journal
@@ -75,7 +75,7 @@ def ours(parts: Parts, rounds: int, folder: Path) -> list[float]:
     """Return the CPU seconds of each round through the virtual grid and the journal."""
     journal = Journal(folder)
     grid = VirtualGrid(parts.fleet, Ready(parts), journal, writable=False)
-    strategy = compat.name_draws(FedAvg(fraction_evaluate=0.0), parts.key)
+    strategy = compat_steps.name_draws(FedAvg(fraction_evaluate=0.0), parts.key)
     arrays, config = compat.array_record(parts.first), records.job_config(parts.job)
     spent: list[float] = []
     with compat.log_to(None), compat_lazy.lazily(strategy):

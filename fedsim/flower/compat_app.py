@@ -31,7 +31,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.utils import get_flwr_home, parse_app_spec
 
 from fedsim.core.keys import Key
-from fedsim.flower.compat import Heard, named_step, replaced
+from fedsim.flower.compat import replaced
+from fedsim.flower.compat_steps import Heard, named_step
 
 LOADING, RAISED, UNAVAILABLE, CRASHED = (
     ErrorCode.LOAD_CLIENT_APP_EXCEPTION, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED

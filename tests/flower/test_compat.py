@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import FedAvg, strategy_utils
 from fedsim.client.program import Reply
 from fedsim.core.keys import Key
 from fedsim.core.types import Params
-from fedsim.flower import compat, records
+from fedsim.flower import compat, compat_steps, records
 from fedsim.learn.job import Job
 
 compat.set_identity()
@@ -152,7 +152,7 @@ def test_draws_are_named_by_round_and_leave_no_trace() -> None:
     arrays = compat.array_record(params())
 
     def nodes(rounds: list[int], key: Key) -> list[list[int]]:
-        strategy: Any = compat.name_draws(FedAvg(fraction_train=0.5), key)
+        strategy: Any = compat_steps.name_draws(FedAvg(fraction_train=0.5), key)
         asked = [strategy.configure_train(r, arrays, ConfigRecord(), Nodes()) for r in rounds]
         return [[m.metadata.dst_node_id for m in messages] for messages in asked]
 

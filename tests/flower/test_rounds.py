@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from test_strategies import table
 
 import fedsim
-from fedsim.flower import compat, records, rounds
+from fedsim.flower import compat, compat_steps, records, rounds
 from fedsim.flower.rounds import Course, Done, drive
 from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import Parts, build
@@ -62,7 +62,7 @@ def told(driver: Callable[..., Result], kind: str, tiny: Any, caplog: Any, more:
     """Return what a run of *kind* under *driver* tells: its rows, its result with the model's numbers, and its log, wall times apart."""
     parts, heard = build(load(tiny({"server.strategy": table(kind), **BOTH, **(more or {})}))), Heard()
     grid = VirtualGrid(parts.fleet, here(parts.engine), heard, mods=parts.strategy.mods, writable=parts.strategy.writable)
-    strategy = compat.name_draws(compat.keep_types(parts.strategy.strategy, parts.first), parts.key)
+    strategy = compat_steps.name_draws(compat_steps.keep_types(parts.strategy.strategy, parts.first), parts.key)
     caplog.clear()
     with caplog.at_level(logging.INFO, "flwr"), compat.cheap_collections():  # As in a session.
         result = driver(strategy, grid, compat.array_record(parts.first), course_of(parts), score, never)

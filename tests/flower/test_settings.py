@@ -13,7 +13,7 @@ from torch import nn
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
-from fedsim.flower import compat
+from fedsim.flower import compat, compat_steps
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 from fedsim.strategy import stock
@@ -54,7 +54,7 @@ class Few:
 def outcome(built: stock.Built) -> tuple[bytes, bytes]:
     """Return all that three rounds over planted replies put out: who is asked what and the models; and the metrics."""
     compat.set_identity()
-    strategy: Any = compat.name_draws(built.strategy, Key(0))
+    strategy: Any = compat_steps.name_draws(built.strategy, Key(0))
     draw, grid = np.random.default_rng(0), Few()
     model = ArrayRecord({"w": Array(np.zeros(6))})
     seen: list[Any] = []

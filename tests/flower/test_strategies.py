@@ -9,7 +9,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import QFedAvg
 
 from fedsim.core.errors import ScenarioError
-from fedsim.flower import compat, records
+from fedsim.flower import compat, compat_steps, records
 from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
@@ -63,7 +63,7 @@ def test_a_strategy_aggregates_as_it_does_outside(kind: str, tiny: Any) -> None:
     """Two rounds in the grid and two on hand-made messages give the same bits."""
     parts = build(load(tiny({"server.strategy": table(kind)})))
     outside, inside = (
-        compat.name_draws(compat.keep_types(built.strategy, parts.first), parts.key)
+        compat_steps.name_draws(compat_steps.keep_types(built.strategy, parts.first), parts.key)
         for built in (stock.build(table(kind), 6, 0.0), parts.strategy)
     )
     grid = VirtualGrid(parts.fleet, here(parts.engine), Deaf(), mods=parts.strategy.mods, writable=parts.strategy.writable)

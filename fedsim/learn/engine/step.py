@@ -7,14 +7,12 @@ finished for all steps at once (*closing*).
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
@@ -25,6 +23,7 @@ from fedsim.learn.engine import passes
 from fedsim.learn.engine.eager import eager_run
 from fedsim.learn.engine.nodes import aten, only_user
 from fedsim.learn.engine.noise import Mask, masks_of
+from fedsim.learn.engine.probing import MANY_NUMBERS, compared, drawn, moved, normal, same_bits
 from fedsim.learn.engine.recompute import recompute
 from fedsim.learn.engine.running import Close, Open, Placed, Run, single_step, stacked_step
 from fedsim.learn.engine.templates import Templates
@@ -33,7 +32,6 @@ from fedsim.learn.engine.trace import (
     Untraceable,
     draws_random_numbers,
     free_rows,
-    gradient_of,
     has_convolution,
     trace,
 )  # fmt: skip
@@ -76,27 +74,13 @@ class Step:
     told: Any = None
 
 
-PROBES = ((0, 1), (0, 2), (1, 2), (2, 3), (0, 17), (5, 12))
-"""(first row, number of rows) of the slices that must all give one and the same row. 17 rows pass through every
-alignment to 64 bytes that float32 can have."""
-
-MANY_NUMBERS = 10_000
-"""Parameters from which on two draws are enough: a small model may round alike by chance, and is drawn eight times."""
-
-PROBE_RATE = 1000.0
-"""The learning rate of probes: so large that the last bit of a gradient is not lost in the parameters it changes."""
-
-PROBE_BYTES = 2**28
-"""Parameters that probing may stack; larger models are probed with fewer rows."""
-
-
 def compile_step(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, *, plain: bool, whole_targets: bool,
     more: Sequence[Tensor] = (), templates: Templates | None = None, remembers: bool = False, arithmetic: Arithmetic = PLAIN,
 ) -> Step:
     """Return the step of *model* for batches shaped like *x* (b, ...) and *y* (b, ...).
 
-    What comes out depends on them too, a little (see ``_same_bits``): give every engine the same.
+    What comes out depends on them too, a little (see ``same_bits``): give every engine the same.
 
     *plain* says that the update is p <- p - lr g and nothing else, and so may be folded into the graph.
     *whole_targets* promises that no target is cross-entropy's ignore_index. *more* are further batches of real features, shaped
@@ -177,13 +161,13 @@ def _placed(step: Step, model: nn.Module, real: Sequence[Tensor], y: Tensor, pla
         return step  # No promise of bits is made there: the manifest says so.
     small = sum(p.numel() for p in trainable(model).values()) < MANY_NUMBERS
     draws = 8 if small else 2
-    found = [_same_bits(step, _drawn(step, model, x, seed), y, plain) for seed, x in enumerate(real)]
+    found = [same_bits(step, drawn(step, model, x, seed), y, plain) for seed, x in enumerate(real)]
     if buffers(model):  # As built they may hide everything: what has seen one example knows no spread yet, and scales all to 0.
         for seed, x in enumerate(real):
-            moved = _moved(step, model, _drawn(step, model, x, seed), real[(seed + 1) % len(real)], y)
-            found.append(_same_bits(step, moved, y, plain))
+            one = moved(step, model, drawn(step, model, x, seed), real[(seed + 1) % len(real)], y)
+            found.append(same_bits(step, one, y, plain))
     with suppress(Exception):  # Numbers of all sizes tell more than real ones, which may be zeros; where the model takes them.
-        found += [_same_bits(step, _drawn(step, model, _normal(real[0], seed), seed), y, plain) for seed in range(draws)]
+        found += [same_bits(step, drawn(step, model, normal(real[0], seed), seed), y, plain) for seed in range(draws)]
     same = [all(pair) for pair in zip(*found, strict=True)]
     if not all(same[1:]):
         return None
@@ -209,40 +193,6 @@ def _left_to_torch(
     return dataclasses.replace(step, note=note)
 
 
-_Client = tuple[list[Tensor], Tensor, list[Tensor]]
-"""Parameters and buffers, features and masks of one client."""
-
-
-def _same_bits(step: Step, client: _Client, y: Tensor, plain: bool) -> list[bool]:
-    """Return, for each of PROBES, whether all its rows come out the same as all others, bit for bit.
-
-    Every row gets the same parameters and the same batch; what may differ is the kernel that a number of rows is
-    given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at random tell:
-    another kernel would have to round all of them alike, in every draw, to go unseen.
-    """
-    carried, x, masks = client
-    most = max(3, min(17, PROBE_BYTES // sum(p.numel() * p.element_size() for p in carried)))
-
-    def rows(first: int, count: int) -> list[Tensor]:
-        # Cloned: contiguous() would hand out the parameters themselves where there is one row.
-        mine = [p.expand(first + count, *p.shape).clone(memory_format=torch.contiguous_format)[first:] for p in carried]
-        bx, by, *bm = (t.expand(count, *t.shape).contiguous() for t in (x, y, *masks))
-        return _after(step, mine, bx, by, bm, plain, PROBE_RATE)
-
-    reference = [t[0].nan_to_num() for t in rows(0, most)]
-    return [
-        all(torch.equal(row.nan_to_num(), one) for many, one in zip(rows(first, min(count, most)), reference, strict=True) for row in many)
-        for first, count in PROBES
-    ]
-
-
-AGREES = {torch.float32: 1e-3, torch.float64: 1e-9}
-"""How far a compiled step and torch's own may lie apart, relative to the largest change that it makes in a tensor."""
-
-LOWER = 0.05
-"""The same where products are of bfloat16, which has eight bits."""
-
-
 def _agrees(
     step: Step, model: nn.Module, objective: Objective, real: Sequence[Tensor], y: Tensor, plain: bool, arithmetic: Arithmetic
 ) -> bool:
@@ -252,77 +202,10 @@ def _agrees(
     finite to compare (the logarithm of one), those of the model tell.
     """
     for seed in (0, None):
-        agrees = _compared(step, model, objective, _drawn(step, model, real[0], seed), y, plain, arithmetic)
+        agrees = compared(step, model, objective, drawn(step, model, real[0], seed), y, plain, arithmetic)
         if agrees is not None:
             return agrees
     raise _Unfit("has no finite loss on examples of the data, so that its compiled step cannot be compared with torch's")
-
-
-def _compared(
-    step: Step, model: nn.Module, objective: Objective, client: _Client, y: Tensor, plain: bool, arithmetic: Arithmetic
-) -> bool | None:
-    """Return whether *step* and torch.func agree on *client*; None where nothing is finite."""
-    carried, x, masks = client
-    mine, bm = ([t.clone().unsqueeze(0) for t in tensors] for tensors in (carried, masks))
-    ours = _after(step, mine, x.unsqueeze(0), y.unsqueeze(0), bm, plain, 0.1)
-    count = len(trainable(model))
-    try:
-        *changes, loss = gradient_of(model, objective, arithmetic)(*(p.clone() for p in carried), x.clone(), y, *masks)
-    except Exception as error:  # Anything a stranger's forward() may raise.
-        raise ScenarioError(f"model.kind: {type(model).__name__} cannot be trained: {reason(error)}") from error
-    gradients, after = changes[:count], changes[count:]
-    theirs = [p - 0.1 * g for p, g in zip(carried, gradients, strict=False)] if plain else list(gradients)
-    theirs += [*after, loss]
-    zero = torch.zeros((), dtype=loss.dtype, device=loss.device)
-    begun = [*(carried if plain else [*(zero for _ in gradients), *carried[count:]]), zero]
-    triples = [(a[0], b, start) for a, b, start in zip(ours, theirs, begun, strict=True) if b.numel() and b.isfinite().all()]
-    if not triples or not theirs[-1].isfinite():
-        return None
-    most = max(float((b - start).abs().max()) for _, b, start in triples)
-    tolerance, rounding = LOWER if arithmetic.precision else AGREES.get(loss.dtype, 1e-2), 8 * torch.finfo(loss.dtype).eps
-    return all(
-        float((a - b).abs().max())
-        <= tolerance * (float((b - start).abs().max()) + 0.01 * most) + rounding * float(start.abs().max())
-        for a, b, start in triples
-    )
-
-
-def _normal(x: Tensor, seed: int) -> Tensor:
-    """Return features shaped like *x* from a normal; *x* itself where they are whole numbers, which mean something."""
-    return torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x) if x.is_floating_point() else x
-
-
-def _drawn(step: Step, model: nn.Module, x: Tensor, seed: int | None) -> _Client:
-    """Return a client with the features *x*: parameters and masks drawn at random, or with no *seed* the model's own."""
-    draw = torch.Generator().manual_seed(seed or 0)
-    shapes = trainable(model).values()
-    params = [torch.randn(p.shape, generator=draw).div(math.sqrt(max(1, p.shape[-1:].numel()))).to(p) for p in shapes]
-    if seed is None:
-        params = [p.detach().clone() for p in shapes]
-    kept = [buffer.detach().clone() for buffer in buffers(model).values()]
-    masks = [
-        (torch.rand(m.shape, generator=draw) < m.keep).to(x.device, params[0].dtype) / (m.keep or 1.0) for m in step.masks
-    ]
-    return [p.detach() for p in params] + kept, x, masks
-
-
-def _moved(step: Step, model: nn.Module, client: _Client, other: Tensor, y: Tensor) -> _Client:
-    """Return *client* with the buffers that a step on the features *other* leaves."""
-    carried, x, masks = client
-    mine = [p.clone().unsqueeze(0) for p in carried]
-    _after(step, mine, other.unsqueeze(0), y.unsqueeze(0), [mask.unsqueeze(0) for mask in masks], True, 0.0)
-    count = len(trainable(model))
-    return [*carried[:count], *(buffer[0] for buffer in mine[count:])], x, masks
-
-
-def _after(
-    step: Step, carried: list[Tensor], x: Tensor, y: Tensor, masks: list[Tensor], plain: bool, rate: float
-) -> list[Tensor]:
-    """Return what one step leaves: parameters (or gradients), buffers, losses."""
-    with torch.no_grad():
-        head, gradients = step.run(step.open(carried), x, y, masks, -rate)
-        kept = carried[len(gradients) :] if gradients else carried
-        return [*gradients, *kept, step.close(head)] if not plain else [*carried, step.close(head)]
 
 
 _Parts = tuple[GraphModule, GraphModule, GraphModule]
