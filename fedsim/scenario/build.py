@@ -23,7 +23,6 @@ from fedsim.core.keys import Key
 from fedsim.core.types import IntArray, Params
 from fedsim.core.warned import Heard, hearing, log_to
 from fedsim.cost.ram import Ram
-from fedsim.cost.transport import Transport
 from fedsim.data import lent
 from fedsim.data.checked import Checked, check_pool, checked
 from fedsim.data.federation import Federation, generated_federation, pool_federation, set_aside, split
@@ -56,7 +55,7 @@ from fedsim.learn.pace import Pace, Scaling
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
-from fedsim.scenario import around, batches, composing, everywhere, judge
+from fedsim.scenario import around, batches, composing, costs, everywhere, judge
 from fedsim.scenario.floor import check_floor, floor_remark
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
@@ -215,18 +214,12 @@ def _built(loaded: Loaded) -> Parts:
         federation=federation, job=job, flops=counted, forms=_forms(first, job.algorithm.up if job.algorithm else (), model), scores=scores,
         extra_metrics=strategy.extra_metrics, key=key, online=online, trained=tuple(trainable(model)),
         monitor=None if scenario.monitor is None else Monitor(**scenario.monitor.model_dump()),
-        compute=made("compute", scenario.clients.compute, key=key.fold("device")),
-        network=made("network", scenario.clients.network, key=key.fold("link")),
-        availability=made("availability", scenario.clients.availability, key=key.fold("availability")),
+        **costs.of(scenario, key),
     )  # fmt: skip
-    if scenario.transport is not None:
-        fleet = replace(fleet, transport=Transport(key.fold("transport"), **scenario.transport.model_dump()))
     if scenario.clients.ram is not None:
         ram: Ram = made("ram", scenario.clients.ram, key=key.fold("ram"))
         fitting = Fitting(ram, footprint.count(model, objective, store.sample, arithmetic), scenario.training.too_large or "cannot_train")
         fleet = replace(fleet, fitting=fitting)
-    if scenario.clients.loading is not None:
-        fleet = replace(fleet, loader=made("loader", scenario.clients.loading, key=key.fold("loading")))
     if policy is not None:
         fleet = replace(fleet, sizing=Sizing.of(policy, fleet.compute, counted, federation.count, fleet.loader))
     fleet = replace(fleet, coding=_coding(scenario, job, fleet, first, model))
