@@ -1,7 +1,7 @@
 """Network models: the bandwidth of each client's link, and how many seconds a message takes on it.
 
-Pure functions of (key, client, bytes). Links are independent: what one client sends slows down nobody else. Knows what
-a message weighs, not what is in it.
+Pure functions of (key, client, bytes), of links of their own; whether transfers slow each other down at the server's end is decided
+where they move (``sim/links``). Knows what a message weighs, not what is in it.
 """
 
 from __future__ import annotations
@@ -63,6 +63,27 @@ def _many(network: Network, way: str, clients: IntArray, sizes_bytes: IntArray) 
     one_s: Callable[[int, int], Seconds] = getattr(network, f"{way}_s")
     pairs = zip(clients.tolist(), sizes_bytes.tolist(), strict=True)
     return np.array([one_s(client, size) for client, size in pairs], dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLink:
+    """What the server's own link carries at most, each way, in Mbit/s, shared by all transfers in progress; None: more than is ever asked.
+
+    *egress* is what it sends to clients, *ingress* what it takes in from them.
+    """
+
+    egress_mbps: float | None = None
+    ingress_mbps: float | None = None
+
+    @property
+    def egress(self) -> float | None:
+        """Return the same in bytes per second."""
+        return None if self.egress_mbps is None else self.egress_mbps / _MBIT_PER_BYTE
+
+    @property
+    def ingress(self) -> float | None:
+        """Return the same in bytes per second."""
+        return None if self.ingress_mbps is None else self.ingress_mbps / _MBIT_PER_BYTE
 
 
 networks: Registry[Callable[..., Network]] = Registry(

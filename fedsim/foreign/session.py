@@ -34,6 +34,7 @@ from fedsim.score.run import Run
 from fedsim.sim.crew import Crew
 from fedsim.sim.grid import VirtualGrid
 from fedsim.sim.invariants import Invariants
+from fedsim.sim.links import laid
 
 SAID = "app.log"
 """What the app printed, its server first."""
@@ -186,7 +187,10 @@ class _Session:
         post = self.post = AppPost()
         clients = AppClients(self.pool, self.costs, self.key.fold("app"), fleet.clients.count, post, measuring=self.measure)
         desk = AppDesk(clients, self.going.journal, invariants)
-        crew = Crew(fleet.clients.count, self.having.availability, self.having.network, clients, post, desk, self.having.transport)
+        having = self.having
+        crew = Crew(
+            fleet.clients.count, having.availability, having.network, clients, post, desk, having.transport, laid(having.server)
+        )
         self.grid = VirtualGrid.of(crew, self.going.journal, invariants)
         folder = self.going.folder
         with (

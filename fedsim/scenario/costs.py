@@ -8,10 +8,11 @@ from fedsim.core.keys import Key
 from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
 from fedsim.cost.loading import Loader
-from fedsim.cost.network import Network
+from fedsim.cost.network import Network, ServerLink
 from fedsim.cost.transport import Transport
 from fedsim.scenario.making import made
 from fedsim.scenario.schema import Scenario
+from fedsim.scenario.section import ServerLink as LinkSection
 
 
 class Costs(TypedDict):
@@ -22,6 +23,7 @@ class Costs(TypedDict):
     availability: Availability
     transport: Transport | None
     loader: Loader | None
+    server: ServerLink | None
 
 
 def of(scenario: Scenario, key: Key) -> Costs:
@@ -32,5 +34,11 @@ def of(scenario: Scenario, key: Key) -> Costs:
         "network": made("network", clients.network, key=key.fold("link")),
         "availability": made("availability", clients.availability, key=key.fold("availability")),
         "transport": None if scenario.transport is None else Transport(key.fold("transport"), **scenario.transport.model_dump()),
+        "server": server_link(scenario.server.link),
         "loader": None if clients.loading is None else made("loader", clients.loading, key=key.fold("loading")),
     }
+
+
+def server_link(section: LinkSection | None) -> ServerLink | None:
+    """Return what a table says of the server's own link; None where there is none."""
+    return None if section is None else ServerLink(section.egress_mbps, section.ingress_mbps)

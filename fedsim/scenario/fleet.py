@@ -18,13 +18,15 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.cost.availability import Availability, availabilities
 from fedsim.cost.compute import Compute, computes
-from fedsim.cost.network import Network, networks
+from fedsim.cost.network import Network, ServerLink, networks
 from fedsim.cost.transport import Transport
+from fedsim.scenario.costs import server_link
 from fedsim.scenario.explain import Wanted, explain, sections
 from fedsim.scenario.kinds import Slot
 from fedsim.scenario.load import read_table
 from fedsim.scenario.making import made_at
 from fedsim.scenario.section import FleetClients, Section, Table
+from fedsim.scenario.section import ServerLink as ServerLinkSection
 from fedsim.scenario.section import Transport as TransportSection
 
 WAYS = ("seconds_per_example", "flops_per_example", "seconds", "function")
@@ -67,6 +69,12 @@ class FleetEngine(Section):
         return min(cores, 64) if self.workers is None else self.workers
 
 
+class FleetServer(Section):
+    """The server of a fleet: its own link."""
+
+    link: ServerLinkSection
+
+
 class Fleet(Section):
     """A fleet: its clients, and what the messages of an app cost there."""
 
@@ -77,6 +85,7 @@ class Fleet(Section):
         float | None, Field(gt=0, description="The speed of the device that seconds are of; clients.compute.gflops unless given.")
     ] = None
     compute: Annotated[dict[str, Cost], Field(description="What a message costs, by its kind.")] = Field(default_factory=dict[str, Cost])
+    server: FleetServer | None = None
     transport: TransportSection | None = None
     engine: FleetEngine = FleetEngine()
 
@@ -124,6 +133,7 @@ class Devices:
     network: Network
     availability: Availability
     transport: Transport | None = None
+    server: ServerLink | None = None
 
 
 def load_fleet(
@@ -160,13 +170,16 @@ def devices(fleet: Fleet) -> Devices:
         of(computes, clients.compute, "device"), of(networks, clients.network, "link"),
         of(availabilities, clients.availability, "availability"),
         None if fleet.transport is None else Transport(key.fold("transport"), **fleet.transport.model_dump()),
+        server_link(fleet.server.link if fleet.server else None),
     )  # fmt: skip
 
 
 def on_fleet(fleet: Fleet) -> dict[str, Any]:
-    """Return, by dotted key, what a scenario takes over from *fleet*: devices, links, availability, and transport where it has any.
+    """Return, by dotted key, what a scenario takes over from *fleet*: devices, links, availability; the server's and transport, if any.
 
     How many clients there are is the scenario's.
     """
     found: dict[str, Any] = {f"clients.{name}": getattr(fleet.clients, name) for name in ("compute", "network", "availability")}
+    if fleet.server is not None:
+        found["server.link"] = fleet.server.link.model_dump(exclude_none=True)
     return found if fleet.transport is None else {**found, "transport": fleet.transport.model_dump(exclude_none=True)}

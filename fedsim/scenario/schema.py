@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from fedsim.learn.pace import Clock
-from fedsim.scenario.section import FleetClients, Section, Table, Transport
+from fedsim.scenario.section import FleetClients, Section, ServerLink, Table, Transport
 from fedsim.scenario.stop import Stop
 
 Moment = Annotated[float, Field(ge=0)]
@@ -219,6 +219,9 @@ _CALIBRATION = (
 )
 
 
+_SERVER_LINK = "What the server's own link carries, shared by all transfers in progress; more than is ever asked unless given."
+
+
 class Server(Section):
     """Which Flower strategy aggregates, for how long, and what becomes of running statistics."""
 
@@ -228,6 +231,7 @@ class Server(Section):
     controller: Table | None = None
     statistics: Annotated[Literal["aggregate", "keep_local", "recalibrate"], LATER, Field(description=_STATISTICS)] = "aggregate"
     calibration_examples: Annotated[Annotated[int, Field(ge=2, le=10_000)] | None, Field(description=_CALIBRATION)] = None
+    link: Annotated[ServerLink | None, Field(description=_SERVER_LINK)] = None
 
 
 class Codec(Section):

@@ -25,6 +25,23 @@ class FleetClients(Section):
     availability: Table = Field(default_factory=lambda: {"kind": "always"})
 
 
+_EGRESS = "what the server sends at most, in Mbit/s, shared by all transfers to clients in progress; never binding unless given"
+_INGRESS = "what the server takes in at most, in Mbit/s, shared by all transfers from clients in progress; never binding unless given"
+
+
+class ServerLink(Section):
+    """The server's own link. Transfers in progress share it max-min fairly, each no faster than its client's own link."""
+
+    egress_mbps: Annotated[float | None, Field(gt=0, description=_EGRESS)] = None
+    ingress_mbps: Annotated[float | None, Field(gt=0, description=_INGRESS)] = None
+
+    @model_validator(mode="after")
+    def _some_way(self) -> ServerLink:
+        if self.egress_mbps is None and self.ingress_mbps is None:
+            raise ValueError("give egress_mbps, ingress_mbps, or both, like ingress_mbps = 100.0")
+        return self
+
+
 class Transport(Section):
     """What Flower's own processes add to links and devices: when they look for messages, and whose cores they share.
 

@@ -17,6 +17,7 @@ from fedsim.cost.network import Network
 from fedsim.cost.transport import Transport
 from fedsim.sim.bulk import Foresight
 from fedsim.sim.ledger import Ledger
+from fedsim.sim.links import Lay, Unshared
 from fedsim.sim.mail import Delivery, Read
 
 
@@ -90,7 +91,7 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """*count* clients behind links of their own, and who carries and hands over for them."""
+    """*count* clients behind their links, as *lay* lays them, and who carries and hands over for them."""
 
     count: int
     availability: Availability
@@ -99,3 +100,4 @@ class Crew:
     post: Post
     desk: Desk
     transport: Transport | None = None
+    lay: Lay = Unshared

@@ -22,6 +22,7 @@ from fedsim.flower import compat, records
 from fedsim.sim.crew import Crew
 from fedsim.sim.inbox import Inbox
 from fedsim.sim.invariants import Invariants
+from fedsim.sim.links import laid
 from fedsim.sim.mail import Delivery, Mail, Read
 from fedsim.sim.observed import Observed, Repeating, delay
 from fedsim.sim.patience import Patience
@@ -55,7 +56,9 @@ class VirtualGrid(Grid):
         invariants = Invariants()
         programs = Programs(fleet, engine, invariants)
         desk = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry)
-        crew = Crew(fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk, fleet.transport)
+        crew = Crew(
+            fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk, fleet.transport, laid(fleet.server)
+        )
         if observed is not None:
             crew = dataclasses.replace(crew, availability=Always(), transport=None)
         self._put(crew, observer, invariants, observed)
@@ -71,7 +74,7 @@ class VirtualGrid(Grid):
         compat.set_identity()
         self._crew, self._observer, self.invariants, self._observed = crew, observer, invariants, observed
         if observed is None:
-            self._world = World(crew.clients, crew.network, self._arrived, transport=crew.transport)
+            self._world = World(crew.clients, crew.network, self._arrived, crew.lay, crew.transport)
         else:
             self._world = Repeating(crew.clients, observed, self._arrived)
         self._inbox = Inbox(self._world.env, self.invariants)

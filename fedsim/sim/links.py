@@ -5,13 +5,18 @@ Knows bytes and clients; knows no message. Whether links share a capacity is dec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, cast
 
 import simpy
+from simpy.events import URGENT
 
-from fedsim.cost.network import Network
+from fedsim.core.types import Seconds
+from fedsim.cost.network import Network, ServerLink
+from fedsim.sim.shares import Line
 
 
 class Links(Protocol):
@@ -23,6 +28,10 @@ class Links(Protocol):
 
     def up(self, client: int, size_bytes: int) -> simpy.Event:
         """Return what happens when *size_bytes*, sent now, have come from *client* to the server."""
+        ...
+
+    def close(self) -> None:
+        """Let go of whatever is still on its way: nothing more is going to happen."""
         ...
 
 
@@ -44,3 +53,112 @@ class Unshared:
     def up(self, client: int, size_bytes: int) -> simpy.Event:
         """Return the end of the time that the network says, up."""
         return self.env.timeout(self.network.up_s(client, size_bytes))
+
+    def close(self) -> None:
+        """Let go of nothing: all of it is the clock's."""
+
+
+class Shared:
+    """Links whose other end is one server's, of *down* and *up* bytes per second, which transfers in progress share max-min fairly.
+
+    None goes faster than its client's own link lets it. A transfer that nobody ever slows down takes what the network says, to the last
+    bit; one that is slowed down takes the latency after its bytes. None stands for a capacity that never binds.
+    """
+
+    def __init__(self, env: simpy.Environment, network: Network, down: float | None, up: float | None) -> None:
+        self._env, self._network = env, network
+        self._down, self._up = (None if rate is None else _Way(env, rate) for rate in (down, up))
+
+    def down(self, client: int, size_bytes: int) -> simpy.Event:
+        """Return the arrival of *size_bytes* at *client*."""
+        return self._carry(self._down, self._network.down_s, client, size_bytes)
+
+    def up(self, client: int, size_bytes: int) -> simpy.Event:
+        """Return the arrival of *size_bytes* at the server."""
+        return self._carry(self._up, self._network.up_s, client, size_bytes)
+
+    def close(self) -> None:
+        """Let go of whatever is still on its way."""
+        for way in (self._down, self._up):
+            if way is not None:
+                way.close()
+
+    def _carry(self, way: _Way | None, one_s: Callable[[int, int], Seconds], client: int, size_bytes: int) -> simpy.Event:
+        takes_s = one_s(client, size_bytes)
+        if way is None:
+            return self._env.timeout(takes_s)
+        latency_s = way.latencies_s.get(client)
+        if latency_s is None:
+            latency_s = way.latencies_s[client] = one_s(client, 0)
+        return way.carry(size_bytes, takes_s, latency_s)
+
+
+def laid(server: ServerLink | None) -> Lay:
+    """Return what lays links that end at *server*; each client's are its own alone where that is None."""
+    if server is None or (server.egress is None and server.ingress is None):
+        return Unshared
+    return partial(Shared, down=server.egress, up=server.ingress)
+
+
+class _Arrival(simpy.Event):
+    """An event that happens before whatever else is still to happen at its moment: who waits until then sees it."""
+
+    def happen(self, _: simpy.Event | None = None) -> None:
+        """Happen now."""
+        self._ok, self._value = True, None
+        self.env.schedule(self, priority=URGENT)
+
+
+class _Way:
+    """One direction of the server's link: transfers numbered as they begin, and a look at it when the next one ends."""
+
+    def __init__(self, env: simpy.Environment, capacity: float) -> None:
+        self._env, self._line = env, Line(capacity)
+        self._coming: dict[int, tuple[_Arrival, Seconds]] = {}  # By number: what happens at the end, and the latency.
+        self._begun, self._look_s = 0, math.inf
+        self.latencies_s: dict[int, Seconds] = {}
+        """What no bytes take, by client, of those that were asked."""
+
+    def carry(self, size_bytes: int, takes_s: Seconds, latency_s: Seconds) -> simpy.Event:
+        """Return the arrival of *size_bytes* that take *takes_s* alone, *latency_s* of it however few they are."""
+        number, self._begun = self._begun, self._begun + 1
+        arrival, alone_s = _Arrival(self._env), takes_s - latency_s
+        self._coming[number] = arrival, latency_s
+        self._line.begin(number, float(size_bytes), size_bytes / alone_s if alone_s > 0 else math.inf, float(self._env.now))
+        if not self._line.slowed(number):
+            _then(self._env.timeout(takes_s), partial(self._undisturbed, number))
+        self._plan()
+        return arrival
+
+    def close(self) -> None:
+        """Let go of all that is on its way."""
+        self._coming.clear()
+
+    def _undisturbed(self, number: int, _: simpy.Event) -> None:
+        """Take that transfer *number* would have come by now, alone; so it has, where nobody slowed it down."""
+        if number in self._coming and not self._line.slowed(number):
+            self._coming.pop(number)[0].happen()
+
+    def _plan(self) -> None:
+        due = self._line.next_s()
+        if due < self._look_s:
+            self._look_s = due
+            _then(self._env.timeout(max(0.0, due - self._env.now)), partial(self._look, due))
+
+    def _look(self, due: Seconds, _: simpy.Event) -> None:
+        if due != self._look_s:
+            return  # An earlier end was found since.
+        self._look_s, now = math.inf, max(due, float(self._env.now))
+        for number, slowed in self._line.end(now):  # None, where somebody has begun since.
+            if slowed and number in self._coming:
+                arrival, latency_s = self._coming.pop(number)
+                if latency_s > 0:
+                    _then(self._env.timeout(latency_s), arrival.happen)
+                else:
+                    arrival.happen()
+        self._plan()
+
+
+def _then(event: simpy.Event, do: Callable[[simpy.Event], None]) -> None:
+    """Let *do* be done when *event*, which is still to happen, does."""
+    cast("list[Callable[[simpy.Event], None]]", event.callbacks).append(do)

@@ -70,6 +70,7 @@ class World:
 
     def close(self) -> None:
         """Let go of deliveries that are still under way, and of who hears of arrivals: nothing more is going to happen."""
+        self._links.close()
         for carried in self._under_way.values():
             carried.close()  # The clock, which is a circle of its own, would keep each, and with it the world.
         self._under_way.clear()

@@ -67,6 +67,9 @@ class OneWire:
         self._free_s = max(self._free_s, self._env.now) + takes_s
         return self._env.timeout(self._free_s - self._env.now)
 
+    def close(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize("way", ["down", "up"])
 @pytest.mark.parametrize("kind", networks.names())
@@ -89,6 +92,9 @@ class Fixed:
 
     def up(self, client: int, size_bytes: int) -> simpy.Event:
         return self._env.timeout(11.0)
+
+    def close(self) -> None:
+        pass
 
 
 def test_a_world_uses_the_links_that_it_is_given(tiny: Any) -> None:
