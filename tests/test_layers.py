@@ -20,7 +20,7 @@ RANK = {
 """Smaller is further left; a file may import from its own room, and from rooms of a larger rank."""
 BESIDE = {
     ("show_real", "real"), ("running", "live"), ("advising", "live"), ("preview", "rehearsal"), ("rehearsal", "walking"),
-    ("rehearsal", "timekeeping"), ("session", "apart"), ("score", "record"), ("strategy", "flower"), ("learn", "data"),
+    ("rehearsal", "timekeeping"), ("session", "apart"), ("score", "record"), ("strategy", "flower"), ("learn", "data"), ("cost", "data"),
 }  # fmt: skip
 """Rooms of one rank of which the first may import the second."""
 ONLY_IN = {

@@ -165,6 +165,15 @@ def duration(given: Any, *_: Any) -> float:
     return one(given, least=0.0)
 
 
+def piece(given: Any, _client: Any, now: float) -> tuple[float, float]:
+    """Return a rate, 0 at the least, and a time later than *now* until which it holds."""
+    rate, until = pair(given)
+    found = one(rate, least=0.0), one(until, endless=True)
+    if found[1] <= now:
+        raise ValueError(f"a rate until {found[1]}, expected a time after now, which is {now}")
+    return found
+
+
 def speeds(given: Any, clients: Array) -> Array:
     """Return a positive number for each of *clients*."""
     return numbers(given, len(clients), least=0.0, above=True)

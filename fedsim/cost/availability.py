@@ -49,10 +49,10 @@ def _next(given: Any, _clients: Array, now: float) -> float:
 
 
 availabilities: Registry[Callable[..., Availability]] = Registry(
-    "availability", given=["key"], key="clients.availability",
+    "availability", given=["key", "find"], key="clients.availability",
     gives=answers.Gives("an Availability", ("available", "next_change"), {"available": _available, "next_change": _next}),
 )  # fmt: skip
-"""Functions that return an Availability. Given: ``key``."""
+"""Functions that return an Availability. Given: ``key``, and ``find``, which looks up a file."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
 
 from fedsim.core import answers
+from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Range, Seconds
@@ -54,10 +55,24 @@ def many_s(compute: Compute, clients: IntArray, tasks: IntArray, flops: FloatArr
 
 
 computes: Registry[Callable[..., Compute]] = Registry(
-    "compute", given=["key"], key="clients.compute",
+    "compute", given=["key", "find", "volumes"], key="clients.compute",
     gives=answers.Gives("a Compute", ("gflops", "seconds"), {"gflops": answers.speeds, "seconds": answers.duration}),
 )  # fmt: skip
-"""Functions that return a Compute. Given: ``key``."""
+"""Functions that return a Compute. Given: ``key``; ``find``, which looks up a file; ``volumes``, which says who holds much data."""
+
+
+Volumes = Callable[[IntArray], FloatArray]
+"""Says of clients how much data each holds, as the normal score of its rank among all: 0 is the median. Shapes: (n,) -> (n,)."""
+Correlation = Annotated[float, Range(ge=-1, le=1, why="between speed and volume of data")]
+
+
+def checked_volumes(volumes: Volumes | None, correlation: float) -> None:
+    """Refuse a *correlation* with what nobody knows."""
+    if correlation and volumes is None:
+        raise ScenarioError(
+            f"clients.compute.speed_data_correlation = {correlation:g}: nobody knows how much data clients hold here. Leave it out of a"
+            f" fleet; scenarios take it."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +105,20 @@ class LognormalCompute:
     overhead_s: Seconds
     key: Key
     step_s: Seconds = 0.0
+    correlation: float = 0.0
+    volumes: Volumes | None = None
 
     def gflops(self, clients: IntArray) -> FloatArray:
         """Return the speed of each client's device, in GFLOP/s. Shapes: (n,) -> (n,)."""
         normals: FloatArray = ndtri(self.key.uniform(clients))
+        if self.volumes is not None and self.correlation:
+            normals = self.correlation * self.volumes(clients) + math.sqrt(1.0 - self.correlation**2) * normals
         return self.median * np.exp(self.sigma * normals)
 
     def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
         """Return the overhead, the steps' own, and the time at this client's speed, which no task changes."""
+        if self.correlation:
+            return self.overhead_s + flops / (float(self.gflops(np.array([client]))[0]) * _GIGA) + steps * self.step_s
         # numpy's exp here too: Python's may differ from it in the last bit. Drawn anew each time, in 2 microseconds.
         speed = self.median * float(np.exp(self.sigma * ndtri(self.key.uniform_at(client))))
         return self.overhead_s + flops / (speed * _GIGA) + steps * self.step_s
@@ -142,23 +163,29 @@ def constant(*, gflops: Positive, overhead_s: NonNegative = 0.0, step_s: NonNega
 @computes.register("lognormal")
 def lognormal(
     key: Key,
+    volumes: Volumes | None = None,
     *,
     gflops: Positive,
     sigma: Annotated[float, Range(ge=0, le=10, why="of the logarithm of the speed")] = 0.6,
     overhead_s: NonNegative = 0.0,
     step_s: NonNegative = 0.0,
+    speed_data_correlation: Correlation = 0.0,
 ) -> LognormalCompute:
     """Return devices of LogNormal speed with median *gflops*: fast and slow clients, each the same at every task.
 
     *sigma* is the standard deviation of the logarithm: at 0.6 the ninth decile is 4.7 times the first, and
     the mean speed of the fastest tenth is 8.3 times that of the slowest. *step_s* is what each local step takes besides, on all alike.
-    Reference: Lai et al. 2022 (FedScale), arXiv:2105.11367, whose simulator spreads devices with the same 0.6.
+    *speed_data_correlation* is between the logarithm of a client's speed and the normal score of its rank by examples: above 0 who holds
+    more data has the faster device. Then speeds depend on who else is there.
+    References: Lai et al. 2022 (FedScale), arXiv:2105.11367, whose simulator spreads devices with the same 0.6; Huba et al. 2022 (Papaya),
+    arXiv:2111.04877, whose clients' times go with how much data they hold.
 
     >>> devices = lognormal(Key(0), gflops=5.0)
     >>> devices.seconds(3, task=0, flops=1e9) == devices.seconds(3, task=8, flops=1e9)
     True
     """
-    return LognormalCompute(gflops, sigma, overhead_s, key.fold("speed"), step_s)
+    checked_volumes(volumes, speed_data_correlation)
+    return LognormalCompute(gflops, sigma, overhead_s, key.fold("speed"), step_s, speed_data_correlation, volumes)
 
 
 @computes.register("exponential")

@@ -9,25 +9,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
 
 from fedsim.core import answers
+from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Range, Seconds
 from fedsim.cost.at_once import at_once
 
-_MBIT_PER_BYTE = 8e-6
+MBIT_PER_BYTE = 8e-6
 
 
 class Network(Protocol):
     """The links of all clients: equal arguments, equal answers, whatever was asked before.
 
     One that also has ``downs_s`` and ``ups_s`` (clients, sizes_bytes: (n,) -> (n,)) is asked for the clients of a round at once; they
-    must say what ``down_s`` and ``up_s`` do, to the last bit.
+    must say what ``down_s`` and ``up_s`` do, to the last bit. One whose rates go with time has ``down_piece`` and ``up_piece`` (client,
+    now): the rate in Mbit/s, and until when it is that; ``down_s`` and ``up_s`` go by its means then, and what they say of no bytes is
+    the latency.
     """
 
     def down_mbps(self, clients: IntArray) -> FloatArray:
@@ -66,6 +69,28 @@ def _many(network: Network, way: str, clients: IntArray, sizes_bytes: IntArray) 
 
 
 @dataclass(frozen=True, slots=True)
+class Overhead:
+    """What the protocols of a link add to each message, as declared: *message_bytes*, and a *share* of its bytes.
+
+    A share *lost* of all bytes is lost on the way. What is lost is sent again, and of that as much is lost: in the mean a share
+    lost / (1 - lost) of all bytes goes more than once.
+    """
+
+    message_bytes: int = 0
+    share: float = 0.0
+    lost: float = 0.0
+
+    def of(self, size_bytes: int) -> tuple[int, int]:
+        """Return the bytes added to a message of *size_bytes*, and how many are sent again, rounded up.
+
+        >>> Overhead(message_bytes=500, share=0.03, lost=0.01).of(10_000)
+        (800, 110)
+        """
+        added = self.message_bytes + math.ceil(self.share * size_bytes)
+        return added, math.ceil(self.lost / (1.0 - self.lost) * (size_bytes + added))
+
+
+@dataclass(frozen=True, slots=True)
 class ServerLink:
     """What the server's own link carries at most, each way, in Mbit/s, shared by all transfers in progress; None: more than is ever asked.
 
@@ -78,22 +103,58 @@ class ServerLink:
     @property
     def egress(self) -> float | None:
         """Return the same in bytes per second."""
-        return None if self.egress_mbps is None else self.egress_mbps / _MBIT_PER_BYTE
+        return None if self.egress_mbps is None else self.egress_mbps / MBIT_PER_BYTE
 
     @property
     def ingress(self) -> float | None:
         """Return the same in bytes per second."""
-        return None if self.ingress_mbps is None else self.ingress_mbps / _MBIT_PER_BYTE
+        return None if self.ingress_mbps is None else self.ingress_mbps / MBIT_PER_BYTE
 
 
 networks: Registry[Callable[..., Network]] = Registry(
-    "network", given=["key"], key="clients.network",
+    "network", given=["key", "find"], key="clients.network",
     gives=answers.Gives(
         "a Network", ("down_s", "up_s"),
-        {"down_s": answers.duration, "up_s": answers.duration, "down_mbps": answers.speeds, "up_mbps": answers.speeds},
+        {
+            "down_s": answers.duration, "up_s": answers.duration, "down_mbps": answers.speeds, "up_mbps": answers.speeds,
+            "down_piece": answers.piece, "up_piece": answers.piece,
+        },
     ),
 )  # fmt: skip
-"""Functions that return a Network. Given: ``key``."""
+"""Functions that return a Network. Given: ``key``, and ``find``, which looks up a file."""
+
+
+Piece = Callable[..., tuple[float, Seconds]]
+"""Called with a client and a time, or with a time where it is one client's: the rate in Mbit/s, and until when it is that."""
+
+
+def pieces(network: Network) -> dict[str, Piece] | None:
+    """Return what says the rates of *network* down and up by time; None where they do not go with it."""
+    if not (hasattr(network, "down_piece") and hasattr(network, "up_piece")):
+        return None
+    return {way: getattr(network, f"{way}_piece") for way in ("down", "up")}
+
+
+def way_s(network: Network, way: Literal["down", "up"], client: int, size_bytes: int, now: Seconds) -> Seconds:
+    """Return how long *size_bytes*, sent *now*, take one way, all by themselves: exactly, over the pieces of a rate that goes with time.
+
+    Raises RunError where they would never arrive.
+    """
+    one_s: Callable[[int, int], Seconds] = network.down_s if way == "down" else network.up_s
+    varying = pieces(network)
+    if varying is None:
+        return one_s(client, size_bytes)
+    piece, left, at = varying[way], size_bytes * MBIT_PER_BYTE, now
+    while True:
+        mbps, until = piece(client, at)
+        if mbps * (until - at) >= left:
+            return at + (left / mbps if left else 0.0) - now + one_s(client, 0)
+        if math.isinf(until):
+            raise RunError(
+                f"clients.network: {size_bytes:,} bytes {way}, client {client}'s, never arrive: from {at:,.0f} s on its rate is 0."
+            )
+        left -= mbps * (until - at)
+        at = until
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +175,19 @@ class ConstantNetwork:
 
     def down_s(self, client: int, size_bytes: int) -> Seconds:
         """Return the latency and the time at the one rate down."""
-        return self.latency_s + size_bytes * _MBIT_PER_BYTE / self.down
+        return self.latency_s + size_bytes * MBIT_PER_BYTE / self.down
 
     def up_s(self, client: int, size_bytes: int) -> Seconds:
         """Return the latency and the time at the one rate up."""
-        return self.latency_s + size_bytes * _MBIT_PER_BYTE / self.up
+        return self.latency_s + size_bytes * MBIT_PER_BYTE / self.up
 
     def downs_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
         """Return ``down_s`` of each. Shapes: (n,) -> (n,)."""
-        return self.latency_s + sizes_bytes.astype(np.float64) * _MBIT_PER_BYTE / self.down
+        return self.latency_s + sizes_bytes.astype(np.float64) * MBIT_PER_BYTE / self.down
 
     def ups_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
         """Return ``up_s`` of each. Shapes: (n,) -> (n,)."""
-        return self.latency_s + sizes_bytes.astype(np.float64) * _MBIT_PER_BYTE / self.up
+        return self.latency_s + sizes_bytes.astype(np.float64) * MBIT_PER_BYTE / self.up
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,21 +222,21 @@ class LognormalNetwork:
     def down_s(self, client: int, size_bytes: int) -> Seconds:
         """Return the latency and the time at this client's rate down."""
         mbps = self.down * float(np.exp(self.sigma * ndtri(self.shared.uniform_at(client))))
-        return self.latency_s + size_bytes * _MBIT_PER_BYTE / mbps
+        return self.latency_s + size_bytes * MBIT_PER_BYTE / mbps
 
     def up_s(self, client: int, size_bytes: int) -> Seconds:
         """Return the latency and the time at this client's rate up."""
         shared, own = ndtri(self.shared.uniform_at(client)), ndtri(self.own.uniform_at(client))
         mbps = self.up * float(np.exp(self.sigma * (self.correlation * shared + self._rest * own)))
-        return self.latency_s + size_bytes * _MBIT_PER_BYTE / mbps
+        return self.latency_s + size_bytes * MBIT_PER_BYTE / mbps
 
     def downs_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
         """Return ``down_s`` of each. Shapes: (n,) -> (n,)."""
-        return self.latency_s + sizes_bytes * _MBIT_PER_BYTE / self.down_mbps(clients)
+        return self.latency_s + sizes_bytes * MBIT_PER_BYTE / self.down_mbps(clients)
 
     def ups_s(self, clients: IntArray, sizes_bytes: IntArray) -> FloatArray:
         """Return ``up_s`` of each. Shapes: (n,) -> (n,)."""
-        return self.latency_s + sizes_bytes * _MBIT_PER_BYTE / self.up_mbps(clients)
+        return self.latency_s + sizes_bytes * MBIT_PER_BYTE / self.up_mbps(clients)
 
     @property
     def _rest(self) -> float:

@@ -18,6 +18,7 @@ from fedsim.client.program import Order, Reply
 from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.types import Params
+from fedsim.cost.network import Overhead
 from fedsim.flower.compat import LazyArray, encoded_bytes, reply_record, type_name
 from fedsim.flower.compat_lazy import LazyContent, lazy_messages_work
 from fedsim.learn.controllers import Changes
@@ -86,16 +87,28 @@ KINDS = ("train", "evaluate")
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Bytes of one message: what it carries, what Flower wraps around it, and what goes *back* to who sent it, as an answer to it."""
+    """Bytes of one message: what it carries, what is wrapped around it, and what goes *back* to who sent it, as an answer to it.
+
+    *resent* says how much of the framing is there because it was sent more than once.
+    """
 
     payload: int
     framing: int
     back: int = 0
+    resent: int = 0
 
     @property
     def total(self) -> int:
         """Return payload and framing together."""
         return self.payload + self.framing
+
+    def over(self, overhead: Overhead | None) -> Size:
+        """Return the same on a link whose protocols have *overhead*."""
+        if overhead is None:
+            return self
+        added, resent = overhead.of(self.total)
+        back = self.back + sum(overhead.of(self.back)) if self.back else 0
+        return Size(self.payload, self.framing + added + resent, back, resent)
 
 
 def forms_of(arrays: ArrayRecord) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -20,6 +20,7 @@ from fedsim.core.errors import RunError, ScenarioError, door
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry, load_object
 from fedsim.core.types import Seconds
+from fedsim.cost.network import Overhead
 from fedsim.flower import compat, compat_app, records
 from fedsim.flower.records import Size
 from fedsim.foreign.pool import Content, Pool
@@ -163,7 +164,7 @@ class AppClients:
         examples = examples_of(told.form)
         seconds, flops = self._costs.took(client, kind, nth, examples)
         turn.reply = made(told.form)
-        delivery.measure(nth, examples or 0, flops, records.size_of(turn.reply, records.UP))
+        delivery.measure(nth, examples or 0, flops, records.size_of(turn.reply, records.UP).over(self._post.overhead))
         return seconds
 
     def ended(self, client: int, now: Seconds) -> bool:
@@ -207,9 +208,13 @@ class AppClients:
 
 
 class AppPost:
-    """Makes deliveries of an app's messages, numbered in the order of sending, and of models, in the order of first meeting."""
+    """Makes deliveries of an app's messages, numbered in the order of sending, and of models, in the order of first meeting.
 
-    def __init__(self) -> None:
+    *overhead* is what the protocols of links add.
+    """
+
+    def __init__(self, overhead: Overhead | None = None) -> None:
+        self.overhead = overhead
         self.sent = 0
         self.latest_round = 0
         """The latest round that a message told of."""
@@ -247,8 +252,9 @@ class AppPost:
             round_number = records.round_of(message.content) or (int(group) if group.isdecimal() else 0)
             self.latest_round = max(self.latest_round, round_number)
             version = self._version(form)
+            down = records.size_of(message.content, records.DOWN).over(self.overhead)
             self._parcel = Parcel(
-                message.content, kind, round_number, version, records.size_of(message.content, records.DOWN), Size(0, 0), None, ""
+                message.content, kind, round_number, version, down, Size(0, 0), None, ""
             )
             if kind.partition(".")[0] != "query" and any(record[1] == "a" for record in form):
                 self.last = form

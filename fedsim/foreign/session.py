@@ -102,7 +102,7 @@ def execute(app: App, loaded: LoadedFleet, out: str | Path | None = None, watch:
     load = Load([place or "." for place in sys.path], app.client, str(app.folder), key.fold("client", "load").seed64(), app.run_config)
     with ALONE:
         with own.beside(loaded.folder):
-            having = devices(loaded.fleet)
+            having = devices(loaded)
             costs = Costs(loaded, having)
         pool = Pool(load, loaded.fleet.engine.processes)
         session = _Session(app, loaded, having, costs, pool, key, watch, measure)
@@ -184,7 +184,7 @@ class _Session:
 
     def _serve(self) -> None:
         fleet, invariants = self.loaded.fleet, Invariants()
-        post = self.post = AppPost()
+        post = self.post = AppPost(self.having.overhead)
         clients = AppClients(self.pool, self.costs, self.key.fold("app"), fleet.clients.count, post, measuring=self.measure)
         desk = AppDesk(clients, self.going.journal, invariants)
         having = self.having

@@ -13,7 +13,7 @@ from fedsim.core.types import IntArray
 from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
 from fedsim.cost.loading import Loader
-from fedsim.cost.network import Network
+from fedsim.cost.network import Network, pieces
 from fedsim.cost.ram import Ram
 from fedsim.laws.broken import Law, Make, alike, luck, want
 
@@ -157,6 +157,23 @@ def times_follow_from_rates(make: Make) -> None:
         want(np.allclose(took, expected, rtol=1e-9, atol=1e-12), f"1 GB {name}: {took.tolist()} s, by {name}_mbps {expected.tolist()} s")
 
 
+def pieces_go_on_and_mean_out(make: Make) -> None:
+    """A rate that goes with time holds until a later moment, is the same until there, and is the rate that is said over a long time."""
+    network = cast(Network, make(key=Key(6)))
+    for way, piece in (pieces(network) or {}).items():
+        said = getattr(network, f"{way}_mbps")(CLIENTS)
+        for client, mean in zip(CLIENTS[:4].tolist(), said.tolist(), strict=False):
+            now, sent = 12.3, 0.0
+            while now < 20_000.0:
+                rate, until = piece(client, now)
+                want(until > now, f"the rate {way} of client {client} at {now!r} s is said to hold until {until!r} s")
+                last = max(now, math.nextafter(until, -math.inf))
+                alike(rate, piece(client, last)[0], f"the rate {way} of client {client} before {until!r} s")
+                sent, now = sent + rate * (min(until, 20_000.0) - now), until
+            found = sent / (20_000.0 - 12.3)
+            want(abs(found - mean) < 0.05 * mean, f"client {client} is said to have {mean} Mbit/s {way}, and has {found} in 20,000 s")
+
+
 # Of availability.
 
 
@@ -218,6 +235,8 @@ LAWS: dict[str, tuple[Law, ...]] = {
     "ram": (*_ALL, sizes_are_positive_and_keep_shape),
     "loader": (*_ALL, rates_are_positive_and_keep_shape),
     "compute": (*_ALL, tasks_take_finite_time_and_more_for_more, speeds_are_positive_and_keep_shape),
-    "network": (*_ALL, messages_take_finite_time_and_more_for_more, times_follow_from_rates),
+    "network": (
+        *_ALL, messages_take_finite_time_and_more_for_more, times_follow_from_rates, pieces_go_on_and_mean_out,
+    ),
     "availability": (*_ALL, next_change_is_later, something_changes_there, nothing_changes_before, answers_stay_as_given),
 }

@@ -5,9 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
+from fedsim.core.types import FloatArray, IntArray
+from fedsim.data.source import finder
 from fedsim.scenario.build import Parts, build
 from fedsim.scenario.kinds import slots
 from fedsim.scenario.load import load
@@ -35,6 +40,17 @@ AROUND: dict[str, dict[str, Any]] = {
     "replay": STREAM, "detector": STREAM, "rehearsal": {**STREAM, **MEMORY}, "reaction": {**STREAM, **MEMORY, **ALARMS},
 }  # fmt: skip
 """What else that scenario needs, by noun."""
+COSTS = ("compute", "network", "availability")
+
+
+def _as_many(clients: IntArray) -> FloatArray:
+    """Return made-up normal scores of how much each client holds: even numbers more than the median, odd ones less."""
+    return np.where(clients % 2 == 0, 0.5, -0.5)
+
+
+def filled(noun: str) -> dict[str, Any]:
+    """Return what a scenario in this folder would fill in for kinds of *noun* that is the same for all laws."""
+    return {"find": finder(Path.cwd(), f"{slots()[noun].key}.path"), "volumes": _as_many} if noun in COSTS else {}
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ class Kind:
 
     def __call__(self, **given: Any) -> Any:
         """Return one, made anew as a scenario would."""
-        return made(self.noun, self.table, **{**given, **self.given})
+        return made(self.noun, self.table, **{**filled(self.noun), **given, **self.given})
 
     @property
     def table(self) -> dict[str, Any]:

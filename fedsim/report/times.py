@@ -93,6 +93,8 @@ def bytes_sent(seen: Seen, _: Drawing) -> str:
     )
     fates = [str(fate) for fate in dict.fromkeys(table.fate)]
     words = "; ".join(f"<b>{fate}</b>: {FATES[fate]}" for fate in fates)
+    if resent := int(table.resent.sum()):
+        words += f". Of the framing {megabytes(resent)} were sent again, lost on the way before"
     return (
         f"<table class=numbers><thead><tr><th>kind</th><th>fate</th><th>messages</th><th>down</th><th>up</th><th>framing</th>"
         f"<th>in all</th><th>share</th></tr></thead><tbody>{rows}</tbody></table><p class=note>{words}.</p>"

@@ -214,7 +214,7 @@ def _built(loaded: Loaded) -> Parts:
         federation=federation, job=job, flops=counted, forms=_forms(first, job.algorithm.up if job.algorithm else (), model), scores=scores,
         extra_metrics=strategy.extra_metrics, key=key, online=online, trained=tuple(trainable(model)),
         monitor=None if scenario.monitor is None else Monitor(**scenario.monitor.model_dump()),
-        **costs.of(scenario, key),
+        **costs.of(loaded, key, federation),
     )  # fmt: skip
     if scenario.clients.ram is not None:
         ram: Ram = made("ram", scenario.clients.ram, key=key.fold("ram"))

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypedDict
 
+import numpy as np
+from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
+
 from fedsim.core.keys import Key
+from fedsim.core.types import FloatArray, IntArray
 from fedsim.cost.availability import Availability
-from fedsim.cost.compute import Compute
+from fedsim.cost.compute import Compute, Volumes
 from fedsim.cost.loading import Loader
-from fedsim.cost.network import Network, ServerLink
+from fedsim.cost.network import Network, Overhead, ServerLink
 from fedsim.cost.transport import Transport
+from fedsim.data.federation import Federation
+from fedsim.data.source import finder
+from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.section import Overhead as OverheadSection
 from fedsim.scenario.section import ServerLink as LinkSection
 
 
@@ -24,21 +32,51 @@ class Costs(TypedDict):
     transport: Transport | None
     loader: Loader | None
     server: ServerLink | None
+    overhead: Overhead | None
 
 
-def of(scenario: Scenario, key: Key) -> Costs:
-    """Return what the clients of *scenario* have. Raises ScenarioError."""
-    clients = scenario.clients
+def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
+    """Return what the clients of a scenario have, who hold what those of *federation* do. Raises ScenarioError."""
+    scenario, clients = loaded.scenario, loaded.scenario.clients
+    files = {name: finder(loaded.folder, f"clients.{name}.path") for name in ("compute", "network", "availability")}
     return {
-        "compute": made("compute", clients.compute, key=key.fold("device")),
-        "network": made("network", clients.network, key=key.fold("link")),
-        "availability": made("availability", clients.availability, key=key.fold("availability")),
+        "compute": made("compute", clients.compute, key=key.fold("device"), find=files["compute"], volumes=volumes(federation)),
+        "network": made("network", clients.network, key=key.fold("link"), find=files["network"]),
+        "availability": made("availability", clients.availability, key=key.fold("availability"), find=files["availability"]),
         "transport": None if scenario.transport is None else Transport(key.fold("transport"), **scenario.transport.model_dump()),
         "server": server_link(scenario.server.link),
+        "overhead": overhead(clients.overhead),
         "loader": None if clients.loading is None else made("loader", clients.loading, key=key.fold("loading")),
     }
+
+
+def volumes(federation: Federation) -> Volumes:
+    """Return what says how much each client holds, as the normal score of its rank; worked out when it is first asked."""
+    scores: list[FloatArray] = []
+
+    def of(clients: IntArray) -> FloatArray:
+        if not scores:
+            _, of_size, counts = np.unique(federation.sizes(np.arange(federation.count)), return_inverse=True, return_counts=True)
+            ranks = (counts.cumsum() - (counts - 1) / 2)[of_size]  # From 1; those who hold as much share the mean of their ranks.
+            scores.append(ndtri((ranks - 0.5) / federation.count))
+        return scores[0][clients]
+
+    return of
+
+
+def files_of(costs: Iterable[object]) -> dict[str, str]:
+    """Return the files that *costs* were read from, each with its SHA-256."""
+    found: dict[str, str] = {}
+    for each in costs:
+        found |= getattr(each, "files", {})
+    return found
 
 
 def server_link(section: LinkSection | None) -> ServerLink | None:
     """Return what a table says of the server's own link; None where there is none."""
     return None if section is None else ServerLink(section.egress_mbps, section.ingress_mbps)
+
+
+def overhead(section: OverheadSection | None) -> Overhead | None:
+    """Return what a table says that the protocols of links add; None where there is none."""
+    return None if section is None else Overhead(section.message_bytes, section.share, section.loss)

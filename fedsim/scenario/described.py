@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedsim.learn import kernels
 from fedsim.record.composed import Setup
+from fedsim.scenario import costs
 from fedsim.scenario.build import Parts
 from fedsim.scenario.load import Loaded
 
@@ -14,7 +15,8 @@ def described(parts: Parts, loaded: Loaded) -> Setup:
     Raises RunError, or ScenarioError, where bits are promised everywhere and this process did not load its libraries so.
     """
     rests = kernels.check() if loaded.scenario.engine.everywhere else {}
-    scenario, federation, engine, flops = loaded.scenario, parts.federation, parts.engine, parts.fleet.flops
+    scenario, federation, engine, fleet = loaded.scenario, parts.federation, parts.engine, parts.fleet
+    flops = fleet.flops
     return Setup(
         scenario=scenario.plain(), scenario_digest=scenario.digest, folder=loaded.folder, seed=scenario.seed,
         model={
@@ -25,6 +27,6 @@ def described(parts: Parts, loaded: Loaded) -> Setup:
             "kind": scenario.engine.executing["kind"], "device": engine.device, "chunk": engine.chunk, "intra_op_threads": 1,
             "workers": scenario.engine.workers,
         },
-        hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients, files=federation.files, asks=loaded.asks,
-        rests=rests,
+        hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients,
+        files={**federation.files, **costs.files_of((fleet.compute, fleet.network, fleet.availability))}, asks=loaded.asks, rests=rests,
     )  # fmt: skip

@@ -18,9 +18,10 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.cost.availability import Availability, availabilities
 from fedsim.cost.compute import Compute, computes
-from fedsim.cost.network import Network, ServerLink, networks
+from fedsim.cost.network import Network, Overhead, ServerLink, networks
 from fedsim.cost.transport import Transport
-from fedsim.scenario.costs import server_link
+from fedsim.data.source import finder
+from fedsim.scenario.costs import overhead, server_link
 from fedsim.scenario.explain import Wanted, explain, sections
 from fedsim.scenario.kinds import Slot
 from fedsim.scenario.load import read_table
@@ -72,7 +73,7 @@ class FleetEngine(Section):
 class FleetServer(Section):
     """The server of a fleet: its own link."""
 
-    link: ServerLinkSection
+    link: Annotated[ServerLinkSection, Field(description="What its own link carries, shared by all transfers in progress.")]
 
 
 class Fleet(Section):
@@ -85,7 +86,7 @@ class Fleet(Section):
         float | None, Field(gt=0, description="The speed of the device that seconds are of; clients.compute.gflops unless given.")
     ] = None
     compute: Annotated[dict[str, Cost], Field(description="What a message costs, by its kind.")] = Field(default_factory=dict[str, Cost])
-    server: FleetServer | None = None
+    server: Annotated[FleetServer | None, Field(description="The server that the app's clients talk to.")] = None
     transport: TransportSection | None = None
     engine: FleetEngine = FleetEngine()
 
@@ -134,6 +135,7 @@ class Devices:
     availability: Availability
     transport: Transport | None = None
     server: ServerLink | None = None
+    overhead: Overhead | None = None
 
 
 def load_fleet(
@@ -159,18 +161,22 @@ def load_fleet(
     return LoadedFleet(fleet, folder)
 
 
-def devices(fleet: Fleet) -> Devices:
-    """Return the devices, links and availability of *fleet*. Raises ScenarioError; own kinds are looked up as in a scenario."""
+def devices(loaded: LoadedFleet) -> Devices:
+    """Return the devices, links and availability of a fleet. Raises ScenarioError; own kinds and files are looked up as in a scenario."""
+    from fedsim.cost import profiles, recorded  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
+
+    fleet = loaded.fleet
     key, clients = Key(fleet.seed), fleet.clients
 
     def of(registry: Any, table: Table, name: str) -> Any:
-        return made_at(Slot(registry.key, registry.noun, registry), table, key=key.fold(name))
+        find = finder(loaded.folder, f"{registry.key}.path")
+        return made_at(Slot(registry.key, registry.noun, registry), table, key=key.fold(name), find=find, volumes=None)
 
     return Devices(
         of(computes, clients.compute, "device"), of(networks, clients.network, "link"),
         of(availabilities, clients.availability, "availability"),
         None if fleet.transport is None else Transport(key.fold("transport"), **fleet.transport.model_dump()),
-        server_link(fleet.server.link if fleet.server else None),
+        server_link(fleet.server.link if fleet.server else None), overhead(clients.overhead),
     )  # fmt: skip
 
 
@@ -180,6 +186,8 @@ def on_fleet(fleet: Fleet) -> dict[str, Any]:
     How many clients there are is the scenario's.
     """
     found: dict[str, Any] = {f"clients.{name}": getattr(fleet.clients, name) for name in ("compute", "network", "availability")}
+    if fleet.clients.overhead is not None:
+        found["clients.overhead"] = fleet.clients.overhead.model_dump()
     if fleet.server is not None:
         found["server.link"] = fleet.server.link.model_dump(exclude_none=True)
     return found if fleet.transport is None else {**found, "transport": fleet.transport.model_dump(exclude_none=True)}

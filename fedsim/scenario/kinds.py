@@ -51,12 +51,14 @@ def slots() -> dict[str, Slot]:
     from fedsim.client.detectors import detectors
     from fedsim.client.reactions import reactions
     from fedsim.codec import bfloat16, codecs  # pyright: ignore[reportUnusedImport]  # noqa: F401
+    from fedsim.cost import profiles, recorded  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
     from fedsim.cost.loading import loaders
     from fedsim.cost.network import networks
     from fedsim.cost.ram import rams
-    from fedsim.data import bundled, counted, files, recorded, river, synthetic  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
+    from fedsim.data import bundled, counted, files, river, synthetic  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
+    from fedsim.data import recorded as recorded_streams  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.data.partition import partitions
     from fedsim.data.replay import losses, policies, replays, vectors  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.data.source import sources

@@ -16,12 +16,26 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+class Overhead(Section):
+    """What the protocols of all links add to messages, as declared; nothing beyond Flower's own framing unless given."""
+
+    message_bytes: Annotated[
+        int, Field(ge=0, le=10**9, description="bytes of each message besides: handshakes and headers of TLS and HTTP/2, 1,000 to 6,000")
+    ] = 0
+    share: Annotated[float, Field(ge=0, le=10, description="of each byte besides: headers of packets and TLS records, some 0.03")] = 0.0
+    loss: Annotated[float, Field(ge=0, lt=1, description="share of what is sent that is lost on the way, and sent again")] = 0.0
+
+
+_OVERHEAD = "What the protocols of all links add to each message, and what is sent again; nothing unless given."
+
+
 class FleetClients(Section):
     """How many clients there are, and their devices, links and availability: what a fleet says of them."""
 
     count: Annotated[int, Field(ge=1, le=10_000_000)]
     compute: Table = Field(default_factory=lambda: {"kind": "constant", "gflops": 5.0, "overhead_s": 1.0})
     network: Table = Field(default_factory=lambda: {"kind": "ideal"})
+    overhead: Annotated[Overhead | None, Field(description=_OVERHEAD)] = None
     availability: Table = Field(default_factory=lambda: {"kind": "always"})
 
 

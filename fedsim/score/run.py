@@ -82,7 +82,8 @@ class Run:
         version (of the model it was sent), outcome (arrived, late, failed, in flight); sent_s, received_s, started_s, computed_s and
         arrived_s, moments in virtual seconds since the run began, NaN for what never happened, so that differences are durations or NaN;
         examples, steps (local ones), flops (operations); down_bytes and up_bytes (payload), down_framing_bytes and up_framing_bytes (what
-        Flower wraps around it); loss (mean per example, over its mini-batches), result (SHA-256 of what the strategy was given), failure
+        is wrapped around it, by Flower and by the protocols of links), down_resent_bytes and up_resent_bytes (how much of that was sent
+        again); loss (mean per example, over its mini-batches), result (SHA-256 of what the strategy was given), failure
         (why that was an error), waited_s (seconds that its steps waited for mini-batches), batch_size (examples, as chosen by
         ``training.batch_policy``; NaN where none did: batches are then of ``training.batch_size``).
 
@@ -220,7 +221,7 @@ class Run:
         """Return where the bytes went: a row for each kind of message and each fate that there was.
 
         Columns: kind (train, evaluate, ...), fate (counted, late, failed, stream ended, cut off), messages, and bytes: down and up
-        (payload), down_framing and up_framing, total; share (of all bytes, of 1).
+        (payload), down_framing and up_framing, resent (of the framing, both ways), total; share (of all bytes, of 1).
         """
         from fedsim.score import spent
 

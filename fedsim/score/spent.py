@@ -49,12 +49,14 @@ def ledger(tasks: Frame) -> Frame:
     """Return where the bytes of *tasks* went: a row for each kind of message and each fate that there was.
 
     Columns: kind (train, evaluate), fate (counted, late, failed, stream ended, cut off), messages, and bytes: down and up (payload),
-    down_framing and up_framing, total, share (of all). What did not count is wasted.
+    down_framing and up_framing, resent (of the framing, both ways), total, share (of all). What did not count is wasted.
     """
     fate = tasks.outcome.map(REASONS).where(tasks.failure != STREAM_ENDED, ENDED)
-    grouped: Frame = tasks.assign(fate=fate).groupby(["kind", "fate"], sort=False)
+    resent = tasks.down_resent_bytes + tasks.up_resent_bytes if "up_resent_bytes" in tasks else 0  # Older runs have none.
+    grouped: Frame = tasks.assign(fate=fate, resent=resent).groupby(["kind", "fate"], sort=False)
     found: Frame = grouped[["down_bytes", "up_bytes", "down_framing_bytes", "up_framing_bytes"]].sum()
     found.columns = ["down", "up", "down_framing", "up_framing"]
+    found["resent"] = grouped["resent"].sum()
     found.insert(0, "messages", grouped.size())
     found["total"] = found[["down", "up", "down_framing", "up_framing"]].sum(axis=1)
     found["share"] = found.total / max(1, int(found.total.sum()))

@@ -217,14 +217,14 @@ class Handover:
         whose = answer.row.stack if answer.row else None
         stack, parcel, names = self._checked
         if whose is None or whose is not stack or delivery.parcel is not parcel or answer.metrics.keys() != names:
-            size = records.reply_size(records.forms(answer.params), tuple(answer.metrics))
+            size = records.reply_size(records.forms(answer.params), tuple(answer.metrics)).over(self._fleet.overhead)
             if size != delivery.up:
                 must(False, f"{delivery.id}: {delivery.up} bytes were foretold, {size} encoded")
             self._checked = whose, delivery.parcel, answer.metrics.keys()
 
     def _check_size(self, delivery: Delivery, reply: Message) -> None:
         """Check that *reply* is as large as was foretold. Raises RunError that says what a mod made larger or smaller."""
-        size, foretold = records.size_of(reply.content, records.UP), delivery.up
+        size, foretold = records.size_of(reply.content, records.UP).over(self._fleet.overhead), delivery.up
         if size == foretold:
             return
         forms = self._fleet.forms

@@ -9,13 +9,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import simpy
 from simpy.events import URGENT
 
 from fedsim.core.types import Seconds
-from fedsim.cost.network import Network, ServerLink
+from fedsim.cost.network import MBIT_PER_BYTE, Network, Piece, ServerLink, pieces, way_s
 from fedsim.sim.shares import Line
 
 
@@ -48,11 +48,11 @@ class Unshared:
 
     def down(self, client: int, size_bytes: int) -> simpy.Event:
         """Return the end of the time that the network says, down."""
-        return self.env.timeout(self.network.down_s(client, size_bytes))
+        return self.env.timeout(way_s(self.network, "down", client, size_bytes, self.env.now))
 
     def up(self, client: int, size_bytes: int) -> simpy.Event:
         """Return the end of the time that the network says, up."""
-        return self.env.timeout(self.network.up_s(client, size_bytes))
+        return self.env.timeout(way_s(self.network, "up", client, size_bytes, self.env.now))
 
     def close(self) -> None:
         """Let go of nothing: all of it is the clock's."""
@@ -67,15 +67,16 @@ class Shared:
 
     def __init__(self, env: simpy.Environment, network: Network, down: float | None, up: float | None) -> None:
         self._env, self._network = env, network
+        self._piece = pieces(network)
         self._down, self._up = (None if rate is None else _Way(env, rate) for rate in (down, up))
 
     def down(self, client: int, size_bytes: int) -> simpy.Event:
         """Return the arrival of *size_bytes* at *client*."""
-        return self._carry(self._down, self._network.down_s, client, size_bytes)
+        return self._carry(self._down, "down", client, size_bytes)
 
     def up(self, client: int, size_bytes: int) -> simpy.Event:
         """Return the arrival of *size_bytes* at the server."""
-        return self._carry(self._up, self._network.up_s, client, size_bytes)
+        return self._carry(self._up, "up", client, size_bytes)
 
     def close(self) -> None:
         """Let go of whatever is still on its way."""
@@ -83,14 +84,17 @@ class Shared:
             if way is not None:
                 way.close()
 
-    def _carry(self, way: _Way | None, one_s: Callable[[int, int], Seconds], client: int, size_bytes: int) -> simpy.Event:
-        takes_s = one_s(client, size_bytes)
+    def _carry(self, way: _Way | None, direction: Literal["down", "up"], client: int, size_bytes: int) -> simpy.Event:
+        network = self._network
+        takes_s = way_s(network, direction, client, size_bytes, self._env.now)
         if way is None:
             return self._env.timeout(takes_s)
         latency_s = way.latencies_s.get(client)
         if latency_s is None:
-            latency_s = way.latencies_s[client] = one_s(client, 0)
-        return way.carry(size_bytes, takes_s, latency_s)
+            latency_s = way.latencies_s[client] = (network.down_s if direction == "down" else network.up_s)(client, 0)
+        if self._piece is None:
+            return way.carry(size_bytes, takes_s, latency_s)
+        return way.carry(size_bytes, takes_s, latency_s, partial(self._piece[direction], client))
 
 
 def laid(server: ServerLink | None) -> Lay:
@@ -119,12 +123,19 @@ class _Way:
         self.latencies_s: dict[int, Seconds] = {}
         """What no bytes take, by client, of those that were asked."""
 
-    def carry(self, size_bytes: int, takes_s: Seconds, latency_s: Seconds) -> simpy.Event:
-        """Return the arrival of *size_bytes* that take *takes_s* alone, *latency_s* of it however few they are."""
+    def carry(self, size_bytes: int, takes_s: Seconds, latency_s: Seconds, piece: Piece | None = None) -> simpy.Event:
+        """Return the arrival of *size_bytes* that take *takes_s* alone, *latency_s* of it however few they are.
+
+        *piece* says the rate of their own link where that goes with time.
+        """
         number, self._begun = self._begun, self._begun + 1
         arrival, alone_s = _Arrival(self._env), takes_s - latency_s
         self._coming[number] = arrival, latency_s
-        self._line.begin(number, float(size_bytes), size_bytes / alone_s if alone_s > 0 else math.inf, float(self._env.now))
+        cap, now = size_bytes / alone_s if alone_s > 0 else math.inf, float(self._env.now)
+        if piece is not None:
+            cap, until = _bytes(piece(now))
+            self._later(number, piece, until)
+        self._line.begin(number, float(size_bytes), cap, now)
         if not self._line.slowed(number):
             _then(self._env.timeout(takes_s), partial(self._undisturbed, number))
         self._plan()
@@ -138,6 +149,20 @@ class _Way:
         """Take that transfer *number* would have come by now, alone; so it has, where nobody slowed it down."""
         if number in self._coming and not self._line.slowed(number):
             self._coming.pop(number)[0].happen()
+
+    def _later(self, number: int, piece: Piece, until: Seconds) -> None:
+        """See to it that transfer *number* goes at another rate from *until* on, where it is still there."""
+        if until < math.inf:
+            _then(self._env.timeout(max(0.0, until - self._env.now)), partial(self._change, number, piece, until))
+
+    def _change(self, number: int, piece: Piece, moment_s: Seconds, _: simpy.Event) -> None:
+        if number not in self._line:
+            return
+        now = max(moment_s, float(self._env.now))
+        cap, until = _bytes(piece(now))
+        self._line.change(number, cap, now)
+        self._later(number, piece, until)
+        self._plan()
 
     def _plan(self) -> None:
         due = self._line.next_s()
@@ -157,6 +182,11 @@ class _Way:
                 else:
                     arrival.happen()
         self._plan()
+
+
+def _bytes(piece: tuple[float, Seconds]) -> tuple[float, Seconds]:
+    """Return a rate in bytes per second for one in Mbit/s."""
+    return piece[0] / MBIT_PER_BYTE, piece[1]
 
 
 def _then(event: simpy.Event, do: Callable[[simpy.Event], None]) -> None:

@@ -187,6 +187,7 @@ class Delivery:
             self.id, self.client, self.nth, parcel.kind, parcel.round, parcel.version, outcome,
             self.sent_s, self.received_s, self.started_s, self.computed_s, self.arrived_s, self.examples, self.steps, self.flops,
             down.payload, down.framing + up.back, up.payload, up.framing, loss, result, self.failure, self.waited_s, self.batch_size,
+            down.resent, up.resent,
         )  # fmt: skip
 
     def _go(self, stage: Stage) -> None:
@@ -250,4 +251,6 @@ class Mail:
             extra = self._fleet.extra_metrics if training else ()
             forms, coding = self._fleet.forms if training else {}, self._fleet.coding
             up = records.reply_size(coding.up.forms(forms) if coding else forms, (*names, *extra))
-        return Parcel(content, kind, records.round_of(content), version, records.size_of(content, records.DOWN), up, order, failure)
+        over = self._fleet.overhead
+        down = records.size_of(content, records.DOWN).over(over)
+        return Parcel(content, kind, records.round_of(content), version, down, up.over(over) if up.total else up, order, failure)

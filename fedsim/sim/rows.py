@@ -22,9 +22,9 @@ class TaskRow:
     """One message to a client and all that came of it; times are virtual seconds, -1.0 for what never happened.
 
     *number* counts the client's own tasks of this *kind*; *version* is that of the model it was sent. Bytes are what
-    was put on the wire, framing apart. *result* is the SHA-256 of what the strategy was given, *failure* the reason
-    why it was given an error; both are empty otherwise. *waited_s* is how long its steps waited for mini-batches to be loaded,
-    *batch_size* what the client's policy chose; both are 0 where there is no loader, and no policy.
+    was put on the wire, framing apart; of the framing, so many were *resent*, lost on the way before. *result* is the SHA-256 of what
+    the strategy was given, *failure* the reason why it was given an error; both are empty otherwise. *waited_s* is how long its steps
+    waited for mini-batches to be loaded, *batch_size* what the client's policy chose; both are 0 where there is no loader, and no policy.
     """
 
     message: str
@@ -51,6 +51,8 @@ class TaskRow:
     failure: str
     waited_s: Seconds = 0.0
     batch_size: int = 0
+    down_resent_bytes: int = 0
+    up_resent_bytes: int = 0
 
     @property
     def wire_bytes(self) -> int:

@@ -19,12 +19,17 @@ _UNITS = 2.0**40
 
 @dataclass(slots=True, eq=False)
 class _Transfer:
-    """One transfer; *stamp* says which entries of the heaps are of now. *ends* is a time where it goes at its *own* rate, else an A."""
+    """One transfer; *stamp* says which entries of the heaps are of now. *ends* is a time where it goes at its *own* rate, else an A.
+
+    At its own rate, *left* bytes were left when it was *since*.
+    """
 
     number: int
     cap: float
     units: int
     ends: float = 0.0
+    left: float = 0.0
+    since: float = 0.0
     own: bool = False
     slowed: bool = False
     stamp: int = 0
@@ -56,6 +61,9 @@ class Line:
 
     def __len__(self) -> int:
         return len(self._on)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._on
 
     def rate(self, number: int) -> float:
         """Return how fast transfer *number* goes, in bytes per second."""
@@ -135,7 +143,7 @@ class Line:
         transfer.stamp += 1
         if transfer.own:
             self._taken -= transfer.units
-            return max(0.0, (transfer.ends - self._at) * transfer.cap)
+            return max(0.0, transfer.left - (self._at - transfer.since) * transfer.cap)
         self._sharing -= 1
         left = max(0.0, transfer.ends - self._had)
         if not self._sharing:
@@ -152,7 +160,8 @@ class Line:
 
     def _alone(self, transfer: _Transfer, left: float) -> None:
         """Let *transfer*, with so many bytes *left*, go at its own rate."""
-        transfer.own, transfer.ends = True, self._at + left / transfer.cap
+        transfer.own, transfer.ends = True, self._at + left / transfer.cap if transfer.cap else math.inf
+        transfer.left, transfer.since = left, self._at
         self._taken += transfer.units
         heapq.heappush(self._own_ends, (transfer.ends, transfer.number, transfer.stamp, transfer))
         heapq.heappush(self._own_caps, (-transfer.cap, transfer.number, transfer.stamp, transfer))

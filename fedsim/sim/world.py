@@ -14,7 +14,7 @@ import simpy
 
 from fedsim.client.program import Unable
 from fedsim.core.types import Seconds
-from fedsim.cost.network import Network
+from fedsim.cost.network import Network, pieces
 from fedsim.cost.transport import Transport, look_s
 from fedsim.sim import bulk
 from fedsim.sim.crew import Clients
@@ -40,7 +40,8 @@ class World:
         if transport is not None and transport.cores is not None:
             self._host = Shared(self.env, transport.cores, transport.crowd_from, transport.crowd_factor)
         self._transport = transport
-        self._unshared = transport is None and isinstance(self._links, Unshared) and isinstance(self._host, Alone)
+        still = isinstance(self._links, Unshared) and pieces(network) is None
+        self._unshared = transport is None and still and isinstance(self._host, Alone)
         self._clients, self._arrive = clients, arrive
         self._busy: dict[int, deque[simpy.Event]] = {}
         self._free_s: dict[int, Seconds] = {}  # By client: when it last sent a reply, and so looked for the next message.

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise, permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,26 +25,35 @@ from fedsim.cost.network import lognormal as lognormal_network
 from fedsim.cost.ram import ConstantRam, rams
 from fedsim.laws import LAWS, Broken, ask, hold
 from fedsim.laws.cost import CLIENTS, answers
+from fedsim.laws.kind import filled
 
+TRACES = str(Path(__file__).parents[1] / "traces")
 REQUIRED: dict[str, dict[str, dict[str, Any]]] = {
-    "compute": {name: {"gflops": 5.0} for name in ("constant", "exponential", "lognormal")},
-    "network": {name: {"down_mbps": 6.0, "up_mbps": 2.0} for name in ("constant", "lognormal")},
+    "compute": {
+        **{name: {"gflops": 5.0} for name in ("constant", "exponential", "lognormal", "tiers")}, "trace": {"path": f"{TRACES}/devices.csv"},
+    },
+    "network": {
+        **{name: {"down_mbps": 6.0, "up_mbps": 2.0} for name in ("constant", "lognormal")}, "trace": {"path": f"{TRACES}/links.csv"},
+    },
     "ram": {name: {"mib": 512.0} for name in ("constant", "lognormal")},
     "loader": {"prefetch": {"examples_per_s": 2000.0}},
-    "availability": {"onoff": {"mean_on_s": 600.0, "mean_off_s": 1800.0}},
-}
+    "availability": {"onoff": {"mean_on_s": 600.0, "mean_off_s": 1800.0}, "trace": {"path": f"{TRACES}/phones.npz"}},
+}  # fmt: skip
 EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "compute": [
         ("constant", {"gflops": 1e-3, "overhead_s": 10.0}),
         ("lognormal", {"gflops": 5.0, "sigma": 0.0}),
         ("lognormal", {"gflops": 5.0, "sigma": 10.0, "overhead_s": 1.0}),
         ("exponential", {"gflops": 1e6, "overhead_s": 1.0, "step_s": 1e-4}),
-        ("lognormal", {"gflops": 5.0, "step_s": 2.0}),
+        ("lognormal", {"gflops": 5.0, "step_s": 2.0, "speed_data_correlation": -0.7}),
+        ("tiers", {"gflops": 5.0, "slower": [1.0, 100.0], "overhead_s": 3.0, "speed_data_correlation": 1.0}),
+        ("trace", {"path": f"{TRACES}/devices.csv", "assign": "in_turn", "step_s": 0.1}),
     ],
     "network": [
         ("constant", {"down_mbps": 1e6, "up_mbps": 1e-3, "latency_s": 0.5}),
         ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 10.0, "correlation": -1.0}),
         ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 0.0, "correlation": 1.0, "latency_s": 0.06}),
+        ("trace", {"path": f"{TRACES}/links.csv", "only": "bus", "up_share": 0.1, "latency_s": 0.06, "shifted": False}),
     ],
     "ram": [("constant", {"mib": 1e-6}), ("lognormal", {"mib": 512.0, "sigma": 10.0}), ("lognormal", {"mib": 512.0, "sigma": 0.0})],
     "loader": [("prefetch", {"examples_per_s": 1e-6, "sigma": 10.0, "depth": 0})],
@@ -54,6 +64,7 @@ EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("diurnal", {"mean": 0.0}),
         ("diurnal", {"mean": 0.5, "amplitude": 1.0, "slot_s": 0.1, "period_s": 0.7, "phase_spread_s": 0.7}),
         ("diurnal", {"mean": 0.5, "amplitude": 1.0, "slot_s": 100.1, "period_s": 1000.3, "peak_s": 1e6}),
+        ("trace", {"path": f"{TRACES}/phones.npz", "unknown": "off", "slot_s": 0.7, "phase_spread_s": 3.3, "assign": "in_turn"}),
     ],
 }
 def settings_of(registry: Registry[Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -64,7 +75,7 @@ def settings_of(registry: Registry[Any]) -> list[tuple[str, dict[str, Any]]]:
 
 def maker(registry: Registry[Any], name: str, settings: Mapping[str, Any]) -> Callable[[Key], Any]:
     function = registry.get(name, at=f"clients.{registry.noun}.kind")
-    return lambda key: registry.call(function, settings, key=key)
+    return lambda key: registry.call(function, settings, key=key, **filled(registry.noun))
 
 
 # -- deliberately wrong ------------------------------------------------------------------------------------------
@@ -206,6 +217,20 @@ class OneArray:
         return self.inner.next_change(clients, now)
 
 
+class Steps(ConstantNetwork):
+    """Links that rest every other second: of a mean that is said wrong, or of pieces that end at once."""
+
+    def __init__(self, key: Key, *, later: float = 1.0, mean: float = 1.0) -> None:
+        super().__init__(mean, mean, 0.0)
+        self.later: float
+        object.__setattr__(self, "later", later)
+
+    def down_piece(self, client: int, now: float) -> tuple[float, float]:
+        return 2.0 * (math.floor(now) % 2), math.floor(now) + self.later
+
+    up_piece = down_piece
+
+
 def sometimes(key: Key) -> Availability:
     return onoff(key, mean_on_s=600.0, mean_off_s=1800.0)
 
@@ -244,6 +269,7 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
     "network": {
         **SHARED,
         "messages_take_finite_time_and_more_for_more": [lambda key: ConstantNetwork(-1.0, 1.0, 0.0)],
+        "pieces_go_on_and_mean_out": [lambda key: Steps(key, later=0.0), lambda key: Steps(key, mean=2.0)],
         "times_follow_from_rates": [lambda key: Twice(lognormal_network(key, down_mbps=6.0, up_mbps=2.0))],
     },
     "ram": {
@@ -334,7 +360,7 @@ def test_another_key_is_another_luck() -> None:
     for registry in REGISTRIES:
         for name in registry:
             make = maker(registry, name, REQUIRED[registry.noun].get(name, {}))
-            drawn = name not in ("always", "constant", "ideal", "prefetch")  # Loaders differ where there is a sigma.
+            drawn = name not in ("always", "constant", "field_guide", "ideal", "prefetch")  # Loaders differ where there is a sigma.
 
             assert drawn == (answers(make(Key(0)), CLIENTS) != answers(make(Key(1)), CLIENTS))
 

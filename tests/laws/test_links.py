@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import simpy
 from flwr.app import Message, RecordDict
 
 from fedsim.core.keys import Key
-from fedsim.cost.network import Network, networks
+from fedsim.cost.network import Network, networks, way_s
 from fedsim.flower import compat, records
+from fedsim.laws.kind import filled
 from fedsim.learn.engine.queue import here
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
@@ -22,12 +24,13 @@ from fedsim.sim.world import World
 
 KINDS: dict[str, dict[str, Any]] = {
     "constant": {"down_mbps": 8.0, "up_mbps": 2.0, "latency_s": 0.25}, "lognormal": {"down_mbps": 6.0, "up_mbps": 2.0}, "ideal": {},
+    "trace": {"path": str(Path(__file__).parents[1] / "traces" / "links.csv"), "latency_s": 0.25},
 }  # fmt: skip
 SENT = [(client, size) for client in range(5) for size in (0, 1_000, 2_000_000)]
 
 
 def network(kind: str) -> Network:
-    return networks.call(networks.get(kind, at=""), KINDS[kind], key=Key(3))
+    return networks.call(networks.get(kind, at=""), KINDS[kind], key=Key(3), **filled("network"))
 
 
 def came(lay: Lay, of: Network, way: str) -> list[float]:
@@ -47,8 +50,8 @@ def came(lay: Lay, of: Network, way: str) -> list[float]:
 
 def alone(of: Network, way: str) -> list[float]:
     """Return when each would have come with nobody else on the wire."""
-    takes = of.down_s if way == "down" else of.up_s
-    return [10.0 + takes(client, size) for client, size in SENT]
+    one: Any = way
+    return [10.0 + way_s(of, one, client, size, 10.0) for client, size in SENT]
 
 
 class OneWire:

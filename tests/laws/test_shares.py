@@ -202,6 +202,6 @@ def test_a_fleet_s_server_has_a_link_too(tmp_path: Any) -> None:
     table = {"name": "few", "clients": {"count": 3}, "server": {"link": {"egress_mbps": 5.0}}}
 
     assert {"egress_mbps": 5.0} == on_fleet(load_fleet(table).fleet)["server.link"]
-    assert 625_000.0 == devices(load_fleet(table).fleet).server.egress  # pyright: ignore[reportOptionalMemberAccess]
+    assert 625_000.0 == devices(load_fleet(table)).server.egress  # pyright: ignore[reportOptionalMemberAccess]
     with pytest.raises(ScenarioError, match=r"server.link: give egress_mbps, ingress_mbps, or both"):
         load_fleet(table, {"server.link": {}})
