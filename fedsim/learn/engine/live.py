@@ -1,11 +1,12 @@
 """Rehearsal that depends on numbers: one client, step by step, by torch.nn and autograd.
 
-What is replayed, or what a step follows, comes of losses, gradients or outputs that only training gives. Knows no method by its name.
+For what cannot be stacked: a method that makes its gradients itself, and a policy that is told more than losses, or chooses by a step
+ahead (see ``together``). Knows no method by its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -23,9 +24,9 @@ from fedsim.learn.engine.scoring import evaluating
 from fedsim.learn.engine.watching import Watcher
 from fedsim.learn.kept import worn
 from fedsim.learn.models import travelling
-from fedsim.learn.objectives import Mixed, Objective
-from fedsim.learn.rehearsal import Numeric
-from fedsim.learn.rehearsal.lesson import Step
+from fedsim.learn.objectives import Objective
+from fedsim.learn.rehearsal import Numeric, stacks
+from fedsim.learn.rehearsal.lesson import Seen, Step, Turn
 from fedsim.learn.seeded import seeded
 from fedsim.learn.store import Store
 from fedsim.learn.work import Task
@@ -49,21 +50,14 @@ class Learner:
     def run(self) -> tuple[dict[str, State], FloatArray]:
         """Train, and return what came of it."""
         pupil, live, losses = self._pupil, self._live, list[float]()
-        method = cast(Numeric, live.rehearsal) if live.rehearsal.way.numeric else None
-        work = method.begin(pupil.task.parts.get("rehearsal", {}), pupil) if method else None
+        work = pupil.begun()
         luck = pupil.task.key.fold("random").numpy()
         for number in range(len(live.sizes)):
             with seeded(int(luck.integers(2**63))):  # Dropout and its like.
-                losses.append(self._step(number, method, work))
-        parts: dict[str, State] = {}
-        with evaluating(self._model):
-            if (memory := pupil.remembered()) is not None:
-                parts["replay"] = memory
-            if method and (kept := method.end(pupil, work)):
-                parts["rehearsal"] = kept
-        return parts, np.array(losses)
+                losses.append(self._step(number, work))
+        return pupil.ended(work), np.array(losses)
 
-    def _step(self, number: int, method: Numeric | None, work: Any) -> float:
+    def _step(self, number: int, work: Any) -> float:
         pupil, new = self._pupil, self._pupil.fresh(number)
         x, y = pupil.examples(new)
         with evaluating(self._model):
@@ -74,16 +68,12 @@ class Learner:
         rx, ry = pupil.examples(replayed)
         with torch.enable_grad(), self._worn(params):
             # One forward pass for all: half the dispatch of a pass each.
-            inserted = int(self._live.layout.inserted[number])
-            step = Step(pupil, new, inserted, drawn, x, self._model(torch.cat([x, rx])), torch.cat([y, ry]), leaves)
-            if method is None:
-                loss = self._mixed(step)
-                gradients = step.gradients(loss)
-            else:
-                loss, gradients = method.gradients(step, work)
-        told = step.outputs.detach()
+            outputs, targets = self._model(torch.cat([x, rx])), torch.cat([y, ry])
+            turn = pupil.turn(number, drawn)
+            loss, gradients = self._followed(turn, x, outputs, targets, leaves, work)
+        told = outputs.detach()
         with evaluating(self._model):
-            pupil.tell(number, drawn, lambda items, rows: pupil.numbers(items, told[rows], step.y[rows]))
+            pupil.tell(turn, lambda items, rows: pupil.numbers(items, told[rows], targets[rows]))
         stacked = [gradient.detach().unsqueeze(0) for gradient in gradients]
         if self._watcher:
             self._watcher.begin(number, slice(0, 1))
@@ -93,22 +83,19 @@ class Learner:
             self._watcher.end(self._rates[number])
         return finite(float(loss.detach()))
 
-    def _mixed(self, step: Step) -> Tensor:
-        """Return the loss of new and replayed examples as the method mixes them, each replayed one weighed as its policy says."""
-        outputs, y, size, mix = step.outputs, step.y, step.fresh, self._live.rehearsal.way.mix
-        weights = np.concatenate([d.weights for d in step.drawn]) if step.drawn else np.ones(0)
-        if (weights == 1).all():
-            return Mixed(self._objective, size, mix).loss(outputs, y) if mix != "concat" else step.loss()
-        each = getattr(self._objective, "parts", self._objective.each)(outputs, y)
-        replayed = each[size:] * self._pupil.tensor(weights)
-        if mix == "concat":
-            return (each[:size].sum() + replayed.sum()) / self._mass(y)
-        return Mixed(self._objective, size, mix).loss(outputs[:size], y[:size]) + replayed.sum() / self._mass(y[size:])
-
-    def _mass(self, targets: Tensor) -> float:
-        """Return what the mean loss over *targets* is divided by."""
-        mass = getattr(self._objective, "mass", len)
-        return float(mass(targets))
+    def _followed(
+        self, turn: Turn, x: Tensor, outputs: Tensor, y: Tensor, leaves: list[Tensor], work: Any
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Return the loss of a mini-batch, and what the step follows."""
+        pupil, method = self._pupil, self._pupil.method
+        if not stacks(method):
+            step = Step(pupil, turn.items, turn.inserted, turn.drawn, x, outputs, y, leaves)
+            return cast(Numeric, method).gradients(step, work)
+        recalled = [pupil.tensor(array) for array in method.recalled(turn, work)]
+        losses = method.losses(Seen(self._objective, outputs, y, len(turn.items), method.way.draws, leaves, recalled))
+        each = [pupil.gradients(loss, leaves, again=loss is not losses[-1]) for loss in losses]
+        method.noted(turn, outputs.detach().cpu().numpy(), work)
+        return losses[0], method.followed(each)
 
     def _interfered(self, drawn: Drawn, count: int, x: Tensor, y: Tensor, rate: float) -> Drawn:
         """Return the *count* candidates that a step on the new examples alone would harm most (MIR)."""

@@ -6,7 +6,7 @@ Knows neither how a step is made nor who else takes one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from fedsim.core.errors import RunError, must
 from fedsim.core.state import State
 from fedsim.core.types import Array, IntArray
 from fedsim.data.replay import Drawn
+from fedsim.learn.engine.aims import Mixes
 from fedsim.learn.engine.persample import of_each
 from fedsim.learn.engine.scoring import evaluating
 from fedsim.learn.models import called, hooked, hooks, travelling
 from fedsim.learn.objectives import Objective
-from fedsim.learn.rehearsal import Live
+from fedsim.learn.rehearsal import Live, Taught
+from fedsim.learn.rehearsal.lesson import Turn
 from fedsim.learn.store import Store
 from fedsim.learn.work import Task
 
@@ -34,7 +36,7 @@ Chosen = Callable[[Drawn, int], Drawn]
 
 
 class Pupil:
-    """The client of *task*, from *start*. *params* gives parameters and buffers as they are now, of which the first *trained* are trained."""
+    """The client of *task*, from *start*. *params* gives parameters and buffers as they are now; the first *trained* are trained."""
 
     def __init__(
         self, model: nn.Module, objective: Objective, store: Store, task: Task, start: list[Tensor], params: Callable[[], list[Tensor]],
@@ -47,7 +49,29 @@ class Pupil:
         self._all, self._trained, self._hooks = list(travelling(model)), trained, hooks(model)
         self._x, self._y, _ = store.pool([task])
         self._memory = task.parts.get("replay", {})
+        rehearsal = self.live.rehearsal
+        self.method = cast(Taught, rehearsal) if rehearsal.way.numeric else Mixes(rehearsal)
         self.start, self.names, self.new = start, self._all[:trained], self.live.new.items
+
+    # -- its task ------------------------------------------------------------------------------------------------------
+
+    def begun(self) -> Any:
+        """Return what the method works with during the task."""
+        return self.method.begin(self.task.parts.get("rehearsal", {}), self)
+
+    def turn(self, step: int, drawn: Sequence[Drawn]) -> Turn:
+        """Return a *step* by number, which replays what was *drawn*."""
+        return Turn(step, self.fresh(step), int(self.live.layout.inserted[step]), drawn)
+
+    def ended(self, work: Any) -> dict[str, State]:
+        """Return what the client keeps of the task."""
+        parts: dict[str, State] = {}
+        with evaluating(self._model):
+            if (memory := self.remembered()) is not None:
+                parts["replay"] = memory
+            if kept := self.method.end(self, work):
+                parts["rehearsal"] = kept
+        return parts
 
     # -- what a method may ask -----------------------------------------------------------------------------------------
 
@@ -96,8 +120,11 @@ class Pupil:
         begin = int(layout.begins[step])
         return self.new[begin : begin + int(layout.fresh[step])]
 
-    def draw(self, step: int, chosen: Chosen) -> list[Drawn]:
-        """Return what each draw of a *step* replays. Raises RunError where that is not as much as was foretold."""
+    def draw(self, step: int, chosen: Chosen | None = None) -> list[Drawn]:
+        """Return what each draw of a *step* replays: of a policy's candidates those *chosen*.
+
+        Raises RunError where that is not as much as was foretold.
+        """
         live = self.live
         if live.planned is not None:
             none = np.zeros(0, dtype=np.int64)
@@ -108,7 +135,7 @@ class Pupil:
         for draw in range(live.rehearsal.way.draws if count else 0):
             key = live.key.fold("draw", live.first_step + step, draw)
             drawn = live.replay.draw(self._memory, count, key, live.now)
-            found.append(chosen(drawn, count) if len(drawn.items) > count else drawn)
+            found.append(chosen(drawn, count) if chosen and len(drawn.items) > count else drawn)
         replayed = sum(len(drawn.items) for drawn in found)
         if fresh + replayed != size:
             raise RunError(
@@ -117,20 +144,19 @@ class Pupil:
             )
         return found
 
-    def tell(self, step: int, drawn: list[Drawn], numbers: Numbers) -> None:
-        """Tell the policy, where it needs any, the *numbers* of what a *step* replayed, and of what it takes in after it."""
-        live, layout = self.live, self.live.layout
+    def tell(self, turn: Turn, numbers: Numbers) -> None:
+        """Tell the policy, where it needs any, the *numbers* of what a *turn* replayed, and of what it takes in after it."""
+        live, at = self.live, len(turn.items)
         if not live.replay.needs:
             return
-        at = int(layout.fresh[step])
-        for each in drawn:
+        for each in turn.drawn:
             end = at + len(each.items)
             if at < end:
                 self._memory = live.replay.update(self._memory, each.slots, numbers(each.items, slice(at, end)))
             at = end
-        begin, inserted = int(layout.begins[step]), int(layout.inserted[step])
-        if inserted:
-            self._add(begin, begin + inserted, numbers(self.new[begin : begin + inserted], slice(inserted)))
+        if turn.inserted:
+            begin = int(live.layout.begins[turn.number])
+            self._add(begin, begin + turn.inserted, numbers(turn.items[: turn.inserted], slice(turn.inserted)))
 
     def remembered(self) -> State | None:
         """Return the memory at the end of the task; None where it was known before."""
