@@ -230,7 +230,7 @@ class CohortEngine:
         found: list[Result] = []
         while left := tasks[len(found) :]:  # The first by itself: what is compiled for it says whether others may go beside it.
             known = {step.rows for kind, step in self._steps.items() if kind[3].startswith(REHEARSING)}
-            found += self._together(job, left if known and "one" not in known else left[:1])
+            found += self._together(job, left if known - {"one"} else left[:1])
         return found
 
     def _together(self, job: Job, tasks: list[Task]) -> list[Result]:
@@ -240,15 +240,15 @@ class CohortEngine:
         self.as_built()
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
         watcher = Watcher.of(tasks, rows, self._trained)
-        class_ = Together(self._model, self.objective, self._store, tasks, self._starts, rows, self._trained, offsets)
+        together = Together(self._model, self.objective, self._store, tasks, self._starts, rows, self._trained, offsets)
         updates = Updates(
-            (x, y), rows, luck, lambda kind: self._aimed(kind, plain, class_), self._trained, plain, alone=len(tasks) == 1,
-            told=watcher.gradients if watcher else None,
+            (x, y), rows, luck, partial(self._aimed, together, f"{REHEARSING} {together.word}", plain), self._trained, plain,
+            alone=len(tasks) == 1, told=watcher.gradients if watcher else None,
         )  # fmt: skip
         with torch.no_grad():
-            parts, losses = class_.train(updates, watcher)
+            parts, losses = together.train(updates, watcher)
         if watcher:
-            steps = watcher.told(losses, class_.sizes, tasks[0].step_rates)
+            steps = watcher.told(losses, together.sizes, tasks[0].step_rates)
             seen = [each | mine for each, mine in zip(seen, steps, strict=True)]
         stack, means = self._stack(job, rows), [float(np.mean(row[: task.steps])) for row, task in zip(losses, tasks, strict=True)]
         return [self._result(task, stack, means[i], rows, i, parts[i], task.steps, seen[i]) for i, task in enumerate(tasks)]
@@ -433,13 +433,12 @@ class CohortEngine:
             self._steps[*kind, plain, mix] = self._compiled(objective, kind[0], plain, templates, cut)
         return self._steps[*kind, plain, mix]
 
-    def _aimed(self, kind: Batched, plain: bool, together: Together) -> Step:
-        """Return the step for batches of *kind* of tasks that rehearse *together*."""
+    def _aimed(self, together: Together, word: str, plain: bool, kind: Batched) -> Step:
+        """Return the step for batches of *kind* of tasks that rehearse *together*, which *word* stands for."""
         size, fresh, *forms = kind
-        aim = together.aim(self.objective, kind)
-        of: Kind = (size, fresh, plain, f"{REHEARSING} {aim.method!r} {aim.shown}", *forms)
+        of: Kind = (size, fresh, plain, word, *forms)
         if of not in self._steps:
-            self._steps[of] = self._compiled(aim, size, plain, None)
+            self._steps[of] = self._compiled(together.aim(self.objective, kind), size, plain, None)
         return self._steps[of]
 
     def _compiled(self, objective: Objective, size: int, plain: bool, templates: Templates | None, cut: int = 0) -> Step:

@@ -42,8 +42,8 @@ def same_bits(step: Step, client: Client, y: Tensor, plain: bool, trained: int) 
     """Return, for each of PROBES, whether all its rows come out the same as all others, bit for bit.
 
     *trained* of what a client carries are parameters. Every row gets the same parameters and the same batch; what may differ is the
-    kernel that a number of rows is given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at random tell:
-    another kernel would have to round all of them alike, in every draw, to go unseen.
+    kernel that a number of rows is given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at
+    random tell: another kernel would have to round all of them alike, in every draw, to go unseen.
     """
     carried, x, masks = client
     most = max(3, min(17, PROBE_BYTES // sum(p.numel() * p.element_size() for p in carried)))

@@ -6,7 +6,10 @@ method says its losses (``aims``), and the policy is told losses at most. ``live
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from operator import is_not, itemgetter
@@ -59,6 +62,14 @@ class Together:
         self._work, self._now = list[Any](), 0
         self._turns: dict[int, tuple[Turn, Sequence[Array]]] = {}
         self._handed: dict[tuple[int, ...], tuple[list[Sequence[Array]], list[Tensor]]] = {}
+
+    @property
+    def word(self) -> str:
+        """Return what stands for the method, its settings and what its policy is told: what steps are compiled for, beside their kind."""
+        pupil = self._pupils[0]
+        with suppress(Exception):  # By value, since with each task that comes from another process a method is made anew.
+            return hashlib.blake2b(pickle.dumps((pupil.method, sorted(pupil.live.replay.needs))), digest_size=16).hexdigest()
+        return f"{pupil.method!r} {sorted(pupil.live.replay.needs)}"
 
     @property
     def sizes(self) -> IntArray:
