@@ -13,7 +13,6 @@ import sys
 import time
 import tracemalloc
 from dataclasses import replace
-from typing import cast
 from unittest.mock import patch
 
 import numpy as np
@@ -118,7 +117,7 @@ def rehearsing(method: str, policy: str, clients: int) -> tuple[CohortEngine, li
         tasks = [replace(task, test=None) for task, _ in planned]  # Predictions are another matter.
         found = zip(programs, tasks, parts.engine.run(tasks), [after for _, after in planned], strict=True)
         kept = [after.having(program.finish(task, result, after).parts) for program, task, result, after in found]
-    return cast(CohortEngine, parts.engine), tasks
+    return parts.engine, tasks
 
 
 def trained(method: str, policy: str, clients: int, turns: int = 5) -> tuple[float, float]:
