@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 
 from fedsim.client.kept import Kept
 from fedsim.client.program import Order
-from fedsim.learn.engine import cohort
+from fedsim.learn.engine import cohort, lent
+from fedsim.learn.engine.aims import Aim
 from fedsim.learn.engine.together import Together, goes_together
 from fedsim.learn.engine.updates import Updates
-from fedsim.learn.rehearsal import rehearsals
+from fedsim.learn.rehearsal import Live, Way, rehearsals
 from fedsim.learn.work import Result, Start, Task
 from fedsim.scenario.build import Parts, build
+from fedsim.scenario.guards import Guarded
 from fedsim.scenario.kinds import slots
 from fedsim.scenario.load import load
 
@@ -107,6 +111,24 @@ def mingled(updates: Updates, mine: Any, ran: Any) -> Any:
     for param in updates.rows.params:
         param[mine] = param[mine].mean(dim=0, keepdim=True)
     return ran
+
+
+class Own:
+    """A reader's method, as far as it matters here; what stands in its file may change between two runs."""
+
+    way = Way(numeric=True)
+
+
+def test_a_step_of_a_readers_method_is_kept_for_nobody(tiny: Any) -> None:
+    """A compiled step of ours goes by the values of its method; one of a reader's is shared with no run, behind its door either."""
+    parts = parts_of(tiny, "der++")
+    engine, live = parts.engine, cast(Live, second_tasks(parts)[0].rehearsing)
+    methods: list[Any] = [live.rehearsal, replace(cast(Any, live.rehearsal), alpha=0.7), Own(), Guarded(Own(), {}, "mine:Own")]
+    x, y = torch.zeros(4, 64), torch.zeros(4, dtype=torch.long)
+    keys = [lent.key(engine.parts[0], Aim(engine.objective, each, 2, (), told=False), x, y, {"templates": None}) for each in methods]
+
+    assert None not in keys[:2] and keys[0] != keys[1]
+    assert [None, None] == keys[2:]
 
 
 def test_what_cannot_be_stacked_trains_alone_whoever_is_there(tiny: Any) -> None:
