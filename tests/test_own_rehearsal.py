@@ -45,6 +45,31 @@ class Pull:
         return {"tasks": np.array([work + 1])}
 
 @dataclass(frozen=True)
+class Drag:
+    """The same pull, as losses that are traced, without growth; *wrong* names a mistake."""
+    strength: float = 0.5
+    wrong: str = ""
+    way = Way(numeric=True, draws=0)
+    def replayed(self, fresh, share):
+        return 0
+    def beside(self, new, sizes, fresh):
+        return 0, 0
+    def begin(self, kept, lesson):
+        return [start.numpy() for start in lesson.start]
+    def recalled(self, turn, work):
+        return work
+    def losses(self, seen):
+        pulls = [((leaf - start) ** 2).sum() for leaf, start in zip(seen.leaves, seen.recalled)]
+        loss = seen.loss() + self.strength / 2 * sum(pulls)
+        return loss if self.wrong == "losses" else [loss]
+    def followed(self, gradients):
+        return gradients[0][1:] if self.wrong == "followed" else gradients[0]
+    def noted(self, turn, outputs, work):
+        pass
+    def end(self, lesson, work):
+        return {}
+
+@dataclass(frozen=True)
 class Still:
     """No steps at all, forward passes to pay for."""
     passes: int = 0
@@ -153,9 +178,10 @@ def apart(one: Any, two: Any) -> float:
 def test_an_own_loss_trains(mine: Go) -> None:
     """A pull to what was received is FedProx's, to rounding; without strength it is none, and does not come near."""
     proximal = mine({"server.strategy": {"kind": "FedProx", "proximal_mu": 0.5}})
-    own, none = (mine(rehearsing("Pull", strength=strength)) for strength in (0.5, 0.0))
+    own, none, stacked = (mine(rehearsing(kind, strength=strength)) for kind, strength in (("Pull", 0.5), ("Pull", 0.0), ("Drag", 0.5)))
 
     assert apart(proximal, own) < 1e-6 < 1e-4 < apart(proximal, none)
+    assert 0.0 < apart(own, stacked) < 1e-6
 
 
 def test_own_steps_are_the_only_ones(mine: Go, tiny: Callable[..., dict[str, Any]]) -> None:
@@ -168,7 +194,8 @@ def test_own_steps_are_the_only_ones(mine: Go, tiny: Callable[..., dict[str, Any
 
 
 CASES = {
-    "keeps": rehearsing("Pull", growth=1.0), "replays": {**MEMORY, **rehearsing("Still")}, "two draws": {**MEMORY, **rehearsing("Twice")},
+    "keeps": rehearsing("Pull", growth=1.0), "traced": rehearsing("Drag"),
+    "replays": {**MEMORY, **rehearsing("Still")}, "two draws": {**MEMORY, **rehearsing("Twice")},
     "policy": {"clients.replay": {"kind": "own_rehearsal:Lossy"}},
     "policy, der": {"clients.replay": {"kind": "own_rehearsal:Lossy"}, "training.rehearsal": {"kind": "der"}},
     "reaction": {**MEMORY, **ALARMS, "clients.reaction": {"kind": "own_rehearsal:Forget"}},
@@ -218,6 +245,18 @@ def test_what_does_not_fit_is_refused_at_the_door(name: str, mine: Go, tiny: Cal
     more, said = WRONG[name]
     with pytest.raises(FedsimError) as raised:
         preview(load(tiny({**STREAM, **more})))
+
+    assert said in str(raised.value), str(raised.value)
+
+
+TRACED = {"losses": "its losses() gives float64 of shape (), expected a list", "followed": "its followed() gives a list of 1, expected"}
+
+
+@pytest.mark.parametrize(("wrong", "said"), TRACED.items())
+def test_a_traced_answer_that_is_none_is_one_line(wrong: str, said: str, mine: Go) -> None:
+    """What a method of one's own says of losses and gradients is looked at where it is traced, and named by its own word."""
+    with pytest.raises(FedsimError) as raised:
+        mine(rehearsing("Drag", wrong=wrong))
 
     assert said in str(raised.value), str(raised.value)
 

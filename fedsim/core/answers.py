@@ -209,3 +209,10 @@ def _among(words: tuple[str, ...], given: Any, *_: Any) -> Any:
     if given not in words:
         raise ValueError(f"{given!r}, expected one of {', '.join(words)}")
     return given
+
+
+def real(given: Any) -> Array:
+    """Return an array of numbers, of any shape."""
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "iuf":
+        raise ValueError(f"a {_kind(given)}, expected an array of numbers")
+    return given

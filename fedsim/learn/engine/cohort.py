@@ -26,6 +26,7 @@ from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.batching import opening
 from fedsim.learn.curriculum import composed
 from fedsim.learn.engine import stored
+from fedsim.learn.engine.aims import Form
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, planned, ranked
 from fedsim.learn.engine.diagnosis import Guarded, broken
 from fedsim.learn.engine.eager import remembers
@@ -40,6 +41,8 @@ from fedsim.learn.engine.stack import Stack
 from fedsim.learn.engine.starts import Starts
 from fedsim.learn.engine.step import Step, compile_step
 from fedsim.learn.engine.templates import Templates
+from fedsim.learn.engine.together import Together, goes_together
+from fedsim.learn.engine.updates import Kind as Batched
 from fedsim.learn.engine.updates import Trained, Updates, Which
 from fedsim.learn.engine.watching import Watcher
 from fedsim.learn.job import Job
@@ -57,9 +60,10 @@ PREPARED_EXAMPLES = 512
 """The largest batch that is compiled before a run begins."""
 
 
-Kind = tuple[int, int, bool, Mix]
+Kind = tuple[int, int, bool, str, *tuple[Form, ...]]
 """What a step is compiled for: the size of batches, how many of it are new (or what sequences are cut to), whether the update is plain
-SGD, and how new examples and remembered ones count."""
+SGD, and how new examples and remembered ones count: a Mix, or a method of rehearsal in words, and shapes of what it recalls."""
+REHEARSING = "rehearsing"
 
 
 @contextmanager
@@ -220,7 +224,37 @@ class CohortEngine:
         return 1 if step.rows == "one" else self.chunk
 
     def _rehearse(self, job: Job, tasks: list[Task]) -> list[Result]:
-        """Train *tasks* whose batches depend on numbers, one after the other."""
+        """Train *tasks* whose batches depend on numbers: together those that can be stacked, the others one after the other."""
+        if not all(map(goes_together, tasks)):
+            return [each for task in tasks for each in (self._together if goes_together(task) else self._alone)(job, [task])]
+        found: list[Result] = []
+        while left := tasks[len(found) :]:  # The first by itself: what is compiled for it says whether others may go beside it.
+            known = {step.rows for kind, step in self._steps.items() if kind[3].startswith(REHEARSING)}
+            found += self._together(job, left if known - {"one"} else left[:1])
+        return found
+
+    def _together(self, job: Job, tasks: list[Task]) -> list[Result]:
+        """Train *tasks* whose steps are stacked though their batches depend on numbers."""
+        x, y, offsets = self._store.pool(tasks)
+        seen, plain = self._noise(tasks, x, y, offsets), is_plain(job)
+        self.as_built()
+        rows, luck = self._starts.rows(job, tasks), Luck(tasks)
+        watcher = Watcher.of(tasks, rows, self._trained)
+        together = Together(self._model, self.objective, self._store, tasks, self._starts, rows, self._trained, offsets)
+        updates = Updates(
+            (x, y), rows, luck, partial(self._aimed, together, f"{REHEARSING} {together.word}", plain), self._trained, plain,
+            alone=len(tasks) == 1, told=watcher.gradients if watcher else None,
+        )  # fmt: skip
+        with torch.no_grad():
+            parts, losses = together.train(updates, watcher)
+        if watcher:
+            steps = watcher.told(losses, together.sizes, tasks[0].step_rates)
+            seen = [each | mine for each, mine in zip(seen, steps, strict=True)]
+        stack, means = self._stack(job, rows), [float(np.mean(row[: task.steps])) for row, task in zip(losses, tasks, strict=True)]
+        return [self._result(task, stack, means[i], rows, i, parts[i], task.steps, seen[i]) for i, task in enumerate(tasks)]
+
+    def _alone(self, job: Job, tasks: list[Task]) -> list[Result]:
+        """Train *tasks* whose steps cannot be stacked, one after the other."""
         found: list[Result] = []
         for task in tasks:
             seen = self._noise([task], *self._store.pool([task]))[0]
@@ -313,7 +347,7 @@ class CohortEngine:
         batches = tasks[0].batches
         mix = batches.mix if batches else "concat"
         return Updates(
-            pool, rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
+            pool, rows, luck, lambda kind: self._step(kind[:2], plain, mix), self._trained, plain, alone=len(tasks) == 1,
             mass=mass_of(self.objective, self._store.whole_targets), told=told, cuts=batches is not None and batches.widths is not None,
         )  # fmt: skip
 
@@ -393,19 +427,32 @@ class CohortEngine:
         Where all have one loss it is what sequences are cut to.
         """
         if (*kind, plain, mix) not in self._steps:
-            x, y = self._store.sample(kind[0])
-            more = [self._store.sample(kind[0], seed)[0] for seed in range(PROBED_BATCHES)]
             cut = kind[1] if mix == "concat" else 0
-            if cut:
-                x, more = x[:, :cut].contiguous(), [each[:, :cut].contiguous() for each in more]
             objective = self.objective if mix == "concat" else Mixed(self.objective, kind[1], mix)
-            if self._kept.moves is None:
-                self._kept.moves = remembers(self._model, self.objective, x, y, self._kept)
-            before = Kept(self._model, self.objective) if self._kept.moves else self._kept  # A task may be under way.
-            self._steps[*kind, plain, mix] = stored.step(
-                compile_step, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
-                more=more, templates=self._templates if mix == "concat" and not cut else None,  # These are of whole sequences.
-                remembers=self._kept.moves, arithmetic=self.arithmetic,
-            )
-            before.back()  # Tracing and probing have called it.
+            templates = self._templates if mix == "concat" and not cut else None  # These are of whole sequences.
+            self._steps[*kind, plain, mix] = self._compiled(objective, kind[0], plain, templates, cut)
         return self._steps[*kind, plain, mix]
+
+    def _aimed(self, together: Together, word: str, plain: bool, kind: Batched) -> Step:
+        """Return the step for batches of *kind* of tasks that rehearse *together*, which *word* stands for."""
+        size, fresh, *forms = kind
+        of: Kind = (size, fresh, plain, word, *forms)
+        if of not in self._steps:
+            self._steps[of] = self._compiled(together.aim(self.objective, kind), size, plain, None)
+        return self._steps[of]
+
+    def _compiled(self, objective: Objective, size: int, plain: bool, templates: Templates | None, cut: int = 0) -> Step:
+        """Return a step compiled for batches of *size* examples, sequences *cut* to so many steps, unless to 0."""
+        x, y = self._store.sample(size)
+        more = [self._store.sample(size, seed)[0] for seed in range(PROBED_BATCHES)]
+        if cut:
+            x, more = x[:, :cut].contiguous(), [each[:, :cut].contiguous() for each in more]
+        if self._kept.moves is None:
+            self._kept.moves = remembers(self._model, self.objective, x, y, self._kept)
+        before = Kept(self._model, self.objective) if self._kept.moves else self._kept  # A task may be under way.
+        step = stored.step(
+            compile_step, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets, more=more,
+            templates=templates, remembers=self._kept.moves, arithmetic=self.arithmetic,
+        )  # fmt: skip
+        before.back()  # Tracing and probing have called it.
+        return step

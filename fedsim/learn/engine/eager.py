@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedsim.core.errors import ScenarioError
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
+from fedsim.learn.engine.aims import Aim, aimed
 from fedsim.learn.kept import Kept, worn
 from fedsim.learn.models import hooked, hooks, trainable, travelling
 from fedsim.learn.objectives import Objective
@@ -26,20 +27,25 @@ def eager_run(model: nn.Module, objective: Objective, plain: bool, arithmetic: A
         carried = [*leaves, *(view[0] for view in views[count:])]  # Buffers change in place.
         tensors = dict(zip(names, carried, strict=True))
         with torch.enable_grad(), worn(model, tensors), arithmetic.training(x.device.type):
-            loss = objective.loss(model(x[0]), y[0])
+            losses, shown = aimed(objective, model(x[0]), y[0], leaves, [mask[0] for mask in masks])  # Dropout draws its own.
+            loss = losses[0]
             if loss.dim():
                 raise ScenarioError(
                     f"training.objective: the loss has shape {tuple(loss.shape)}; it must be one number, the batch's mean."
                 )
-            gradients = hooked(own, torch.autograd.grad(loss, leaves, materialize_grads=True))
+            each = [
+                hooked(own, torch.autograd.grad(one, leaves, retain_graph=one is not losses[-1], materialize_grads=True)) for one in losses
+            ]
+            gradients = [each.detach() for each in objective.method.followed(each)] if isinstance(objective, Aim) else each[0]
         for view, name in zip(views[count:], names[count:], strict=True):
             if tensors[name].data_ptr() != view.data_ptr():  # Assigned anew, not written into.
                 view[0].copy_(tensors[name].detach())
+        rest = [each.unsqueeze(0) for each in shown]
         if not plain:
-            return loss.detach().unsqueeze(0), [gradient.unsqueeze(0) for gradient in gradients]
+            return loss.detach().unsqueeze(0), [*(gradient.unsqueeze(0) for gradient in gradients), *rest]
         for view, gradient in zip(views, gradients, strict=False):
             view[0].add_(gradient * rate)
-        return loss.detach().unsqueeze(0), []
+        return loss.detach().unsqueeze(0), rest
 
     return run
 

@@ -61,6 +61,7 @@ class Frozen:
     random: bool
     note: str
     ours: tuple[bool, ...]
+    recalls: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of(cls, step: Step) -> Frozen | None:
@@ -70,13 +71,16 @@ class Frozen:
         first, body, last = (Code.of(part) for part in step.parts)
         if first is None or body is None or last is None:
             return None
-        return cls((first, body, last), step.stacked, step.rows, step.masks, step.random, step.note, step.ours)
+        return cls((first, body, last), step.stacked, step.rows, step.masks, step.random, step.note, step.ours, step.recalls)
 
     def thawed(self) -> Step:
         """Return the step."""
         first, body, last = (code.thawed() for code in self.graphs)
         opening, run, closing = (stacked_step if self.stacked else single_step)(first, body, last)
-        return Step(opening, run, closing, self.rows, self.masks, self.random, self.note, self.ours, stacked=self.stacked, told=self)
+        return Step(
+            opening, run, closing, self.rows, self.masks, self.random, self.note, self.ours, stacked=self.stacked, told=self,
+            recalls=self.recalls,
+        )  # fmt: skip
 
 
 def frozen(steps: Mapping[Any, Step]) -> dict[Any, Frozen]:

@@ -56,7 +56,10 @@ class _Told(pickle.Pickler):
 
 def _key(model: nn.Module, objective: Objective, blank: Sequence[Tensor], *more: object) -> bytes | None:
     """Return what stands for all that is given, by value; None where nothing can, or a stranger's code is in it."""
-    parts: list[object] = [*model.modules(), objective, getattr(objective, "_objective", objective)]
+    around = [getattr(objective, name) for name in ("_objective", "method") if hasattr(objective, name)]
+    around += [each.rehearsal for each in around if hasattr(each, "rehearsal")]
+    # A reader's own method stands behind a door of ours.
+    parts: list[object] = [getattr(part, "_made", part) for part in (*model.modules(), objective, *around)]
     if not all(type(part).__module__.startswith(("torch.", "fedsim.")) for part in parts):
         return None
     file = io.BytesIO()

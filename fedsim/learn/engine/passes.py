@@ -217,18 +217,18 @@ def update_in_place(graph: Graph, params: list[Node], rate: Node, *, fuse: bool 
 
 
 def write_buffers(graph: Graph, count: int, buffers: list[Node]) -> None:
-    """Write the new buffers over the old, and return them no more. Output: *count* gradients, then the loss."""
+    """Write the new buffers over the old, and return them no more. Output: *count* gradients, then what is left (the loss)."""
     end = next(node for node in graph.nodes if node.op == "output")
     outputs = list(cast(tuple[list[Node]], end.args)[0])
     for node in list(graph.nodes):  # What a layer counts in whole numbers (BatchNorm its batches) stays at home.
         if node.op == "call_function" and not node.users and _writes_to_a_copy(node):
             graph.erase_node(node)
     with graph.inserting_before(end):
-        for buffer, new in zip(buffers, outputs[count:-1], strict=True):
+        for buffer, new in zip(buffers, outputs[count:], strict=False):
             if new.target is aten.clone.default and new.args[0] is buffer and len(new.users) == 1:
                 continue  # Nobody wrote into it.
             graph.call_function(aten.copy_.default, (buffer, new))
-    end.args = ([*outputs[:count], outputs[-1]],)
+    end.args = ([*outputs[:count], *outputs[count + len(buffers) :]],)
 
 
 def _writes_to_a_copy(node: Node) -> bool:

@@ -38,12 +38,12 @@ Client = tuple[list[Tensor], Tensor, list[Tensor]]
 """Parameters and buffers, features and masks of one client."""
 
 
-def same_bits(step: Step, client: Client, y: Tensor, plain: bool) -> list[bool]:
+def same_bits(step: Step, client: Client, y: Tensor, plain: bool, trained: int) -> list[bool]:
     """Return, for each of PROBES, whether all its rows come out the same as all others, bit for bit.
 
-    Every row gets the same parameters and the same batch; what may differ is the kernel that a number of rows is
-    given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at random tell:
-    another kernel would have to round all of them alike, in every draw, to go unseen.
+    *trained* of what a client carries are parameters. Every row gets the same parameters and the same batch; what may differ is the
+    kernel that a number of rows is given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at
+    random tell: another kernel would have to round all of them alike, in every draw, to go unseen.
     """
     carried, x, masks = client
     most = max(3, min(17, PROBE_BYTES // sum(p.numel() * p.element_size() for p in carried)))
@@ -52,7 +52,7 @@ def same_bits(step: Step, client: Client, y: Tensor, plain: bool) -> list[bool]:
         # Cloned: contiguous() would hand out the parameters themselves where there is one row.
         mine = [p.expand(first + count, *p.shape).clone(memory_format=torch.contiguous_format)[first:] for p in carried]
         bx, by, *bm = (t.expand(count, *t.shape).contiguous() for t in (x, y, *masks))
-        return _after(step, mine, bx, by, bm, plain, PROBE_RATE)
+        return _after(step, mine, bx, by, bm, plain, PROBE_RATE, trained)
 
     reference = [t[0].nan_to_num() for t in rows(0, most)]
     return [
@@ -74,17 +74,18 @@ def compared(
     """Return whether *step* and torch.func agree on *client*; None where nothing is finite."""
     carried, x, masks = client
     mine, bm = ([t.clone().unsqueeze(0) for t in tensors] for tensors in (carried, masks))
-    ours = _after(step, mine, x.unsqueeze(0), y.unsqueeze(0), bm, plain, 0.1)
     count = len(trainable(model))
+    ours = _after(step, mine, x.unsqueeze(0), y.unsqueeze(0), bm, plain, 0.1, count)
     try:
         *changes, loss = gradient_of(model, objective, arithmetic)(*(p.clone() for p in carried), x.clone(), y, *masks)
     except Exception as error:  # Anything a stranger's forward() may raise.
         raise ScenarioError(f"model.kind: {type(model).__name__} cannot be trained: {reason(error)}") from error
-    gradients, after = changes[:count], changes[count:]
+    gradients, after = changes[:count], changes[count:]  # Buffers, and what an aim shows.
     theirs = [p - 0.1 * g for p, g in zip(carried, gradients, strict=False)] if plain else list(gradients)
     theirs += [*after, loss]
     zero = torch.zeros((), dtype=loss.dtype, device=loss.device)
-    begun = [*(carried if plain else [*(zero for _ in gradients), *carried[count:]]), zero]
+    zeros = [zero] * (len(theirs) - len(carried))
+    begun = [*(carried if plain else [*(zero for _ in gradients), *carried[count:]]), *zeros]
     triples = [(a[0], b, start) for a, b, start in zip(ours, theirs, begun, strict=True) if b.numel() and b.isfinite().all()]
     if not triples or not theirs[-1].isfinite():
         return None
@@ -113,23 +114,25 @@ def drawn(step: Step, model: nn.Module, x: Tensor, seed: int | None) -> Client:
     masks = [
         (torch.rand(m.shape, generator=draw) < m.keep).to(x.device, params[0].dtype) / (m.keep or 1.0) for m in step.masks
     ]
-    return [p.detach() for p in params] + kept, x, masks
+    recalled = [torch.randn(form, generator=draw).to(x.device, params[0].dtype) for form in step.recalls]
+    return [p.detach() for p in params] + kept, x, [*masks, *recalled]
 
 
 def moved(step: Step, model: nn.Module, client: Client, other: Tensor, y: Tensor) -> Client:
     """Return *client* with the buffers that a step on the features *other* leaves."""
     carried, x, masks = client
     mine = [p.clone().unsqueeze(0) for p in carried]
-    _after(step, mine, other.unsqueeze(0), y.unsqueeze(0), [mask.unsqueeze(0) for mask in masks], True, 0.0)
     count = len(trainable(model))
+    _after(step, mine, other.unsqueeze(0), y.unsqueeze(0), [mask.unsqueeze(0) for mask in masks], True, 0.0, count)
     return [*carried[:count], *(buffer[0] for buffer in mine[count:])], x, masks
 
 
 def _after(
-    step: Step, carried: list[Tensor], x: Tensor, y: Tensor, masks: list[Tensor], plain: bool, rate: float
+    step: Step, carried: list[Tensor], x: Tensor, y: Tensor, masks: list[Tensor], plain: bool, rate: float, trained: int
 ) -> list[Tensor]:
-    """Return what one step leaves: parameters (or gradients), buffers, losses."""
+    """Return what one step leaves: parameters (or gradients) of which there are *trained*, buffers, what it shows, losses."""
     with torch.no_grad():
-        head, gradients = step.run(step.open(carried), x, y, masks, -rate)
-        kept = carried[len(gradients) :] if gradients else carried
-        return [*gradients, *kept, step.close(head)] if not plain else [*carried, step.close(head)]
+        head, rest = step.run(step.open(carried), x, y, masks, -rate)
+        if plain:
+            return [*carried, *rest, step.close(head)]
+        return [*rest[:trained], *carried[trained:], *rest[trained:], step.close(head)]

@@ -20,6 +20,7 @@ from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 from fedsim.core.errors import FedsimError, ScenarioError, reason
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine import passes
+from fedsim.learn.engine.aims import Form, forms_of
 from fedsim.learn.engine.eager import eager_run
 from fedsim.learn.engine.nodes import aten, only_user
 from fedsim.learn.engine.noise import Mask, masks_of
@@ -57,7 +58,8 @@ class Step:
     *parts* are the graphs behind a compiled step, which is *stacked* or not; None where there are none. *told* is the same as plain
     values, of a step that was made from them.
 
-    *masks* are what Dropout layers want. *random* says that the step draws from torch's own generator, which must be
+    *masks* are what Dropout layers want, after which comes what an ``Aim`` recalls, of the shapes *recalls*; such a step returns what it
+    shows after its gradients, or in their place. *random* says that the step draws from torch's own generator, which must be
     seeded for it. *note* says why the step is not a compiled one; empty otherwise.
     """
 
@@ -72,6 +74,7 @@ class Step:
     parts: tuple[GraphModule, GraphModule, GraphModule] | None = None
     stacked: bool = False
     told: Any = None
+    recalls: tuple[Form, ...] = ()
 
 
 def compile_step(
@@ -127,7 +130,7 @@ def _compiled(
     settings: dict[str, Any] = {"plain": plain, "whole_targets": whole_targets, "arithmetic": arithmetic}
     masks = tuple(masks_of(model, x))
     traced = partial(trace, model, objective, arithmetic=arithmetic) if templates is None else templates.trace
-    note, many = "", None
+    recalls, note, many = forms_of(objective), "", None
     if not _convolves(model, x):  # Those that do so in words of their own are told by the graph.
         try:
             many = traced(x, y, masks, rows=ROWS)
@@ -136,7 +139,7 @@ def _compiled(
     step: Step | None = None
     random = many is not None and draws_random_numbers(many)
     if many is not None and not random and not (x.device.type == "cpu" and has_convolution(many)):
-        step = _placed(dataclasses.replace(_stacked(_parts(many, model, **settings)), masks=masks), model, real, y, plain)
+        step = _placed(dataclasses.replace(_stacked(_parts(many, model, **settings)), masks=masks, recalls=recalls), model, real, y, plain)
     if step is None:
         try:
             one = traced(x, y, masks, rows=None)
@@ -144,7 +147,8 @@ def _compiled(
             raise _Unfit(f"cannot be traced ({error})") from error
         random = draws_random_numbers(one)
         note = "" if random or (x.device.type == "cpu" and has_convolution(one)) else note
-        step = dataclasses.replace(_single(_parts(one, model, stacked=False, **settings)), masks=masks, random=random, note=note)
+        step = _single(_parts(one, model, stacked=False, **settings))
+        step = dataclasses.replace(step, masks=masks, recalls=recalls, random=random, note=note)
     if not random and not _agrees(step, model, objective, real, y, plain, arithmetic):
         raise _Unfit("gives other numbers than torch itself when its step is compiled")
     return step
@@ -159,15 +163,16 @@ def _placed(step: Step, model: nn.Module, real: Sequence[Tensor], y: Tensor, pla
     """Return *step* with what its rows may be, told by probing; None where only one at a time will do."""
     if y.device.type != "cpu":
         return step  # No promise of bits is made there: the manifest says so.
+    count = len(trainable(model))
     small = sum(p.numel() for p in trainable(model).values()) < MANY_NUMBERS
     draws = 8 if small else 2
-    found = [same_bits(step, drawn(step, model, x, seed), y, plain) for seed, x in enumerate(real)]
+    found = [same_bits(step, drawn(step, model, x, seed), y, plain, count) for seed, x in enumerate(real)]
     if buffers(model):  # As built they may hide everything: what has seen one example knows no spread yet, and scales all to 0.
         for seed, x in enumerate(real):
             one = moved(step, model, drawn(step, model, x, seed), real[(seed + 1) % len(real)], y)
-            found.append(same_bits(step, one, y, plain))
+            found.append(same_bits(step, one, y, plain, count))
     with suppress(Exception):  # Numbers of all sizes tell more than real ones, which may be zeros; where the model takes them.
-        found += [same_bits(step, drawn(step, model, normal(real[0], seed), seed), y, plain) for seed in range(draws)]
+        found += [same_bits(step, drawn(step, model, normal(real[0], seed), seed), y, plain, count) for seed in range(draws)]
     same = [all(pair) for pair in zip(*found, strict=True)]
     if not all(same[1:]):
         return None
@@ -178,12 +183,14 @@ def _left_to_torch(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, plain: bool, arithmetic: Arithmetic, why: str
 ) -> Step:
     """Return the step by torch.nn and autograd, after trying it once."""
-    step = Step(list, eager_run(model, objective, plain, arithmetic), lambda heads: heads, rows="one", random=True)
+    run = eager_run(model, objective, plain, arithmetic)
+    step = Step(list, run, lambda heads: heads, rows="one", random=True, recalls=forms_of(objective))
     note = f"model {type(model).__name__} {why}: its clients train one at a time, by torch.nn, which is slower."
     one = [t.detach().clone().unsqueeze(0) for t in travelling(model).values()]
+    recalled = [one[0].new_zeros((1, *form)) for form in step.recalls]
     try:
         with seeded(0):
-            step.run(step.open(one), x.unsqueeze(0), y.unsqueeze(0), (), 0.0)
+            step.run(step.open(one), x.unsqueeze(0), y.unsqueeze(0), recalled, 0.0)
     except ScenarioError:
         raise
     except Exception as error:  # Anything a stranger's forward() may raise.

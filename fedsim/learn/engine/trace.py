@@ -19,13 +19,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import grad, vmap  # pyright: ignore[reportUnknownVariableType]
+from torch.func import grad, vjp, vmap  # pyright: ignore[reportUnknownVariableType]
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedsim.core.errors import ScenarioError, reason
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.engine import lent, noise
+from fedsim.learn.engine.aims import Aim, aimed, forms_of
 from fedsim.learn.engine.noise import Mask
 from fedsim.learn.kept import worn
 from fedsim.learn.models import buffers, trainable, travelling
@@ -57,10 +58,10 @@ def draws_random_numbers(graph: GraphModule) -> bool:
 def trace(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, arithmetic: Arithmetic = PLAIN
 ) -> GraphModule:
-    """Return the graph (*parameters, *buffers, x, y, *masks) -> [*gradients, *buffers, loss].
+    """Return the graph (*parameters, *buffers, x, y, *masks, *recalled) -> [*gradients, *buffers, *shown, loss].
 
-    For batches like *x* (b, ...) and *y* (b, ...). With *rows* every input has that many rows in front; without, it is
-    one client's own graph.
+    For batches like *x* (b, ...) and *y* (b, ...); only an ``Aim`` has something recalled, or to be shown. With *rows* every input has
+    that many rows in front; without, it is one client's own graph.
     Raises ScenarioError when the model cannot be trained or its loss is not one number, Untraceable when torch can
     run it but not trace it.
     """
@@ -72,7 +73,8 @@ def _trace(
     model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, arithmetic: Arithmetic
 ) -> GraphModule:
     step = gradient_of(model, objective, arithmetic)
-    given = [torch.ones(mask.shape, dtype=_precision(model), device=x.device) for mask in masks]
+    forms = [*(mask.shape for mask in masks), *forms_of(objective)]
+    given = [torch.ones(form, dtype=_precision(model), device=x.device) for form in forms]
     lead = () if rows is None else (rows,)
     flat = [*travelling(model).values(), x, y, *given]
     try:
@@ -149,29 +151,42 @@ class Untraceable(Exception):
 
 
 def gradient_of(model: nn.Module, objective: Objective, arithmetic: Arithmetic = PLAIN) -> Callable[..., list[Tensor]]:
-    """Return the function (*parameters, *buffers, x, y, *masks) -> [*gradients, *buffers, loss] of one client."""
+    """Return the function (*parameters, *buffers, x, y, *masks, *recalled) -> [*gradients, *buffers, *shown, loss] of one client."""
     names, kept = list(trainable(model)), list(buffers(model))
     others = {name: buffer for name, buffer in model.named_buffers() if name not in kept}
+    recalls = len(forms_of(objective))
 
     def one(
         params: list[Tensor], before: list[Tensor], x: Tensor, y: Tensor, given: Sequence[Tensor]
-    ) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+    ) -> tuple[list[Tensor], tuple[list[Tensor], list[Tensor]]]:
         # Layers write into buffers as they go: into copies, so that the gradient is a function.
         after = {name: buffer.clone() for name, buffer in zip(kept, before, strict=True)}
         whole = {**dict(zip(names, params, strict=True)), **after, **{name: b.clone() for name, b in others.items()}}
-        with noise.given(model, given), worn(model, whole), arithmetic.training(x.device.type):
-            loss = objective.loss(model(x), y)
-        if loss.dim():
+        masks, recalled = given[: len(given) - recalls], given[len(given) - recalls :]
+        with noise.given(model, masks), worn(model, whole), arithmetic.training(x.device.type):
+            losses, shown = aimed(objective, model(x), y, params, recalled)
+        if losses[0].dim():
             raise ScenarioError(
-                f"training.objective: the loss has shape {tuple(loss.shape)}; it must be one number, the batch's mean."
+                f"training.objective: the loss has shape {tuple(losses[0].shape)}; it must be one number, the batch's mean."
             )
-        return loss, (loss, [whole[name] for name in kept])
+        return losses, (losses, [*(whole[name] for name in kept), *shown])
+
+    def first(*args: Any) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
+        losses, more = one(*args)
+        return losses[0], more
+
+    def followed(params: list[Tensor], *rest: Any) -> tuple[list[Tensor], tuple[list[Tensor], list[Tensor]]]:
+        """Return what steps follow, where an aim may have several losses, each with gradients of its own."""
+        found, pull, (losses, after) = cast(Any, vjp(lambda params: one(params, *rest), params, has_aux=True))
+        each = [pull([torch.ones_like(b) if a == i else torch.zeros_like(b) for a, b in enumerate(found)])[0] for i in range(len(found))]
+        return list(cast(Aim, objective).method.followed(each)), (losses, after)
 
     def step(*flat: Tensor) -> list[Tensor]:
         end = len(names) + len(kept)
         params, before, (x, y) = list(flat[: len(names)]), list(flat[len(names) : end]), flat[end : end + 2]
-        gradients, (loss, after) = grad(one, has_aux=True)(params, before, x, y, flat[end + 2 :])
-        return [*gradients, *after, loss]
+        gradient = followed if isinstance(objective, Aim) else grad(first, has_aux=True)
+        gradients, (losses, after) = gradient(params, before, x, y, flat[end + 2 :])
+        return [*gradients, *after, losses[0]]
 
     return step
 

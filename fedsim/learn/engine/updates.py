@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from fedsim.core.types import FloatArray, IntArray
+from fedsim.learn.engine.aims import Form
 from fedsim.learn.engine.chunks import groups
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.step import Step
 
 Which = slice | IntArray
 """Rows of a chunk: side by side, or their numbers."""
-Kind = tuple[int, int]
-"""The batch size of a step, and how many of the batch are new; 0 where that makes no difference."""
+Kind = tuple[int, int, *tuple[Form, ...]]
+"""The batch size of a step, and how many of the batch are new; 0 where that makes no difference. Then the shapes of what is recalled."""
 Mass = Tensor | float
 """What the mean over a batch is divided by: for each row, or for all."""
 Head = tuple[int, Which, Tensor, FloatArray | float]
@@ -44,7 +45,8 @@ class Updates:
 
     *plain* says that these do the whole update, *trained* how many of the rows' tensors are parameters; *alone*, that there is one row.
     *mass* gives what the objective's mean over targets is divided by; None: how many there are. *told* is shown the gradients of rows,
-    where there are any, before the update rule takes them. Where it *cuts*, the second number of a kind is how many steps of its
+    where there are any, before the update rule takes them. *recalled* gives what steps of an ``Aim`` want besides, and *shown* is shown
+    what these return besides. Where it *cuts*, the second number of a kind is how many steps of its
     sequences are read; 0 for all.
     """
 
@@ -58,6 +60,8 @@ class Updates:
     mass: Callable[[Tensor], Tensor] | None = None
     told: Callable[[Which, Sequence[Tensor]], None] | None = None
     cuts: bool = False
+    recalled: Callable[[Which], list[Tensor]] | None = None
+    shown: Callable[[Which, Sequence[Tensor]], None] | None = None
     _heads: dict[Kind, list[Head]] = field(default_factory=dict[Kind, list[Head]])
     _views: dict[tuple[Kind, int, int], list[Tensor]] = field(default_factory=dict[tuple[Kind, int, int], list[Tensor]])
 
@@ -65,7 +69,10 @@ class Updates:
         """Make step number *at* of the rows *which* from one pass over their examples. Shapes: places (rows, size)."""
         compiled = self.step(kind)
         for mine, read in groups(compiled, which, places, alone=self.alone):
-            head, gradients = self._pass(compiled, kind, mine, read, rate)
+            head, rest = self._pass(compiled, kind, mine, read, rate)
+            gradients = [] if self.plain else rest[: self.trained]
+            if self.shown is not None:
+                self.shown(mine, rest[len(gradients) :])
             if not self.plain:
                 if self.told is not None:
                     self.told(mine, gradients)
@@ -120,6 +127,8 @@ class Updates:
         by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
         params = self.rows.params
         masks = [m.to(x.device, params[0].dtype) for m in self.luck.masks(compiled.masks, mine)]
+        if self.recalled is not None:
+            masks += self.recalled(mine)
         if isinstance(mine, slice):
             mark = (kind, mine.start, mine.stop)
             if mark not in self._views:

@@ -6,23 +6,23 @@ this one: it is known here by no name. Knows no torch, but for types.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeGuard, get_args
 
 from fedsim.core import answers
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.state import State
-from fedsim.core.types import IntArray, Range, Seconds
+from fedsim.core.types import Array, IntArray, Range, Seconds
 from fedsim.data.replay import Arrivals, Replay
 from fedsim.learn.work import Mix
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedsim.learn.rehearsal.lesson import Lesson, Step
+    from fedsim.learn.rehearsal.lesson import Lesson, Seen, Step, Turn
 
 Ratio = Annotated[float, Range(ge=0, lt=1, why="the replayed share of a mini-batch; 0.5 replays one for each new example")]
 
@@ -31,8 +31,8 @@ Ratio = Annotated[float, Range(ge=0, lt=1, why="the replayed share of a mini-bat
 class Way:
     """How a method trains, as far as it is known before anything does; time follows from it.
 
-    *mix* says how the engine makes one loss of a mini-batch of new and replayed examples. A *numeric* method is ``Numeric``: it makes
-    its steps itself, each with its own numbers, and *mix* is of no account. *draws* counts the independent draws from memory that a
+    *mix* says how the engine makes one loss of a mini-batch of new and replayed examples. A *numeric* method is ``Numeric`` or
+    ``Stacked``: its steps have numbers of their own, and *mix* is of no account. *draws* counts the independent draws from memory that a
     mini-batch takes; with none there is no policy to tell numbers of, and no share of replay. *memory*: it is nothing without one.
     *union*: a task is epochs over all new and all remembered examples together, in place of mini-batches of both.
     """
@@ -64,12 +64,23 @@ class Rehearsal(Protocol):
         ...
 
 
-class Numeric(Rehearsal, Protocol):
-    """A method whose steps depend on numbers. Between tasks it keeps a state: the part ``rehearsal`` of what a client keeps."""
+class Taught(Rehearsal, Protocol):
+    """What every method whose steps depend on numbers has; besides it is ``Stacked``, or ``Numeric``.
+
+    Between tasks it keeps a state: the part ``rehearsal`` of what a client keeps.
+    """
 
     def begin(self, kept: State, lesson: Lesson) -> Any:
         """Return what it works with during a task, made of what it *kept* of the last one; empty before the first."""
         ...
+
+    def end(self, lesson: Lesson, work: Any) -> State:
+        """Return what is kept for the client's next task, once this one is trained; empty for nothing."""
+        ...
+
+
+class Numeric(Taught, Protocol):
+    """A method that makes its gradients itself, of anything: its clients train one at a time, by torch's autograd."""
 
     def gradients(self, step: Step, work: Any) -> tuple[Tensor, list[Tensor]]:
         """Return the loss of a mini-batch, and what each trained parameter's step follows; *work* is what ``begin`` returned.
@@ -78,8 +89,30 @@ class Numeric(Rehearsal, Protocol):
         """
         ...
 
-    def end(self, lesson: Lesson, work: Any) -> State:
-        """Return what is kept for the client's next task, once this one is trained; empty for nothing."""
+
+class Stacked(Taught, Protocol):
+    """A method whose losses are functions of tensors: they are traced once, and clients train together, a chunk per step.
+
+    Numbers of one client (``recalled``, ``noted``: numpy's) and arithmetic of all (``losses``, ``followed``: torch's, traced) are apart.
+    """
+
+    def recalled(self, turn: Turn, work: Any) -> Sequence[Array]:
+        """Return what the losses of a turn are to know besides: as many arrays, of the same shapes, for all turns of the same sizes.
+
+        One array that is the same object turn after turn is handed on once.
+        """
+        ...
+
+    def losses(self, seen: Seen) -> Sequence[Tensor]:
+        """Return one loss, or several that have gradients of their own; the first is the one that is told. Shapes: -> () each."""
+        ...
+
+    def followed(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Return what each trained parameter's step follows, of the gradients of each loss."""
+        ...
+
+    def noted(self, turn: Turn, outputs: Array, work: Any) -> None:
+        """Take note of what the model put out for a mini-batch, before its step. Shapes: outputs (size, ...)."""
         ...
 
 
@@ -130,27 +163,62 @@ def _stepped(given: Any, step: Step, _work: Any) -> tuple[Tensor, list[Tensor]]:
     return loss, list(gradients)  # pyright: ignore[reportUnknownArgumentType]
 
 
+def _losses(given: Any, _seen: Seen) -> Sequence[Tensor]:
+    from torch import Tensor
+
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"{_form(given)}, expected a list of losses")
+    for loss in given:  # pyright: ignore[reportUnknownVariableType]
+        if not isinstance(loss, Tensor) or loss.dim():
+            raise ValueError(f"{_form(loss)} as loss, expected a tensor of one number")
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
+def _followed(given: Any, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    if not isinstance(given, list | tuple) or len(given) != len(gradients[0]):  # pyright: ignore[reportUnknownArgumentType]
+        raise ValueError(f"{_form(given)}, expected a list of {len(gradients[0])}, one for each trained parameter")
+    for at, (one, like) in enumerate(zip(given, gradients[0], strict=True)):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if getattr(one, "shape", None) != like.shape or one.dtype != like.dtype:
+            raise ValueError(f"{_form(one)} at [{at}], expected {_form(like)}")
+    return given  # pyright: ignore[reportUnknownVariableType]
+
+
+def _recalled(given: Any, *_: Any) -> Sequence[Array]:
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"{_form(given)}, expected a list of arrays")
+    return [answers.real(each) for each in given]  # pyright: ignore[reportUnknownVariableType]
+
+
 def _form(given: Any) -> str:
     if hasattr(given, "shape") and hasattr(given, "dtype"):
         return f"{str(given.dtype).removeprefix('torch.')} of shape {tuple(given.shape)}"
     return f"a list of {len(given)}" if isinstance(given, list | tuple) else f"a {type(given).__name__}"  # pyright: ignore[reportUnknownArgumentType]
 
 
-NUMERIC = ("begin", "gradients", "end")
+NUMERIC, STACKED = ("begin", "gradients", "end"), ("begin", "recalled", "losses", "followed", "noted", "end")
+
+
+def stacks(method: Rehearsal) -> TypeGuard[Stacked]:
+    """Return whether *method* says its losses, so that they can be traced."""
+    return hasattr(method, "losses") and not hasattr(method, "gradients")
 
 
 def _whole(made: Any, _given: object) -> None:
     made.replayed(10, None)
-    missing = [name for name in NUMERIC if not hasattr(made, name)]
-    if made.way.numeric and missing:
-        raise ValueError(f"says that it is numeric, and has no {missing[0]}; a Numeric has {', '.join(NUMERIC)}")
+    if not made.way.numeric:
+        return
+    what, names = ("Stacked", STACKED) if stacks(made) else ("Numeric", NUMERIC)
+    missing = [name for name in names if not hasattr(made, name)]
+    if missing:
+        raise ValueError(f"says that it is numeric, and has no {missing[0]}; a {what} has {', '.join(names)}")
 
 
 rehearsals: Registry[Callable[..., Rehearsal]] = Registry(
     "rehearsal", key="training.rehearsal",
     gives=answers.Gives(
         "a Rehearsal", ("way", "replayed", "beside"),
-        {"way": _way, "replayed": answers.count(0), "beside": _passes, "gradients": _stepped, "end": answers.state},
+        {"way": _way, "replayed": answers.count(0), "beside": _passes, "gradients": _stepped, "end": answers.state,
+         "recalled": _recalled, "losses": _losses, "followed": _followed},
         looked=_whole,
     ),
 )  # fmt: skip

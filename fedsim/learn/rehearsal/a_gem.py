@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from fedsim.core.state import State
-from fedsim.core.types import IntArray
+from fedsim.core.types import Array, IntArray
 from fedsim.learn.rehearsal import Ratio, Way, rehearsals, share_of
-from fedsim.learn.rehearsal.lesson import Lesson, Step
+from fedsim.learn.rehearsal.lesson import Lesson, Seen, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +32,32 @@ class AGem:
     def begin(self, kept: State, lesson: Lesson) -> None:
         """Work with nothing."""
 
-    def gradients(self, step: Step, work: None) -> tuple[Tensor, list[Tensor]]:
-        """Return the loss of new examples, and its gradients, which do not raise that of the replayed ones."""
-        loss = step.loss(slice(step.fresh))
-        if not step.replays:
-            return loss, step.gradients(loss)
-        return loss, projected(step.gradients(loss, again=True), step.gradients(step.loss(slice(step.fresh, None))))
+    def recalled(self, turn: Turn, work: None) -> list[Array]:
+        """Return nothing."""
+        return []
+
+    def losses(self, seen: Seen) -> list[Tensor]:
+        """Return the loss of new examples, and that of replayed ones."""
+        return [seen.loss(seen.new), seen.loss(seen.replayed)] if seen.replays else [seen.loss()]
+
+    def followed(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Return the gradients of new examples, which do not raise the loss of the replayed ones."""
+        return projected(*gradients) if len(gradients) > 1 else gradients[0]
+
+    def noted(self, turn: Turn, outputs: Array, work: None) -> None:
+        """Take no note."""
 
     def end(self, lesson: Lesson, work: None) -> State:
         """Keep nothing."""
         return {}
 
 
-def projected(gradients: list[Tensor], reference: list[Tensor]) -> list[Tensor]:
+def projected(gradients: Sequence[Tensor], reference: Sequence[Tensor]) -> list[Tensor]:
     """Return *gradients* without what would raise the reference loss: g - (g.r / r.r) r where g.r < 0."""
-    dot = sum(float((g.double() * r.double()).sum()) for g, r in zip(gradients, reference, strict=True))
-    norm = sum(float((r.double() ** 2).sum()) for r in reference)
-    if dot >= 0 or norm == 0:
-        return gradients
-    return [g - (dot / norm) * r for g, r in zip(gradients, reference, strict=True)]
+    dot = torch.stack([(g.double() * r.double()).sum() for g, r in zip(gradients, reference, strict=True)]).sum()
+    norm = torch.stack([(r.double() ** 2).sum() for r in reference]).sum()
+    share = torch.where((dot < 0) & (norm > 0), dot / norm, 0.0)
+    return [g - share.to(g.dtype) * r for g, r in zip(gradients, reference, strict=True)]
 
 
 @rehearsals.register("a_gem")

@@ -5,6 +5,7 @@ Kept: ``logits/items`` (m,), the items remembered, ascending, and ``logits/value
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from fedsim.core.state import State
 from fedsim.core.types import Array, IntArray, NonNegative
 from fedsim.learn.rehearsal import Ratio, Way, rehearsals, share_of
-from fedsim.learn.rehearsal.lesson import Lesson, Step
+from fedsim.learn.rehearsal.lesson import Lesson, Seen, Turn
 
 Outputs = dict[int, Array]
 """What the model put out for each item, when it was trained on for the first time."""
@@ -45,19 +46,26 @@ class Der:
         """Return the outputs of what was remembered."""
         return dict(zip(kept.get("logits/items", np.zeros(0)).tolist(), kept.get("logits/values", ()), strict=True))
 
-    def gradients(self, step: Step, work: Outputs) -> tuple[Tensor, list[Tensor]]:
-        """Return loss and gradients; outputs of new examples are kept from now on."""
-        n = step.fresh
-        loss = step.loss(slice(n))
-        if step.replays:
-            first = len(step.drawn[0].items)
-            old = step.lesson.tensor(np.stack([work[item] for item in step.drawn[0].items.tolist()]))
-            loss = loss + self.alpha * F.mse_loss(step.outputs[n : n + first], old)
+    def recalled(self, turn: Turn, work: Outputs) -> list[Array]:
+        """Return the old outputs of what the first draw replays."""
+        return [np.stack([work[item] for item in turn.drawn[0].items.tolist()])] if len(turn.replayed) else []
+
+    def losses(self, seen: Seen) -> list[Tensor]:
+        """Return the loss of new examples, with the distance to the old outputs of replayed ones, and the loss of a second draw."""
+        loss = seen.loss(seen.new)
+        for old in seen.recalled:
+            loss = loss + self.alpha * F.mse_loss(seen.outputs[seen.drawn(0)], old)
             if self.beta is not None:
-                loss = loss + self.beta * step.loss(slice(n + first, None))
-        enter = slice(step.inserted)
-        work.update(zip(step.items[enter].tolist(), step.outputs.detach()[enter].cpu().numpy(), strict=True))
-        return loss, step.gradients(loss)
+                loss = loss + self.beta * seen.loss(seen.drawn(1))
+        return [loss]
+
+    def followed(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Return the gradients."""
+        return gradients[0]
+
+    def noted(self, turn: Turn, outputs: Array, work: Outputs) -> None:
+        """Keep the outputs of examples that enter the memory."""
+        work.update(zip(turn.items[: turn.inserted].tolist(), outputs, strict=False))
 
     def end(self, lesson: Lesson, work: Outputs) -> State:
         """Return the outputs of what is remembered now."""

@@ -5,6 +5,7 @@ Kept, for each trained parameter: ``fisher/NAME``, its importance so far, and ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,12 +13,12 @@ import torch
 from torch import Tensor
 
 from fedsim.core.state import State
-from fedsim.core.types import IntArray, NonNegative, Range
+from fedsim.core.types import Array, IntArray, NonNegative, Range
 from fedsim.learn.rehearsal import Way, rehearsals
-from fedsim.learn.rehearsal.lesson import Lesson, Step
+from fedsim.learn.rehearsal.lesson import Lesson, Seen, Turn
 
-Held = dict[str, tuple[Tensor, Tensor]]
-"""By parameter: (Fisher information, anchor)."""
+Held = list[Array]
+"""Of each parameter Fisher information and anchor, one after the other; nothing in the first task."""
 AT_ONCE = 64
 """Examples whose gradients are taken together."""
 
@@ -40,17 +41,25 @@ class Ewc:
 
     def begin(self, kept: State, lesson: Lesson) -> Held:
         """Return what parameters are held by: nothing in the first task."""
-        names = [name.removeprefix("fisher/") for name in kept if name.startswith("fisher/")]
-        return {name: (lesson.tensor(kept[f"fisher/{name}"]), lesson.tensor(kept[f"anchor/{name}"])) for name in names}
+        kinds = ("fisher", "anchor")
+        return [kept[f"{kind}/{name}"] for name in lesson.names for kind in kinds] if f"fisher/{lesson.names[0]}" in kept else []
 
-    def gradients(self, step: Step, work: Held) -> tuple[Tensor, list[Tensor]]:
-        """Return loss and gradients."""
-        pulls = [
-            (work[name][0] * (leaf - work[name][1]) ** 2).sum()
-            for name, leaf in zip(step.lesson.names, step.leaves, strict=True) if name in work
-        ]  # fmt: skip
-        loss = step.loss() + self.strength / 2 * (torch.stack(pulls).sum() if pulls else step.leaves[0].sum() * 0)
-        return loss, step.gradients(loss)
+    def recalled(self, turn: Turn, work: Held) -> Held:
+        """Return what parameters are held by."""
+        return work
+
+    def losses(self, seen: Seen) -> list[Tensor]:
+        """Return the loss, with the pull."""
+        held = zip(seen.leaves, seen.recalled[::2], seen.recalled[1::2], strict=False)
+        pulls = [(fisher * (leaf - anchor) ** 2).sum() for leaf, fisher, anchor in held]
+        return [seen.loss() + self.strength / 2 * torch.stack(pulls).sum() if pulls else seen.loss()]
+
+    def followed(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Return the gradients."""
+        return gradients[0]
+
+    def noted(self, turn: Turn, outputs: Array, work: Held) -> None:
+        """Take no note."""
 
     def end(self, lesson: Lesson, work: Held) -> State:
         """Return the Fisher information of this task, added to what is left of that before, and where it was taken."""
@@ -60,9 +69,9 @@ class Ewc:
             for sums, gradient in zip(total, lesson.of_each(lesson.new[first : first + AT_ONCE]), strict=True):
                 sums += (gradient * gradient).sum(0)
         kept: State = {}
-        for name, param, sums in zip(lesson.names, params, total, strict=True):
-            before = work[name][0] if name in work else torch.zeros_like(param)
-            kept[f"fisher/{name}"] = (sums / max(1, len(lesson.new)) + self.decay * before).cpu().numpy()
+        for i, (name, param, sums) in enumerate(zip(lesson.names, params, total, strict=True)):
+            fisher = sums / max(1, len(lesson.new))
+            kept[f"fisher/{name}"] = (fisher + self.decay * lesson.tensor(work[2 * i]) if work else fisher).cpu().numpy()
             kept[f"anchor/{name}"] = param.cpu().numpy()
         return kept
 

@@ -1,4 +1,8 @@
-"""What a numeric method of rehearsal sees of a task while it trains: the lesson, and each step of it. The engine makes both."""
+"""What a numeric method of rehearsal sees of a task while it trains: the lesson, and each step of it. The engine makes both.
+
+A step is a ``Step`` for a method that makes gradients itself. One whose losses are traced, so that clients train together, sees two
+halves of it: a ``Turn``, which has one client's numbers and no tensor, and a ``Seen``, which has tensors and no client.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from fedsim.core.types import Array, IntArray
 from fedsim.data.replay import Drawn
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fedsim.learn.objectives import Objective
 
 EVERY = slice(None)
 
@@ -102,3 +110,61 @@ class Step:
     def gradients(self, loss: Tensor, *, again: bool = False) -> list[Tensor]:
         """Return the gradients of *loss* by the trained parameters; *again* if its graph is needed once more."""
         return self.lesson.gradients(loss, self.leaves, again=again)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One client's mini-batch, by number: its step in the task, the new *items*, of which the memory takes the first *inserted*, and
+    what each draw replays. Shapes: items (fresh,).
+    """
+
+    number: int
+    items: IntArray
+    inserted: int
+    drawn: Sequence[Drawn]
+
+    @property
+    def replayed(self) -> IntArray:
+        """Return the items that are replayed, draw after draw."""
+        return np.concatenate([drawn.items for drawn in self.drawn]) if self.drawn else self.items[:0]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A mini-batch as the model saw it in one pass: *fresh* new examples, then what each of *draws* replays, as many each.
+
+    *leaves* are the trained parameters, *recalled* what the method brought to this turn. All are tensors that a trace may stand behind:
+    no number of theirs can be looked at. Shapes: outputs (size, ...), y (size, ...).
+    """
+
+    objective: Objective
+    outputs: Tensor
+    y: Tensor
+    fresh: int
+    draws: int
+    leaves: Sequence[Tensor]
+    recalled: Sequence[Tensor]
+
+    @property
+    def replays(self) -> bool:
+        """Return whether any example is replayed."""
+        return len(self.y) > self.fresh
+
+    @property
+    def new(self) -> slice:
+        """Return the rows of new examples."""
+        return slice(self.fresh)
+
+    @property
+    def replayed(self) -> slice:
+        """Return the rows of replayed examples."""
+        return slice(self.fresh, len(self.y))
+
+    def drawn(self, draw: int) -> slice:
+        """Return the rows of what one draw replays."""
+        each = (len(self.y) - self.fresh) // max(1, self.draws)
+        return slice(self.fresh + draw * each, self.fresh + (draw + 1) * each)
+
+    def loss(self, rows: slice = EVERY) -> Tensor:
+        """Return the objective's mean loss over *rows*."""
+        return self.objective.loss(self.outputs, self.y) if rows == EVERY else self.objective.loss(self.outputs[rows], self.y[rows])

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
 from fedsim.core.state import State
-from fedsim.core.types import IntArray, NonNegative, Positive
+from fedsim.core.types import Array, IntArray, NonNegative, Positive
 from fedsim.learn.rehearsal import Way, rehearsals
-from fedsim.learn.rehearsal.lesson import Lesson, Step
+from fedsim.learn.rehearsal.lesson import Lesson, Seen, Turn
+
+Taught = dict[int, Array]
+"""What the teacher puts out for each new item."""
+AT_ONCE = 256
+"""Examples that pass through the teacher together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +36,31 @@ class Lwf:
         """Return that each example of a mini-batch passes through its teacher."""
         return int(fresh.sum()), 0
 
-    def begin(self, kept: State, lesson: Lesson) -> None:
-        """Work with nothing: the teacher is where the task starts."""
+    def begin(self, kept: State, lesson: Lesson) -> Taught:
+        """Return the outputs of the teacher, which is where the task starts, for all new examples."""
+        cuts = [lesson.new[first : first + AT_ONCE] for first in range(0, len(lesson.new), AT_ONCE)]
+        outputs = [lesson.evaluated(lesson.start, lesson.examples(some)[0]).cpu().numpy() for some in cuts]
+        return dict(zip(lesson.new.tolist(), np.concatenate(outputs), strict=True))
 
-    def gradients(self, step: Step, work: None) -> tuple[Tensor, list[Tensor]]:
-        """Return loss and gradients."""
-        teacher = step.lesson.evaluated(step.lesson.start, step.x)
+    def recalled(self, turn: Turn, work: Taught) -> list[Array]:
+        """Return the teacher's outputs for a mini-batch."""
+        return [np.stack([work[item] for item in turn.items.tolist()])]
+
+    def losses(self, seen: Seen) -> list[Tensor]:
+        """Return the loss, with the divergence from the teacher."""
         t = self.temperature
-        away = F.kl_div((step.outputs / t).log_softmax(-1), (teacher / t).log_softmax(-1), reduction="batchmean", log_target=True)
-        loss = step.loss() + self.alpha * t * t * away
-        return loss, step.gradients(loss)
+        mine, taught = (seen.outputs / t).log_softmax(-1), (seen.recalled[0] / t).log_softmax(-1)
+        away = F.kl_div(mine, taught, reduction="batchmean", log_target=True)
+        return [seen.loss() + self.alpha * t * t * away]
 
-    def end(self, lesson: Lesson, work: None) -> State:
+    def followed(self, gradients: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """Return the gradients."""
+        return gradients[0]
+
+    def noted(self, turn: Turn, outputs: Array, work: Taught) -> None:
+        """Take no note."""
+
+    def end(self, lesson: Lesson, work: Taught) -> State:
         """Keep nothing."""
         return {}
 
