@@ -18,6 +18,7 @@ import numpy as np
 from fedsim.core.keys import Key
 from fedsim.core.state import State, joined, parted
 from fedsim.core.types import Array, FloatArray, IntArray, Params
+from fedsim.core.values import quick
 from fedsim.learn.job import Job
 
 Mark: TypeAlias = tuple[str, int, int]
@@ -101,6 +102,7 @@ class Watching:
     each: IntArray
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Task:
     """One client's work on one message: everything its result depends on.
@@ -149,7 +151,9 @@ class Task:
     @property
     def by_count(self) -> bool:
         """Return whether its steps, and what they cost, follow from its job and from how many positions it has."""
-        return not (self.laid_out or self.measured or self.gauged or self.tested) and self.easiest is None
+        if self.batches is not None or self.rehearsing is not None or self.easiest is not None:
+            return False
+        return not (self.gauged or self.tested or self.measured)
 
     @property
     def graded(self) -> bool:
@@ -235,6 +239,10 @@ class Stacked(Protocol):
         """Return those of client *i* as numpy's."""
         ...
 
+    def digest(self, i: int, salt: str) -> str:
+        """Return the digest over *salt* and those of client *i*, as ``digest_of`` has it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -290,6 +298,11 @@ class Result:
         return Result, (self.metrics, self.params, self.outputs, self.parts, self.sealed, self.mark, self.watched)
 
     @property
+    def given(self) -> Params | Row:
+        """Return the parameters as they are: by name, or as a row of a stack."""
+        return self.row or self._params or {}
+
+    @property
     def params(self) -> Params:
         """Return the parameters, as numpy's."""
         if self._params is None:
@@ -318,7 +331,7 @@ class Result:
             return self.sealed
         numbers = ",".join(f"{name}={float(value).hex()}" for name, value in sorted(self.metrics.items()))
         if not self.outputs and not self.parts:
-            return digest_of(self.params, numbers)
+            return digest_of(self.params, numbers) if self.row is None else self.row.stack.digest(self.row.at, numbers)
         state = joined({name: part for name, part in self.parts.items() if name != "rehearsal"}) | self.parts.get("rehearsal", {})
         rest = joined({kind: dict(sorted(arrays.items())) for kind, arrays in (("outputs", self.outputs), ("state", state))})
         return digest_of({**self.params, **rest}, numbers)
@@ -328,11 +341,12 @@ def digest_of(params: Params, salt: str = "") -> str:
     """Return the SHA-256, in hex, over *salt* and each array's name, type, shape and bytes, in the given order."""
     mark = hashlib.sha256(salt.encode())
     for name, array in params.items():
-        mark.update(_header(name, array.dtype, array.shape))
+        mark.update(header(name, array.dtype, array.shape))
         mark.update(np.ascontiguousarray(array).data)
     return mark.hexdigest()
 
 
 @lru_cache(maxsize=4096)
-def _header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+def header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what a digest says of an array before its bytes."""
     return f"|{name}:{dtype.str}:{shape}|".encode()
