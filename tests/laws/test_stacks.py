@@ -52,7 +52,7 @@ def agrees(result: Result, i: int) -> bool:
     """Return whether *result* is what client *i* alone would have, in arrays and in digest."""
     alone = {name: tensor[i].numpy().copy() for name, tensor in zip(NAMES, tensors(), strict=True)}
     same = all(np.array_equal(result.params[name], array) and isinstance(result.params[name], np.ndarray) for name, array in alone.items())
-    return same and list(result.params) == NAMES and result.digest == Result({"loss": 1.0}, params=alone).digest
+    return same and list(result.params) == NAMES and result.digest == Result({"loss": 1.0}, alone).digest
 
 
 def test_a_row_of_a_stack_is_what_a_client_alone_would_have() -> None:
