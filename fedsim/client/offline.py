@@ -61,10 +61,9 @@ class Offline:
         held_back = self.federation.validation(self.number) if training and job.stopping else None
         rates = paced(job.lr, job.pace, job.sizes(read), order.when(kept, now)) if training and job.pace else None
         sources = self.federation.sources(self.number, positions, job.mixing.by) if training and job.mixing else None
-        task = Task(
-            self.number, count, job, order.start, positions, key, parts=parts, rates=rates, held_back=held_back, sources=sources,
-            easiest=easiest,
-        )  # fmt: skip
+        task = Task(  # By place: names take twice as long, and there is one for each message of a run.
+            self.number, count, job, order.start, positions, key, None, None, None, parts, None, rates, held_back, 0, None, sources, easiest
+        )
         if training and job.bucketing:
             task = bucketed(task, job.bucketing, self.federation.features(self.number, positions))
         return task, after

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from fedsim.client.kept import Kept, Parts
@@ -42,11 +43,15 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a client sends back. *params* is empty for an evaluation; *row* says where they lie stacked, if they do."""
+    """What a client sends back: parameters, *given* by name or as the row where they lie stacked, none for an evaluation; and *metrics*."""
 
-    params: Params
+    given: Params | Row
     metrics: Mapping[str, float | int]
-    row: Row | None = None
+
+    @property
+    def params(self) -> Params:
+        """Return the parameters."""
+        return self.given.stack.row(self.given.at) if isinstance(self.given, Row) else self.given
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +127,17 @@ def next_task(client: int, root: Key, kept: Kept, training: bool, steps: int = 0
     trained, evaluated = kept.trained + training, kept.evaluated + (not training)  # By hand: ``replace`` takes as long as the rest.
     after = Kept(trained, evaluated, kept.until_s, kept.before_s, kept.seen, kept.steps + steps, kept.parts)
     count = kept.trained if training else kept.evaluated
-    return count, root.fold("client", client, "task" if training else "evaluation", count), after
+    return count, _tasks(root, client, "task" if training else "evaluation").fold(count), after
+
+
+@lru_cache(maxsize=1 << 14)  # Most clients are asked again, and three quarters of a name are the client's.
+def _tasks(root: Key, client: int, what: str) -> Key:
+    return root.fold("client", client, what)
 
 
 def reply_to(task: Task, result: Result, more: Mapping[str, float | int] | None = None) -> Reply:
     """Return what a client sends for *result*; ``num-examples`` is Flower's weight for averages."""
-    return Reply(result.params, {"num-examples": task.examples, **result.metrics, **(more or {})}, result.row)
+    return Reply(result.given, {"num-examples": task.examples, **result.metrics, **(more or {})})
 
 
 def reply_metrics(job: Job, scores: tuple[str, ...], tells: tuple[str, ...] = ()) -> tuple[str, ...]:

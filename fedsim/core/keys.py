@@ -43,9 +43,7 @@ class Key:
         digest = self.digest
         for part in parts:
             digest = hashlib.blake2b(_encode(part), digest_size=16, key=digest).digest()
-        child = object.__new__(Key)
-        object.__setattr__(child, "digest", digest)
-        return child
+        return _of(digest)
 
     def seed64(self) -> int:
         """Return a non-negative 63-bit number, for generators that take one (torch's, Python's)."""
@@ -86,6 +84,25 @@ class Key:
         return ((_finalise_one(z ^ int.from_bytes(self.digest[8:], "little")) >> 12) + 0.5) * 2.0**-52
 
 
+def _of(digest: bytes) -> Key:
+    key = object.__new__(Key)
+    object.__setattr__(key, "digest", digest)
+    return key
+
+
+def folded(keys: Sequence[Key], *parts: str | int) -> list[Key]:
+    """Return ``key.fold(*parts)`` of each of *keys*.
+
+    >>> folded([Key(1), Key(2)], "batches", 0) == [Key(1).fold("batches", 0), Key(2).fold("batches", 0)]
+    True
+    """
+    digests = [key.digest for key in keys]
+    for part in parts:
+        told = _encode(part)
+        digests = [hashlib.blake2b(told, digest_size=16, key=digest).digest() for digest in digests]
+    return [_of(digest) for digest in digests]
+
+
 _64 = 2**64 - 1
 
 
@@ -104,7 +121,7 @@ def shuffles(keys: Sequence[Key], sizes: IntArray) -> IntArray:
     >>> shuffles([Key(1), Key(2)], np.array([4, 3]))[1].tolist() == shuffles([Key(2)], np.array([3]))[0].tolist() + [3]
     True
     """
-    words = np.array([key.words for key in keys], dtype=np.uint64)
+    words = _words(keys)
     numbers = np.arange(int(sizes.max()), dtype=np.uint64)
     with np.errstate(over="ignore"):
         hashes = _finalise(_finalise(numbers * _WEYL + words[:, :1]) ^ words[:, 1:])
@@ -123,11 +140,16 @@ def picks(keys: Sequence[Key], sizes: IntArray, count: int) -> IntArray:
     >>> few[0].tolist() == more[1, :2].tolist()
     True
     """
-    words = np.array([key.words for key in keys], dtype=np.uint64)
+    words = _words(keys)
     numbers = np.arange(count, dtype=np.uint64)
     with np.errstate(over="ignore"):
         hashes = _finalise(_finalise(numbers * _WEYL + words[:, :1]) ^ words[:, 1:])
     return (((hashes >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52 * sizes[:, None]).astype(np.int64)
+
+
+def _words(keys: Sequence[Key]) -> NDArray[np.uint64]:
+    """Return ``words`` of each of *keys*. Shapes: n keys -> (n, 2)."""
+    return np.frombuffer(b"".join([key.digest for key in keys]), dtype="<u8").astype(np.uint64).reshape(-1, 2)
 
 
 def _finalise(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -138,6 +160,4 @@ def _finalise(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 def _encode(part: str | int) -> bytes:
     # Typed and length-free: BLAKE2b takes one part at a time, so "1" and 1 differ by their first byte only.
-    if isinstance(part, str):
-        return b"s" + part.encode()
-    return b"i" + int(part).to_bytes(17, "little", signed=True)
+    return b"s" + part.encode() if isinstance(part, str) else b"i" + int(part).to_bytes(17, "little", signed=True)

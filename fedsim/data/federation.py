@@ -65,7 +65,8 @@ class Federation:
 
     def train(self, client: int) -> IntArray:
         """Return the positions that *client* trains on, ascending."""
-        positions, size = self.positions(client), self._size(client)
+        positions = self.positions(client)
+        size = self._size(client) if self.kept_back else len(positions)
         return positions if size == len(positions) else np.sort(self._shuffled(client, positions)[:size])
 
     def validation(self, client: int) -> IntArray:

@@ -23,6 +23,10 @@ _STOCK_ARRAYS, _STOCK_METRICS = strategy_utils.aggregate_arrayrecords, strategy_
 _STOCK_CHECK = strategy_utils.validate_message_reply_consistency
 
 
+Made = tuple[Params | Row, Mapping[str, float | int]]
+"""What a reply is made of: parameters, and metrics."""
+
+
 class LazyContent(compat.QuickDict):
     """A reply's content, of *params* (arrays by name, or a row of stacked ones) and *metrics*, which is made when somebody looks at it."""
 
@@ -38,7 +42,7 @@ class LazyContent(compat.QuickDict):
         return self._whole is None
 
     @property
-    def made_of(self) -> tuple[Params | Row, Mapping[str, float | int]]:
+    def made_of(self) -> Made:
         """Return what it is made of."""
         return self._params, self._metrics
 
@@ -121,58 +125,51 @@ def _sent(*args: Any, **given: Any) -> Message:
 
 def _checked(replies: Sequence[RecordDict], weighted_by_key: str, check_arrayrecord: bool) -> None:
     """Check what Flower checks of *replies*; where nobody has looked at them, by what they are made of."""
-    if not _alike(replies, weighted_by_key, check_arrayrecord):
+    if _unseen(replies, weighted_by_key, with_arrays=check_arrayrecord) is None:
         _STOCK_CHECK(cast(list[RecordDict], replies), weighted_by_key, check_arrayrecord)
 
 
-def _alike(replies: Sequence[RecordDict], key: str, with_arrays: bool) -> bool:
-    """Return whether nobody has looked at any of *replies*, and all have arrays and numbers of the same names, a weight among them."""
+def _unseen(replies: Sequence[RecordDict], key: str, *, with_arrays: bool | None) -> Sequence[Made] | None:
+    """Return what *replies* are made of, where nobody has looked at any, and all have numbers of the same names, the weight *key* among
+    them, and arrays of the same names; none *with_arrays* False, and any way with None. Otherwise None.
+    """
     if not replies or not all(type(reply) is LazyContent and reply.unseen for reply in replies):
-        return False
+        return None
     made = [cast(LazyContent, reply).made_of for reply in replies]
     names = made[0][1].keys()
     if key not in names or not all(metrics.keys() == names for _, metrics in made):
-        return False
-    if not with_arrays:
-        return not any(_names(params) for params, _ in made)  # Else there are two records, and Flower looks at one.
-    arrays = _names(made[0][0])
-    return bool(arrays) and all(_names(params) == arrays for params, _ in made)
+        return None
+    params = {id(each.stack): each for each, _ in made if isinstance(each, Row)}
+    arrays = {*(row.stack.names for row in params.values()), *(tuple(each) for each, _ in made if not isinstance(each, Row))}
+    # With arrays there are two records, and Flower looks at one.
+    return made if len(arrays) == 1 and with_arrays in (None, arrays != {()}) else None
 
 
-def _names(params: Params | Row) -> Sequence[str]:
-    return params.stack.names if isinstance(params, Row) else tuple(params)
-
-
-def _factors(replies: Sequence[Any], key: str) -> list[float]:
-    weights = [reply.made_of[1][key] for reply in replies]
+def _factors(made: Sequence[Made], key: str) -> list[float]:
+    weights = [metrics[key] for _, metrics in made]
     total = sum(weights)
     return [weight / total for weight in weights]
 
 
 def mean_arrays(records: list[RecordDict], weighting_metric_name: str) -> ArrayRecord:
     """Return what Flower's ``aggregate_arrayrecords`` does, to the last bit, and without making *records* that nobody has looked at."""
-    if not _alike(records, weighting_metric_name, with_arrays=True):
-        return _STOCK_ARRAYS(records, weighting_metric_name)
-    lazy = cast(Sequence[LazyContent], records)
-    mean = weighted([each.made_of[0] for each in lazy], _factors(lazy, weighting_metric_name))
-    return compat.array_record(mean) if mean is not None else _STOCK_ARRAYS(records, weighting_metric_name)
+    made = _unseen(records, weighting_metric_name, with_arrays=True)
+    mean = None if made is None else weighted([given for given, _ in made], _factors(made, weighting_metric_name))
+    return _STOCK_ARRAYS(records, weighting_metric_name) if mean is None else compat.array_record(mean)
 
 
 def mean_metrics(records: list[RecordDict], weighting_metric_name: str) -> MetricRecord:
     """Return what Flower's ``aggregate_metricrecords`` does, to the last bit, and without making *records* that nobody has looked at."""
-    if not _alike(records, weighting_metric_name, with_arrays=False) and not _alike(records, weighting_metric_name, with_arrays=True):
+    made = _unseen(records, weighting_metric_name, with_arrays=None)
+    if made is None:
         return _STOCK_METRICS(records, weighting_metric_name)
-    lazy = cast(Sequence[LazyContent], records)
-    factors = _factors(lazy, weighting_metric_name)
-    (_, first), *rest = [each.made_of for each in lazy]
-    found: dict[str, float] = {}
-    for name in first:
-        if name == weighting_metric_name:
-            continue
-        total = first[name] * factors[0]
-        for (_, metrics), factor in zip(rest, factors[1:], strict=True):
-            total += metrics[name] * factor
-        found[name] = total
+    factors, found = _factors(made, weighting_metric_name), dict[str, float]()
+    for name in made[0][1]:
+        if name != weighting_metric_name:
+            total, *rest = [metrics[name] * factor for (_, metrics), factor in zip(made, factors, strict=True)]
+            for each in rest:  # By hand: from Python 3.12 on ``sum`` mends what rounding leaves out, and Flower does not.
+                total += each
+            found[name] = total
     return MetricRecord(cast(Any, found))
 
 

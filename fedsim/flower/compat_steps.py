@@ -14,6 +14,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from flwr.serverapp.strategy import Strategy
 
+from fedsim.core.borrowed import borrowed
 from fedsim.core.keys import Key
 from fedsim.core.types import Params
 from fedsim.flower.compat import array_record, type_name
@@ -75,16 +76,12 @@ def named_step(name: str, step: Callable[..., Any], key: Key, heard: Heard) -> C
     @functools.wraps(step)
     def call(server_round: int, *args: Any, **kwargs: Any) -> Any:
         named = key.fold("round", server_round)
-        before, before_numpy = random.getstate(), np.random.get_state()
-        random.seed(named.seed64())
-        np.random.seed(named.seed64() % 2**32)
-        try:
+        with borrowed():
+            random.seed(named.seed64())
+            np.random.seed(named.seed64() % 2**32)
             result = step(server_round, *args, **kwargs)
             if name.startswith("configure"):
                 result = list(result)  # A generator would draw later, when the names are gone.
-        finally:
-            random.setstate(before)
-            np.random.set_state(before_numpy)
         heard(name, server_round, result)
         return result
 

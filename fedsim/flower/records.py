@@ -259,7 +259,7 @@ def lazy_content(reply: Reply, *, writable: bool) -> RecordDict:
     """Return *reply* as Flower records which are made when somebody looks at them, where this flwr allows it."""
     if not lazy_messages_work():
         return reply_content(reply, writable=writable)
-    return LazyContent(reply.params if reply.row is None else reply.row, reply.metrics, writable=writable)
+    return LazyContent(reply.given, reply.metrics, writable=writable)
 
 
 def told(content: RecordDict) -> dict[str, float]:

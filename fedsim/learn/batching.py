@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedsim.core.keys import picks, shuffles
+from fedsim.core.keys import folded, picks, shuffles
 from fedsim.core.types import IntArray
 from fedsim.learn.job import FULL, Job
 from fedsim.learn.mixing import mixed
@@ -44,10 +44,9 @@ def orders(job: Job, tasks: Sequence[Task]) -> IntArray:
     if job.mixing is not None:
         return mixed(job, job.mixing, list(tasks))
     counts = np.array([len(task.positions) for task in tasks])
-    each = {count: job.seen(count) for count in set(counts.tolist())}
-    seen = np.array([each[count] for count in counts.tolist()])
+    each, which = np.unique(counts, return_inverse=True)
+    seen, read = (np.array([rule(count) for count in each.tolist()])[which] for rule in (job.seen, job.read))
     found = np.zeros((len(tasks), int(seen.max())), dtype=np.int64)
-    read = np.array([job.read(count) for count in counts.tolist()])
     epochs = -(-seen // read)
     for epoch in range(int(epochs.max())):
         rows = np.flatnonzero(epochs > epoch).tolist()
@@ -55,9 +54,9 @@ def orders(job: Job, tasks: Sequence[Task]) -> IntArray:
         if job.batch_size == FULL or job.sampling == "sequential":
             picked = np.broadcast_to(np.arange(sizes.max()), (len(rows), int(sizes.max())))
         elif job.sampling == "replacement":
-            picked = picks([tasks[row].key.fold("batches", "replacement", epoch) for row in rows], sizes, int(read[rows].max()))
+            picked = picks(folded([tasks[row].key for row in rows], "batches", "replacement", epoch), sizes, int(read[rows].max()))
         else:
-            picked = shuffles([tasks[row].key.fold("batches", epoch) for row in rows], sizes)
+            picked = shuffles(folded([tasks[row].key for row in rows], "batches", epoch), sizes)
         for row, size, pick in zip(rows, read[rows].tolist(), picked, strict=True):
             begin = epoch * size
             end = min(begin + size, int(seen[row]))

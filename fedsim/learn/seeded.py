@@ -9,11 +9,13 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from fedsim.core.borrowed import borrowed
+
 
 @contextmanager
 def seeded(seed: int) -> Generator[None]:
     """Run with the global generators of torch, numpy and Python at *seed*, and give the caller's states back."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _borrowed():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), borrowed():
         # The one for all devices looks for each kind of these, which takes a hundred times as long.
         (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
         np.random.seed(seed % 2**32)
@@ -25,15 +27,5 @@ def seeded(seed: int) -> Generator[None]:
 def watched() -> Generator[Callable[[], bool]]:
     """Yield a function that tells whether numpy's or Python's global generator has been drawn from since; give them back."""
     python, numpy = random.getstate(), np.random.get_state(legacy=False)
-    with _borrowed():
+    with borrowed():
         yield lambda: random.getstate() != python or repr(np.random.get_state(legacy=False)) != repr(numpy)
-
-
-@contextmanager
-def _borrowed() -> Generator[None]:
-    python, numpy = random.getstate(), np.random.get_state(legacy=False)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

@@ -18,6 +18,7 @@ import numpy as np
 from fedsim.core.keys import Key
 from fedsim.core.state import State, joined, parted
 from fedsim.core.types import Array, FloatArray, IntArray, Params
+from fedsim.core.values import quick
 from fedsim.learn.job import Job
 
 Mark: TypeAlias = tuple[str, int, int]
@@ -101,6 +102,7 @@ class Watching:
     each: IntArray
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class Task:
     """One client's work on one message: everything its result depends on.
@@ -149,7 +151,9 @@ class Task:
     @property
     def by_count(self) -> bool:
         """Return whether its steps, and what they cost, follow from its job and from how many positions it has."""
-        return not (self.laid_out or self.measured or self.gauged or self.tested) and self.easiest is None
+        if self.batches is not None or self.rehearsing is not None or self.easiest is not None:
+            return False
+        return not (self.gauged or self.tested or self.measured)
 
     @property
     def graded(self) -> bool:
@@ -235,6 +239,10 @@ class Stacked(Protocol):
         """Return those of client *i* as numpy's."""
         ...
 
+    def digest(self, i: int, salt: str) -> str:
+        """Return the digest over *salt* and those of client *i*, as ``digest_of`` has it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -249,41 +257,26 @@ STEP_COLUMNS = ("step", "loss", "gradient", "update", "lr", "batch")
 and of the update over all parameters; the learning rate; how many examples the update is made from."""
 
 
-@dataclass(frozen=True, slots=True, init=False, eq=False)
+@quick
+@dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """What came of a task: *params* and an algorithm's extra arrays (training only), *metrics* by name, a digest of all that is here.
+    """What came of a task: parameters and an algorithm's extra arrays (training only), *metrics* by name, a digest of all that is here.
 
+    *given* are the parameters by name, or as a row of a stack, where they stay until somebody reads them.
     *outputs* are for whoever watches: of each example tested, its target, prediction and loss. *parts* are for the
     client's next task. *sealed* is the digest where it was computed elsewhere, beside the numbers. *mark* is that of its task.
     *watched* is what was seen of it as it trained, and is in no digest: ``steps``, with a row for each of STEP_COLUMNS and a column for
     each watched step; ``noise``, where gradients were taken one by one: |G|^2, tr(Sigma) and the number of examples.
-    Parameters given as a row of a stack stay where they are until somebody reads them.
     """
 
     metrics: Mapping[str, float]
-    outputs: Params
-    parts: Mapping[str, State]
-    sealed: str = field(repr=False)
-    mark: Mark | None
-    watched: State
-    row: Row | None = field(repr=False)
-    """Where the parameters lie stacked, and nothing is beside them; None where they do not."""
-    _params: Params | None = field(repr=False)
-
-    def __init__(
-        self, metrics: Mapping[str, float], params: Params | Row | None = None, outputs: Params | None = None,
-        parts: Mapping[str, State] | None = None, sealed: str = "", mark: Mark | None = None, watched: State | None = None,
-    ) -> None:  # fmt: skip
-        put = object.__setattr__  # By hand: a loop takes three times as long.
-        put(self, "metrics", metrics)
-        put(self, "outputs", outputs or {})
-        put(self, "parts", parts or {})
-        put(self, "sealed", sealed)
-        put(self, "mark", mark)
-        put(self, "watched", watched or {})
-        stacked = isinstance(params, Row)
-        put(self, "row", params if stacked else None)
-        put(self, "_params", None if stacked else params or {})
+    given: Params | Row = field(default_factory=dict[str, Array], repr=False)
+    outputs: Params = field(default_factory=dict[str, Array])
+    parts: Mapping[str, State] = field(default_factory=dict[str, State])
+    sealed: str = field(default="", repr=False)
+    mark: Mark | None = None
+    watched: State = field(default_factory=dict[str, Array])
+    _read: Params | None = field(default=None, repr=False)
 
     def __reduce__(self) -> tuple[type[Result], tuple[Any, ...]]:
         """Return it with its parameters read: where it is sent there is no stack."""
@@ -292,10 +285,11 @@ class Result:
     @property
     def params(self) -> Params:
         """Return the parameters, as numpy's."""
-        if self._params is None:
-            row = cast(Row, self.row)
-            object.__setattr__(self, "_params", row.stack.row(row.at))
-        return cast(Params, self._params)
+        if not isinstance(self.given, Row):
+            return self.given
+        if self._read is None:
+            object.__setattr__(self, "_read", self.given.stack.row(self.given.at))
+        return cast(Params, self._read)
 
     def arrays(self) -> Params:
         """Return all arrays by one name each: what ``of`` takes apart again."""
@@ -318,7 +312,8 @@ class Result:
             return self.sealed
         numbers = ",".join(f"{name}={float(value).hex()}" for name, value in sorted(self.metrics.items()))
         if not self.outputs and not self.parts:
-            return digest_of(self.params, numbers)
+            given = self.given
+            return given.stack.digest(given.at, numbers) if isinstance(given, Row) else digest_of(given, numbers)
         state = joined({name: part for name, part in self.parts.items() if name != "rehearsal"}) | self.parts.get("rehearsal", {})
         rest = joined({kind: dict(sorted(arrays.items())) for kind, arrays in (("outputs", self.outputs), ("state", state))})
         return digest_of({**self.params, **rest}, numbers)
@@ -328,11 +323,12 @@ def digest_of(params: Params, salt: str = "") -> str:
     """Return the SHA-256, in hex, over *salt* and each array's name, type, shape and bytes, in the given order."""
     mark = hashlib.sha256(salt.encode())
     for name, array in params.items():
-        mark.update(_header(name, array.dtype, array.shape))
+        mark.update(header(name, array.dtype, array.shape))
         mark.update(np.ascontiguousarray(array).data)
     return mark.hexdigest()
 
 
 @lru_cache(maxsize=4096)
-def _header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+def header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what a digest says of an array before its bytes."""
     return f"|{name}:{dtype.str}:{shape}|".encode()

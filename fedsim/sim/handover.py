@@ -15,7 +15,7 @@ from fedsim.core.types import Params, Seconds
 from fedsim.flower import compat, compat_lazy, records
 from fedsim.flower.apps import Mod, with_mods
 from fedsim.flower.decode import recoded
-from fedsim.learn.work import Result
+from fedsim.learn.work import Result, Row
 from fedsim.sim.heard import Said, heard_of, said_in
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.ledger import Ledger
@@ -214,7 +214,7 @@ class Handover:
 
     def _check_answer(self, delivery: Delivery, answer: Reply) -> None:
         """Check that *answer* will be as large as was foretold: by what it is made of, which is the same for many."""
-        whose = answer.row.stack if answer.row else None
+        whose = answer.given.stack if isinstance(answer.given, Row) else None
         stack, parcel, names = self._checked
         if whose is None or whose is not stack or delivery.parcel is not parcel or answer.metrics.keys() != names:
             size = records.reply_size(records.forms(answer.params), tuple(answer.metrics)).over(self._fleet.overhead)

@@ -166,12 +166,13 @@ class Programs:
         program = self.fleet.client(delivery.client)
         task, kept = self._plan(delivery, program, order, now)
         training = task.job.kind == "train"
-        like = (id(task.job), len(task.positions))
-        if like not in known or not task.by_count:
-            known[like] = task.steps if training else 0, self.fleet.flops.of(task)
-        steps, flops = known[like]
-        if not task.by_count:
-            del known[like]
+        like = (id(task.job), len(task.positions)) if task.by_count else None
+        found = None if like is None else known.get(like)
+        if found is None:
+            found = task.steps if training else 0, self.fleet.flops.of(task)
+            if like is not None:
+                known[like] = found
+        steps, flops = found
         return _Planned(program, task, kept, task.number if training else EVALUATIONS + task.number, flops, steps)
 
     # -- inside -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from fedsim.core.types import FloatArray, IntArray, Seconds
+from fedsim.core.values import quick
 
 Outcome = Literal["arrived", "late", "failed", "in flight"]
 """arrived: handed to the strategy. late: after the deadline, discarded. failed: an error reply. in flight: the
@@ -17,6 +18,7 @@ STREAM_ENDED = "the client's stream has ended"
 """The failure of a message that came when its client had nothing left to train on."""
 
 
+@quick
 @dataclass(frozen=True, slots=True)
 class TaskRow:
     """One message to a client and all that came of it; times are virtual seconds, -1.0 for what never happened.

@@ -77,17 +77,19 @@ class Chunk:
 
 def planned(job: Job, tasks: list[Task], offsets: IntArray) -> Chunk:
     """Return *tasks* of one job as a chunk; *offsets* turn each task's positions into rows of the pool."""
-    same = {count: job.sizes(count) for count in {len(task.positions) for task in tasks if not task.laid_out}}
-    batches = [task.sizes if task.laid_out else same[len(task.positions)] for task in tasks]
+    alike = {count: job.sizes(count) for count in {len(task.positions) for task in tasks if task.batches is None}}
+    batches = [alike[len(task.positions)] if task.batches is None else task.batches.sizes for task in tasks]
     sizes = np.zeros((len(tasks), max(map(len, batches))), dtype=np.int64)
     fresh = np.zeros_like(sizes)
     for row, batch in zip(sizes, batches, strict=True):
         row[: len(batch)] = batch
-    for row, task in zip(fresh, tasks, strict=True):
-        if task.batches is not None and task.batches.mix != "concat":
-            row[: task.steps] = task.batches.fresh
-        elif task.batches is not None and task.batches.widths is not None:
-            row[: task.steps] = [task.batches.width(step) for step in range(task.steps)]
+    for at, laid_out in enumerate(task.batches for task in tasks):
+        if laid_out is None:
+            continue
+        if laid_out.mix != "concat":
+            fresh[at, : len(laid_out.sizes)] = laid_out.fresh
+        elif laid_out.widths is not None:
+            fresh[at, : len(laid_out.sizes)] = [laid_out.width(step) for step in range(len(laid_out.sizes))]
     places = batching.orders(job, tasks) + offsets[:, None]
     return Chunk(tasks, sizes, fresh, np.cumsum(sizes, axis=1) - sizes, places)
 

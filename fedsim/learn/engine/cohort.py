@@ -364,13 +364,13 @@ class CohortEngine:
 
     def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray, early: Early | None, watched: Sequence[State]) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
-        means = losses.cumsum(axis=1)[:, -1] / (chunk.sizes > 0).sum(axis=1)
+        steps = (chunk.sizes > 0).sum(axis=1)
+        means = losses.cumsum(axis=1)[:, -1] / steps
         stack, results = self._stack(chunk.tasks[0].job, rows), list[Result]()
-        for i, task in enumerate(chunk.tasks):
-            steps = int((chunk.sizes[i] > 0).sum())
+        for i, (task, mean, taken) in enumerate(zip(chunk.tasks, means.tolist(), steps.tolist(), strict=True)):
             if early is not None:  # An algorithm goes by the steps behind what is sent.
                 task = dataclasses.replace(task, rates=task.step_rates[: early.sent])
-            results.append(self._result(task, stack, float(means[i]), rows, i, {}, steps, watched[i]))
+            results.append(self._result(task, stack, mean, rows, i, {}, taken, watched[i]))
         return results
 
     def _stack(self, job: Job, rows: Rows) -> Stack:

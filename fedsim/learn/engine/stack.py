@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
 from torch import Tensor
 
 from fedsim.core.types import Array, Params
+from fedsim.learn.work import header
 
 
 class Stack:
@@ -20,6 +23,14 @@ class Stack:
         """Return the arrays of client *i*, which are views of the stack's."""
         return {name: array[i, ...] for name, array in zip(self.names, self.arrays, strict=True)}  # Never a scalar.
 
+    def digest(self, i: int, salt: str) -> str:
+        """Return what ``work.digest_of`` does of ``row(i)``, making no arrays of the row's own."""
+        mark = hashlib.sha256(salt.encode())
+        for about, rows in self._flat:
+            mark.update(about)
+            mark.update(rows[i])
+        return mark.hexdigest()
+
     @property
     def arrays(self) -> Sequence[Array]:
         """Return the arrays of all clients as numpy's, in the order of their names. Shapes: each (clients, ...)."""
@@ -29,3 +40,9 @@ class Stack:
     def _arrays(self) -> list[Array]:
         # All rows at once: on a CPU nothing is copied, and from a device one large copy is quicker than many small ones.
         return [tensor.cpu().numpy() for tensor in self._tensors]
+
+    @cached_property
+    def _flat(self) -> list[tuple[bytes, Array]]:
+        """Return of each array what a digest says of it before its numbers, and these, a row for each client."""
+        named = zip(self.names, self.arrays, strict=True)
+        return [(header(name, each.dtype, each.shape[1:]), np.ascontiguousarray(each).reshape(len(each), -1)) for name, each in named]
