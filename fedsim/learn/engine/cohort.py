@@ -33,6 +33,7 @@ from fedsim.learn.engine.looks import Looks
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
+from fedsim.learn.engine.spread import compile_spread
 from fedsim.learn.engine.stack import Stack
 from fedsim.learn.engine.starts import Starts
 from fedsim.learn.engine.step import Step, compile_step
@@ -91,6 +92,7 @@ class CohortEngine:
         self.device = str(self._device)
         self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
         self._steps: dict[Kind, Step] = {}
+        self._spread: dict[Kind, Step] = {}  # For rows with rates of their own.
         self._starts = Starts(carried, self._trained, self._dtype, self._device)
         self._looks = Looks(model, objective, store, self._starts, self._scorer, self._kept)
         self._scored: tuple[Start, list[Tensor]] | None = None
@@ -248,7 +250,7 @@ class CohortEngine:
         x, y, offsets = self._store.pool(tasks)
         chunk = self._planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
-        plain, rates = is_plain(job) and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
+        plain, rates = is_plain(job) and not job.cut, chunk.step_rates
         watcher, watched = Watcher.of(tasks, rows, self._trained), self._looks.noise(tasks, x, y, offsets)
         updates = self._updates(tasks, (x, y), rows, luck, plain=plain, told=watcher.gradients if watcher else None)
         with torch.no_grad():
@@ -269,7 +271,7 @@ class CohortEngine:
                 early.settle(rows)
             losses = updates.losses(chunk.sizes.shape)
         if watcher:
-            watched = [seen | steps for seen, steps in zip(watched, watcher.told(losses, chunk.sizes, np.array(rates)), strict=True)]
+            watched = [seen | steps for seen, steps in zip(watched, watcher.told(losses, chunk.sizes, chunk.rates), strict=True)]
         return self._results(chunk, rows, losses, early, watched)
 
     def _updates(
@@ -280,7 +282,8 @@ class CohortEngine:
         batches = tasks[0].batches
         mix = batches.mix if batches else "concat"
         return Updates(
-            pool, rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
+            pool, rows, luck, lambda kind: self._step(kind, plain, mix), lambda kind: self._step(kind, plain, mix, spread=True),
+            self._trained, plain, alone=len(tasks) == 1,
             mass=mass_of(self.objective, self._store.whole_targets), told=told, cuts=batches is not None and batches.widths is not None,
         )  # fmt: skip
 
@@ -331,12 +334,13 @@ class CohortEngine:
             metrics["padding"] = task.batches.padding
         return Result(metrics, params, self._looks.predicted(task), parts, mark=task.mark, watched=watched)
 
-    def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat") -> Step:
+    def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat", *, spread: bool = False) -> Step:
         """Return the step for batches of (size, new ones); the second is 0 where it makes no difference.
 
-        Where all have one loss it is what sequences are cut to.
+        Where all have one loss it is what sequences are cut to. *spread* is for rows with rates of their own.
         """
-        if (*kind, plain, mix) not in self._steps:
+        steps = self._spread if spread else self._steps
+        if (*kind, plain, mix) not in steps:
             x, y = self._store.sample(kind[0])
             more = [self._store.sample(kind[0], seed)[0] for seed in range(PROBED_BATCHES)]
             cut = kind[1] if mix == "concat" else 0
@@ -346,10 +350,12 @@ class CohortEngine:
             if self._kept.moves is None:
                 self._kept.moves = remembers(self._model, self.objective, x, y, self._kept)
             before = Kept(self._model, self.objective) if self._kept.moves else self._kept  # A task may be under way.
-            self._steps[*kind, plain, mix] = stored.step(
-                compile_step, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
+            # Named alike, they would be taken for one.
+            compiler, named = (partial(compile_spread, compile_step), {"spread": True}) if spread else (compile_step, {})
+            steps[*kind, plain, mix] = stored.step(
+                compiler, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets,
                 more=more, templates=self._templates if mix == "concat" and not cut else None,  # These are of whole sequences.
-                remembers=self._kept.moves, arithmetic=self.arithmetic,
+                remembers=self._kept.moves, arithmetic=self.arithmetic, **named,
             )
             before.back()  # Tracing and probing have called it.
-        return self._steps[*kind, plain, mix]
+        return steps[*kind, plain, mix]
