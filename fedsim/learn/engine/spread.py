@@ -23,8 +23,8 @@ from fedsim.learn.engine.running import stacked_step
 from fedsim.learn.engine.step import Step
 from fedsim.learn.objectives import Objective
 
-_RATES = PROBE_RATE * np.random.default_rng(0).uniform(0.2, 5.0, 17)
-"""The rates of probes, as ``PROBE_RATE`` says: no two alike, and none a power of two times another, which would round alike."""
+_RATES = PROBE_RATE * np.random.default_rng(0).uniform(0.2, 5.0, 5)
+"""The rates of probes, as ``PROBE_RATE`` says: none is a power of two times another, which would round alike. Rows have them in turn."""
 
 
 def by_row(params: Tensor, left: Tensor, right: Tensor, rates: Tensor) -> None:
@@ -102,15 +102,15 @@ def _agreeing(spread: Step, step: Step, y: Tensor, client: Client) -> list[bool]
         carried, bx, by, masks = stacked(client, y, first, count)
         return [each.nan_to_num() for each in after(step, carried, bx, by, masks, True, rate)]
 
-    rates = _RATES[:most]
-    alone = [[each[0] for each in left(step, 0, 2, float(rate))] for rate in rates]
+    rates = np.resize(_RATES, most)
+    alone = [[each[0] for each in left(step, 0, 2, float(rate))] for rate in _RATES]
     same = [True] * len(alone[0])
     for first, count in PROBES:
         if count > 1:
             rows = min(count, most)
             many = left(spread, first, rows, torch.from_numpy(rates[:rows]).to(client[0][0]))
             same = [
-                so_far and all(torch.equal(each[row], alone[row][i]) for row in range(rows))
+                so_far and all(torch.equal(each[row], alone[row % len(_RATES)][i]) for row in range(rows))
                 for i, (so_far, each) in enumerate(zip(same, many, strict=True))
             ]
     return same
