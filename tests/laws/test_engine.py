@@ -525,9 +525,9 @@ def test_a_target_that_stands_for_none_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["dropout", "conv dropout", "batch norm", "conv batch norm"])
 def test_layers_are_compiled(name: str) -> None:
-    """Dropout and BatchNorm are part of the compiled step; a small dense network with Dropout trains in cohorts.
+    """Dropout and BatchNorm are part of the compiled step; a small dense network with either trains in cohorts.
 
-    BatchNorm over stacked rows is one long run of channels, whose vector loop cuts rows differently as they are more.
+    torch's own BatchNorm over stacked rows is one long run of channels, whose vector loop cuts rows differently as they are more.
     """
     model = net(name, torch.float32)
     x, y = torch.zeros(10, *SHAPE), torch.zeros(10, dtype=torch.int64)
@@ -535,7 +535,7 @@ def test_layers_are_compiled(name: str) -> None:
 
     assert not step.note
     assert not step.random
-    assert (name == "dropout") == (step.rows != "one")  # Whether one row alone gets another kernel is the processor's matter.
+    assert ("conv" not in name) == (step.rows != "one")  # Whether one row alone gets another kernel is the processor's matter.
 
 
 @pytest.mark.parametrize(

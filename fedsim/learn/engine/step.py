@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -32,6 +33,7 @@ from fedsim.learn.engine.trace import (
     draws_random_numbers,
     free_rows,
     has_convolution,
+    normalises_batches,
     trace,
 )  # fmt: skip
 from fedsim.learn.models import hooks, trainable, travelling
@@ -91,7 +93,8 @@ def compile_step(
 
     Convolutions on a CPU run one client at a time, whatever the chunk: grouped convolution with one client gives
     other bits there than with two, and is slower. So does any step whose rows turn out to depend on their number or
-    place, or which draws its own random numbers. Kernels are the task's own matter, never its cohort's.
+    place (batch normalisation is written as plain sums first), or which draws its own random numbers. Kernels are
+    the task's own matter, never its cohort's.
     A model that cannot be traced, or whose graph gives other numbers than torch itself, is left to torch.
     Raises ScenarioError when the model cannot be trained.
     """
@@ -138,7 +141,12 @@ def _compiled(
     step: Step | None = None
     random = many is not None and draws_random_numbers(many)
     if many is not None and not random and not (x.device.type == "cpu" and has_convolution(many)):
+        normalises = x.device.type == "cpu" and normalises_batches(many)
         step = _placed(dataclasses.replace(_stacked(_parts(many, model, **settings)), masks=masks), model, real, y, plain)
+        if step is None and normalises:
+            with suppress(Untraceable):
+                plainly = traced(x, y, masks, rows=ROWS, spelled=True)
+                step = _placed(dataclasses.replace(_stacked(_parts(plainly, model, **settings)), masks=masks), model, real, y, plain)
     if step is None:
         try:
             one = traced(x, y, masks, rows=None)
