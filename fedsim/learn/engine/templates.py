@@ -74,7 +74,7 @@ class Templates:
             return _between(*pair, len(x))
         return trace(self.model, self.objective, x, y, masks, rows, self.arithmetic, spelled)
 
-    def _learned(self, x: Tensor, y: Tensor, rows: int | None, spelled: bool) -> tuple[GraphModule, GraphModule] | None:
+    def _learned(self, x: Tensor, y: Tensor, rows: int | None, spelled: bool = False) -> tuple[GraphModule, GraphModule] | None:
         """Return the graphs of the first two of SIZES, where that of the third follows from these; None where it does not."""
         found: list[GraphModule] = []
         try:
