@@ -5,13 +5,15 @@ Ghost batches normalise by parts of a batch; a frozen BatchNorm by no batch at a
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
+from torch.overrides import TorchFunctionMode
 
 from fedsim.core.errors import ScenarioError
 
@@ -24,7 +26,7 @@ class GhostNorm(nn.Module):
 
     What does not fill a sub-batch is one of its own; a single example, which has no variance, goes with the sub-batch before it.
     Running statistics take in one sub-batch after the other, and evaluation goes by them. With *size* >= b this is BatchNorm.
-    Written as plain sums, so that clients are stacked where BatchNorm runs one at a time; behind a convolution neither is.
+    Written as plain sums, so that clients are stacked; behind a convolution they are not.
     Reference: Hoffer, Hubara & Soudry 2017, arXiv:1705.08741, algorithm 1.
 
     >>> GhostNorm(3, 4)(torch.randn(10, 3)).shape
@@ -71,6 +73,47 @@ class GhostNorm(nn.Module):
     def extra_repr(self) -> str:
         """Return its settings."""
         return f"{len(self.running_mean)}, size={self.size}"
+
+
+class Spelled(TorchFunctionMode):
+    """Lets torch's batch normalisation in training be computed as the plain sums that it stands for, in the order of GhostNorm's.
+
+    torch's own kernel takes the channels of stacked clients as one long run, and cuts rows differently as they are more; sums are
+    stacked as any others. They are torch's but for rounding, running statistics too.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        names = _BATCH_NORM.get(func, ())
+        given = {**dict(zip(names, args, strict=False)), **(kwargs or {})}
+        x = given.get("input")
+        if x is None or not given.get("training") or x.dim() < 2 or x.numel() == x.shape[1]:  # Of one value torch says that it is one.
+            return func(*args, **(kwargs or {}))
+        return _batch_norm(**{name: value for name, value in given.items() if name not in ("training", "cudnn_enabled")})
+
+
+_BATCH_NORM: dict[Any, tuple[str, ...]] = {
+    functional.batch_norm: ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    torch.batch_norm: (
+        "input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps", "cudnn_enabled",
+    ),
+}  # fmt: skip
+"""What the two functions call what they are given, in order."""
+
+
+def _batch_norm(
+    input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None, weight: Tensor | None = None,
+    bias: Tensor | None = None, momentum: float = MOMENTUM, eps: float = EPS,
+) -> Tensor:  # fmt: skip
+    many = input.numel() // input.shape[1]
+    mean, var, centred = _moments(input, (0, *range(2, input.dim())))
+    for running, news in ((running_mean, mean), (running_var, var * (many / (many - 1)))):
+        if running is not None:
+            running.copy_(running * (1.0 - momentum) + news.detach().flatten() * momentum)
+    x = centred * (var + eps).rsqrt()
+    x = x if weight is None else x * _across(weight, x)
+    return x if bias is None else x + _across(bias, x)
 
 
 class FrozenNorm(nn.Module):

@@ -57,8 +57,8 @@ class Pace:
 
     Before the *schedule* begins its first factor is reached in a straight line of length *warmup* from *warmup_from* times it
     (``LinearLR``, then the schedule from 0, as ``SequentialLR`` has it). Both go by *clock*; with *restart* local steps count from 0
-    in each task. Rates by local steps differ within a task, and so do those of ragged batches under *scaling*: clients train in one
-    chunk where all their rates are the same, so that counting a client's own steps may leave each in a chunk of its own.
+    in each task. Rates by local steps differ within a task, and so do those of ragged batches under *scaling*; clients whose rates
+    differ train in one chunk all the same.
     """
 
     schedule: Schedule | None = None

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import Frame
@@ -130,6 +129,8 @@ def _rate(late: Frame, batch: Hint) -> Hint:
 
 def _share(good: int, count: int) -> tuple[float, float]:
     """Return the interval of 95 % of a share (Clopper & Pearson 1934)."""
+    from scipy import stats  # Half a second to import, and no run needs it that is not advised on.
+
     found: Any = stats.binomtest(good, count).proportion_ci(0.95)
     return float(found.low), float(found.high)
 

@@ -19,13 +19,14 @@ from fedsim.data.partition import Partition
 from fedsim.data.source import Examples
 from fedsim.learn import batching, models
 from fedsim.learn.engine import noise, passes
+from fedsim.learn.engine import spread as spreading
 from fedsim.learn.engine import step as steps
 from fedsim.learn.engine.cohort import CohortEngine
 from fedsim.learn.job import Job
 from fedsim.learn.norms import FrozenNorm, GhostNorm
 from fedsim.learn.objectives import Classification
 from fedsim.learn.store import Store
-from fedsim.learn.work import Result, Start, Task
+from fedsim.learn.work import Result, Start, Task, Watching
 
 SHAPE, OUTPUTS = (1, 8, 8), 5
 COUNTS = (24, 4, 10, 31, 1, 14, 14)
@@ -221,16 +222,30 @@ def net(name: str, dtype: torch.dtype) -> nn.Module:
 
 
 def trained(
-    model: nn.Module, job: Job, dtype: torch.dtype, chunk: int | None, versions: int = 1, steps: dict[Any, Any] | None = None
-) -> list[Result]:
+    model: nn.Module, job: Job, dtype: torch.dtype, chunk: int | None, versions: int = 1, steps: dict[Any, Any] | None = None,
+    spread: dict[Any, Any] | None = None,
+) -> list[Result]:  # fmt: skip
     """Return the engine's results for every client, starting from *versions* models in turn.
 
-    Compiled *steps* may be shared: they know nothing of the chunk, and compiling is most of the work.
+    Compiled *steps* may be shared: they know nothing of the chunk, and compiling is most of the work. With steps that are *spread*
+    clients have learning rates of their own.
     """
     fed = federation("batch norm" if any(word in repr(model) for word in ("BatchNorm", "GhostNorm")) else "")
     engine = CohortEngine(model, Classification(), Store(fed, dtype, torch.device("cpu")), chunk=chunk)
     engine._steps = engine._steps if steps is None else steps
-    return engine.run(tasks(model, job, fed, versions))
+    asked = tasks(model, job, fed, versions)
+    if spread is not None:
+        engine._spread, asked = spread, [replace(task, rates=own_rates(task), watching=WATCHING) for task in asked]
+    return engine.run(asked)
+
+
+WATCHING = Watching(2, np.zeros(0, dtype=np.int64))
+
+
+def own_rates(task: Task) -> np.ndarray:
+    """Return rates that differ by client and step: one falls to 0, two are those of another, and one is ten times the others."""
+    falls = np.linspace(1.0, 0.0, task.steps) if task.client == 1 else np.ones(task.steps)
+    return task.job.lr * falls * (0.3, 1.1, 0.7, 10.0, 0.7, 0.9, 0.7)[task.client] ** (1 + np.arange(task.steps) % 3)
 
 
 def tasks(model: nn.Module, job: Job, fed: Federation, versions: int = 1) -> list[Task]:
@@ -319,6 +334,45 @@ def test_chunks_give_the_same_bits(name: str) -> None:
         alone, threes, together = (trained(model, JOBS[job], torch.float32, chunk, 2, steps) for chunk in (1, 3, 7))
 
         assert [r.digest for r in alone] == [r.digest for r in threes] == [r.digest for r in together]
+
+
+@pytest.mark.parametrize("name", ["logreg", "mlp", "attention", "low rank", "dropout"])
+def test_rates_of_their_own_move_no_bit(name: str) -> None:
+    """In float32 a client with learning rates of its own has the bits beside others that it has alone, where its rate is one number."""
+    model, steps, spread = net(name, torch.float32), dict[Any, Any](), dict[Any, Any]()
+    cut = Job(epochs=1, batch_size=5, accumulate=2, lr=0.1)
+    for job in (JOBS["plain"], JOBS["heavy"], cut)[: 3 if name == "mlp" else 1]:
+        alone, threes, together = (trained(model, job, torch.float32, chunk, 2, steps, spread) for chunk in (1, 3, 7))
+
+        assert [r.digest for r in alone] == [r.digest for r in threes] == [r.digest for r in together]
+        for one, other in zip(alone, together, strict=True):
+            assert np.allclose(one.watched["steps"], other.watched["steps"], rtol=1e-6, equal_nan=True)
+    assert name not in ("logreg", "mlp") or any(step.spread for step in spread.values())
+
+
+def test_a_product_of_other_bits_is_found_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the other factor takes the rate, products go row by row and keep their bits; untried, the law above tells them apart."""
+
+    def other(body: Any, apart: Any) -> Any:
+        made = rightly(body, apart)
+        for node in [n for n in made.graph.nodes if n.target is torch.ops.aten.baddbmm_.default]:
+            (right, across), left = node.args[2].args, node.args[1]
+            with made.graph.inserting_before(node):
+                node.args = (node.args[0], made.graph.call_function(torch.ops.aten.mul.Tensor, (left, across)), right)
+        made.recompile()
+        return made
+
+    rightly, model = spreading.spread_body, net("mlp", torch.float32)
+    alone = trained(model, JOBS["plain"], torch.float32, 1, 2, spread={})
+    monkeypatch.setattr(spreading, "spread_body", other)
+    spread = dict[Any, Any]()
+    tried = trained(model, JOBS["plain"], torch.float32, 7, 2, spread=spread)
+    rows = [n for step in spread.values() if step.spread for n in step.parts[1].graph.nodes if n.target is spreading.by_row]
+    monkeypatch.setattr(spreading, "_apart", lambda *a: set())
+    untried = trained(model, JOBS["plain"], torch.float32, 7, 2, spread={})
+
+    assert rows
+    assert [r.digest for r in alone] == [r.digest for r in tried] != [r.digest for r in untried]
 
 
 def test_a_wrong_pass_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,9 +525,9 @@ def test_a_target_that_stands_for_none_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["dropout", "conv dropout", "batch norm", "conv batch norm"])
 def test_layers_are_compiled(name: str) -> None:
-    """Dropout and BatchNorm are part of the compiled step; a small dense network with Dropout trains in cohorts.
+    """Dropout and BatchNorm are part of the compiled step; a small dense network with either trains in cohorts.
 
-    BatchNorm over stacked rows is one long run of channels, whose vector loop cuts rows differently as they are more.
+    torch's own BatchNorm over stacked rows is one long run of channels, whose vector loop cuts rows differently as they are more.
     """
     model = net(name, torch.float32)
     x, y = torch.zeros(10, *SHAPE), torch.zeros(10, dtype=torch.int64)
@@ -481,7 +535,7 @@ def test_layers_are_compiled(name: str) -> None:
 
     assert not step.note
     assert not step.random
-    assert (name == "dropout") == (step.rows != "one")  # Whether one row alone gets another kernel is the processor's matter.
+    assert ("conv" not in name) == (step.rows != "one")  # Whether one row alone gets another kernel is the processor's matter.
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 import fedsim
 from fedsim.core.errors import ScenarioError
+from fedsim.learn import norms
 from fedsim.learn.models import cnn, mlp
-from fedsim.learn.norms import FrozenNorm, GhostNorm
+from fedsim.learn.norms import FrozenNorm, GhostNorm, Spelled
 from fedsim.scenario.build import build
 from fedsim.scenario.load import load
 
@@ -117,11 +119,43 @@ def test_one_digest(norm: str, go: Go, hands: None) -> None:
 
 
 def test_what_is_stacked(tiny: Any) -> None:
-    """Clients of a dense model are stacked by all but BatchNorm, which runs one at a time."""
+    """Clients of a dense model are stacked whatever normalises, BatchNorm too."""
     for norm, more in NORMS.items():
         parts = build(load(tiny({"model": {"kind": "mlp", "hidden": [8], "norm": norm, **more}})))
 
-        assert ("one" if norm == "batch" else "any") == next(iter(parts.engine._steps.values())).rows, norm
+        assert "one" != next(iter(parts.engine._steps.values())).rows, norm
+
+
+@pytest.mark.parametrize("settings", [{}, {"affine": False}, {"momentum": 0.3, "eps": 0.1}, {"track_running_stats": False}], ids=str)
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (2, 5, 4, 4)], ids=str)
+def test_batch_norm_as_plain_sums_is_torchs(settings: Any, shape: tuple[int, ...]) -> None:
+    """What goes through, gradients and running statistics (momentum, unbiased variance) are torch's to 1e-12; in evaluation, its own."""
+    found: list[list[torch.Tensor]] = []
+    for spelled in (False, True):
+        layer = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(5, **settings).double()
+        x = (2 + 3 * drawn(*shape)).double().requires_grad_()
+        with Spelled() if spelled else nullcontext():
+            out = layer(layer(x) * 2)
+            (out * drawn(*shape, seed=4)).sum().backward()
+            seen = layer.eval()(x)
+        found.append([out, seen, *(p.grad for p in (x, *layer.parameters())), *layer.buffers()])
+
+    assert all((a - b).abs().max() < 1e-12 for a, b in zip(*found, strict=True))
+
+
+def test_statistics_that_move_too_little_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of torch's momentum is told apart by the law above."""
+    rightly = norms._batch_norm  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(norms, "_batch_norm", lambda *, momentum, **given: rightly(momentum=momentum / 2, **given))
+
+    with pytest.raises(AssertionError):
+        test_batch_norm_as_plain_sums_is_torchs({}, (6, 5))
+
+
+def test_batch_norm_of_one_value_is_refused_in_torchs_words() -> None:
+    """One example has no variance: torch says so, spelled or not."""
+    with Spelled(), pytest.raises(ValueError, match="more than 1 value per channel"):
+        nn.BatchNorm1d(5)(drawn(1, 5))
 
 
 def test_without_a_norm_the_model_is_what_it_was() -> None:

@@ -144,13 +144,13 @@ def Normal(shape: tuple[int, ...], outputs: int) -> Any:
 
 def test_teeth_a_policy_that_hears_of_another_batch_is_caught(monkeypatch: pytest.MonkeyPatch, go: Go) -> None:
     """Noise that depends on who trains beside whom gives chunks digests of their own."""
-    usual, seen = CohortEngine._gauged, list[int]()
+    usual, seen = CohortEngine._result, list[int]()
 
-    def bent(self: CohortEngine, task: Any) -> Any:
+    def bent(self: CohortEngine, task: Any, *rest: Any) -> Any:
         seen.append(0)
-        return usual(self, dataclasses.replace(task, gauged=2 + (task.gauged - 2) * (self.chunk == 1)))
+        return usual(self, dataclasses.replace(task, gauged=2 + (task.gauged - 2) * (self.chunk == 1)), *rest)
 
-    monkeypatch.setattr(CohortEngine, "_gauged", bent)
+    monkeypatch.setattr(CohortEngine, "_result", bent)
     with pytest.raises(AssertionError):
         test_one_digest("momentum", go)
     assert seen

@@ -6,12 +6,12 @@ How tasks are grouped is a fixed rule of sizes. It changes speed and no bit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 
-from fedsim.core.types import IntArray
+from fedsim.core.types import FloatArray, IntArray
 from fedsim.learn import batching
 from fedsim.learn.engine.step import Step
 from fedsim.learn.job import Job
@@ -38,6 +38,8 @@ def chunk_rule(parameter_bytes: int, device: str = "cpu") -> int:
     return max(1, min(rows, room // max(1, parameter_bytes)))
 
 
+Rate = float | FloatArray
+"""A learning rate: of all rows of a chunk, or of each. Shapes: (rows,)."""
 _FRESH = 1 << 32  # Sizes below, new ones above, in one number.
 
 
@@ -50,6 +52,13 @@ class Chunk:
     fresh: IntArray  # (rows, steps): how many of a batch are new, where these have losses of their own; or what sequences are cut to
     begins: IntArray  # (rows, steps): where each batch begins in its row's order
     places: IntArray  # (rows, longest): rows of the pool in reading order, padded with the first
+    rates: FloatArray  # (rows, steps): learning rates; those of the longest once a row is done
+
+    @property
+    def step_rates(self) -> list[Rate]:
+        """Return the learning rates of each stacked step: one, or one for each row."""
+        same = (self.rates == self.rates[:1]).all(axis=0)
+        return [float(column[0]) if alike else column for column, alike in zip(self.rates.T, same.tolist(), strict=True)]
 
     def batches(self) -> Iterator[tuple[int, tuple[int, int], slice | IntArray, IntArray]]:
         """Yield (step, (batch size, new ones), rows, places): each stacked step that the chunk takes, in order.
@@ -91,29 +100,46 @@ def planned(job: Job, tasks: list[Task], offsets: IntArray) -> Chunk:
         elif laid_out.widths is not None:
             fresh[at, : len(laid_out.sizes)] = [laid_out.width(step) for step in range(len(laid_out.sizes))]
     places = batching.orders(job, tasks) + offsets[:, None]
-    return Chunk(tasks, sizes, fresh, np.cumsum(sizes, axis=1) - sizes, places)
+    return Chunk(tasks, sizes, fresh, np.cumsum(sizes, axis=1) - sizes, places, _rates(tasks, sizes.shape[1]))
+
+
+def _rates(tasks: list[Task], steps: int) -> FloatArray:
+    """Return the learning rates of *tasks*, longest first. Shapes: -> (tasks, steps)."""
+    if all(task.rates is None for task in tasks):
+        return np.broadcast_to(np.array([task.job.lr for task in tasks])[:, None], (len(tasks), steps))
+    rates = np.tile(tasks[0].step_rates, (len(tasks), 1))
+    for row, task in zip(rates, tasks, strict=True):
+        row[: task.steps] = task.step_rates
+    return rates
 
 
 def ranked(tasks: Sequence[Task]) -> Iterator[tuple[Job, list[int]]]:
     """Yield (job, places of its tasks), longest first, so that a chunk's rows end at about the same step.
 
-    Ties stay in order of submission.
+    Jobs that order no more than another learning rate are one. Ties go by their first rate, so that rows of one lie side by side, and
+    then stay in order of submission.
     """
-    names = {id(job): repr(job) for job in {id(task.job): task.job for task in tasks}.values()}
+    names = {id(job): _order(job) for job in {id(task.job): task.job for task in tasks}.values()}
     kinds = [(names[id(task.job)], _layout(task)) for task in tasks]
-    order = sorted(range(len(tasks)), key=lambda i: (kinds[i], -tasks[i].steps))
+    first = [task.job.lr if task.rates is None or not len(task.rates) else float(task.rates[0]) for task in tasks]
+    order = sorted(range(len(tasks)), key=lambda i: (kinds[i], -tasks[i].steps, first[i]))
     for _, group in groupby(order, key=kinds.__getitem__):
         rows = list(group)
         yield tasks[rows[0]].job, rows
 
 
 def _layout(task: Task) -> str:
-    """Return how the batches of *task* are laid out, and its rates: what must be the same within a chunk."""
-    layout = "live" if task.rehearsing is not None else task.batches.mix + " given" if task.batches else ""
-    rates = task.rates
-    if rates is None:
-        return layout
-    return f"{layout} at {float(rates[0]).hex() if (rates == rates[0]).all() else rates.tobytes().hex()}"
+    """Return how the batches of *task* are laid out: what must be the same within a chunk; of those that rehearse the rates, too."""
+    if task.rehearsing is None:
+        return task.batches.mix + " given" if task.batches else ""
+    rates = task.step_rates[:1] if task.rates is None or (task.rates == task.rates[0]).all() else task.rates
+    return f"live at {rates.tobytes().hex()}"
+
+
+def _order(job: Job) -> str:
+    """Return what *job* orders, as text, but for the rate of an update rule that goes by it in nothing but its steps: all of ours."""
+    ours = all(rule is None or type(rule).__module__.startswith("fedsim.") for rule in (job.optimizer, job.algorithm))
+    return repr(replace(job, lr=0.0) if ours else job)
 
 
 def groups(
@@ -132,3 +158,19 @@ def groups(
         yield np.array([row, row]), np.repeat(places, 2, axis=0)
     else:
         yield which, places
+
+
+def paced(step: Step, which: slice | IntArray, places: IntArray, rates: FloatArray) -> Iterator[tuple[slice | IntArray, IntArray, Rate]]:
+    """Yield (rows, places, rate) of rows that have each its rate, among *rates* (rows of the chunk,), as a plain *step* may take them.
+
+    All at once where it is spread, and otherwise those of one rate. Rows whose rate is 0 go by themselves: a library returns at once
+    then, and leaves a zero its sign.
+    """
+    every, mine = np.arange(which.start, which.stop) if isinstance(which, slice) else which, rates[which]
+    kinds = mine != 0.0 if step.spread else mine
+    for kind in np.unique(kinds):
+        at = np.flatnonzero(kinds == kind)
+        rows, own = every[at], mine[at]
+        beside = int(rows[-1]) - int(rows[0]) + 1 == len(rows)
+        together = slice(int(rows[0]), int(rows[-1]) + 1) if beside else rows
+        yield together, places[at], float(own[0]) if (own == own[0]).all() else own

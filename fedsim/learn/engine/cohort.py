@@ -7,11 +7,9 @@ rows (one intra-op thread), and "serial" is the stacked step with one row.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import groupby
 from typing import cast
 
 import numpy as np
@@ -23,7 +21,6 @@ from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
-from fedsim.learn.batching import opening
 from fedsim.learn.curriculum import composed
 from fedsim.learn.engine import stored
 from fedsim.learn.engine.aims import Form
@@ -33,10 +30,11 @@ from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.executors import Site
 from fedsim.learn.engine.live import Learner
+from fedsim.learn.engine.looks import Looks
 from fedsim.learn.engine.noise import Luck
-from fedsim.learn.engine.persample import noise, noises
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
+from fedsim.learn.engine.spread import compile_spread
 from fedsim.learn.engine.stack import Stack
 from fedsim.learn.engine.starts import Starts
 from fedsim.learn.engine.step import Step, compile_step
@@ -52,7 +50,7 @@ from fedsim.learn.objectives import Mixed, Objective, mass_of
 from fedsim.learn.optim import is_plain
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
-from fedsim.learn.work import NOISE, Mix, Result, Row, Start, Task, Watching
+from fedsim.learn.work import NOISE, Mix, Result, Row, Start, Task
 
 PROBED_BATCHES = 2
 """Batches of real examples, drawn at random, that a compiled step is tried on besides the first."""
@@ -98,7 +96,9 @@ class CohortEngine:
         self.device = str(self._device)
         self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
         self._steps: dict[Kind, Step] = {}
+        self._spread: dict[Kind, Step] = {}  # For rows with rates of their own.
         self._starts = Starts(carried, self._trained, self._dtype, self._device)
+        self._looks = Looks(model, objective, store, self._starts, self._scorer, self._kept)
         self._scored: tuple[Start, list[Tensor]] | None = None
         self.computed = 0
         """How many tasks of the latest ``run`` are computed so far, for whoever looks on."""
@@ -236,7 +236,7 @@ class CohortEngine:
     def _together(self, job: Job, tasks: list[Task]) -> list[Result]:
         """Train *tasks* whose steps are stacked though their batches depend on numbers."""
         x, y, offsets = self._store.pool(tasks)
-        seen, plain = self._noise(tasks, x, y, offsets), is_plain(job)
+        seen, plain = self._looks.noise(tasks, x, y, offsets), is_plain(job)
         self.as_built()
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
         watcher = Watcher.of(tasks, rows, self._trained)
@@ -257,7 +257,7 @@ class CohortEngine:
         """Train *tasks* whose steps cannot be stacked, one after the other."""
         found: list[Result] = []
         for task in tasks:
-            seen = self._noise([task], *self._store.pool([task]))[0]
+            seen = self._looks.noise([task], *self._store.pool([task]))[0]
             self.as_built()
             rows = self._starts.rows(job, [task])
             watcher = Watcher.of([task], rows, self._trained)
@@ -268,55 +268,24 @@ class CohortEngine:
             found.append(self._result(task, self._stack(job, rows), float(np.mean(losses)), rows, 0, parts, task.steps, watched))
         return found
 
-    def _predicted(self, task: Task) -> Params:
-        """Return target, prediction and loss of each example that *task* tests, before it trains. Shapes: (tested,)."""
-        if task.test is None or not len(task.test):  # Labels may come when no example does.
-            return {}
-        local = task.parts.get("local")
-        x, y, _ = self._store.pool([task])
-        return self._scorer.each(self._starts.local(task, local) if local else self._starts.of(task), x, y, task.test)
-
-    def _gauged(self, task: Task) -> State:
-        """Return the noise in the gradients of the first examples that *task* reads, at what it started from."""
-        x, y, _ = self._store.pool([task])
-        places = torch.from_numpy(opening(task)).to(x.device)
-        self.as_built()
-        trace, square = noise(self._model, self.objective, self._starts.of(task), x[places], y[places])
-        return {"trace": np.array([trace]), "square": np.array([square])}
-
     def _score(self, job: Job, tasks: list[Task]) -> list[Result]:
-        return [Result(self._scores(task), mark=task.mark) for task in tasks]
-
-    def _scores(self, task: Task) -> dict[str, float]:
-        x, y, _ = self._store.pool([task])
-        places = torch.tensor(task.positions)
-        return self._scorer.scores(self._starts.of(task), x[places], y[places])
+        return [Result(self._looks.scores(task), mark=task.mark) for task in tasks]
 
     def _train_early(self, job: Job, tasks: list[Task]) -> list[Result]:
         """Train *tasks* that may end early, one after the other."""
         results: list[Result] = []
         for task in tasks:
             held_back = self._store.pool([task])[:2], torch.tensor(task.held_back)
-            early = Early(cast(Stopping, job.stopping), partial(self._loss, *held_back), task.steps // int(job.epochs))
+            early = Early(cast(Stopping, job.stopping), partial(self._looks.loss, *held_back), task.steps // int(job.epochs))
             results += self._train(job, [task], early)
         return results
-
-    def _loss(self, pool: tuple[Tensor, Tensor], places: Tensor, params: list[Tensor]) -> float:
-        """Return the loss of *params* on some examples of the *pool*, in the middle of a task; infinity for none."""
-        if not len(places):
-            return math.inf
-        before = Kept(self._model, self.objective) if self._kept.moves else self._kept
-        x, y = pool
-        loss = self._scorer.scores(params, x[places], y[places])["loss"]
-        before.back()
-        return loss
 
     def _train(self, job: Job, tasks: list[Task], early: Early | None = None) -> list[Result]:
         x, y, offsets = self._store.pool(tasks)
         chunk = self._planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
-        plain, rates = is_plain(job) and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
-        watcher, watched = Watcher.of(tasks, rows, self._trained), self._noise(tasks, x, y, offsets)
+        plain, rates = is_plain(job) and not job.cut, chunk.step_rates
+        watcher, watched = Watcher.of(tasks, rows, self._trained), self._looks.noise(tasks, x, y, offsets)
         updates = self._updates(tasks, (x, y), rows, luck, plain=plain, told=watcher.gradients if watcher else None)
         with torch.no_grad():
             self.as_built()
@@ -336,7 +305,7 @@ class CohortEngine:
                 early.settle(rows)
             losses = updates.losses(chunk.sizes.shape)
         if watcher:
-            watched = [seen | steps for seen, steps in zip(watched, watcher.told(losses, chunk.sizes, np.array(rates)), strict=True)]
+            watched = [seen | steps for seen, steps in zip(watched, watcher.told(losses, chunk.sizes, chunk.rates), strict=True)]
         return self._results(chunk, rows, losses, early, watched)
 
     def _updates(
@@ -348,6 +317,7 @@ class CohortEngine:
         mix = batches.mix if batches else "concat"
         return Updates(
             pool, rows, luck, lambda kind: self._step(kind[:2], plain, mix), self._trained, plain, alone=len(tasks) == 1,
+            spread=lambda kind: self._step(kind[:2], plain, mix, spread=True),
             mass=mass_of(self.objective, self._store.whole_targets), told=told, cuts=batches is not None and batches.widths is not None,
         )  # fmt: skip
 
@@ -355,12 +325,7 @@ class CohortEngine:
         """Return *tasks* as a chunk: which examples each reads where that goes by their losses, too."""
         if not tasks[0].graded:
             return planned(job, tasks, offsets)
-        return dataclasses.replace(planned(job, [composed(task, self._losses(task)) for task in tasks], offsets), tasks=tasks)
-
-    def _losses(self, task: Task) -> FloatArray:
-        """Return the loss of each of the examples of *task* by the parameters that came. Shapes: -> (positions,)."""
-        x, y, _ = self._store.pool([task])
-        return self._scorer.each(self._starts.of(task), x, y, task.positions)["loss"]
+        return dataclasses.replace(planned(job, [composed(task, self._looks.losses(task)) for task in tasks], offsets), tasks=tasks)
 
     def _results(self, chunk: Chunk, rows: Rows, losses: FloatArray, early: Early | None, watched: Sequence[State]) -> list[Result]:
         # The mean over a row's own steps, summed in float64 and in order: padding with zeros moves no bit of it.
@@ -378,31 +343,13 @@ class CohortEngine:
         count = self._trained if job.own_statistics else len(self._names)
         return Stack(self._names[:count], rows.params[:count])
 
-    def _noise(self, tasks: Sequence[Task], x: Tensor, y: Tensor, offsets: IntArray) -> list[State]:
-        """Return signal and noise of the gradients of single examples at the start of *tasks*, of those that are watched so closely.
-
-        *offsets* turn a task's positions into rows of (x, y).
-        """
-        watched: list[State] = [{} for _ in tasks]
-        closely = [i for i, task in enumerate(tasks) if task.watching is not None and len(task.watching.each) > 1]
-        # Clients with statistics of their own do not start alike.
-        for _, group in groupby(closely, key=lambda i: (tasks[i].start.content, i if tasks[i].job.own_statistics else 0)):
-            rows = list(group)
-            each = [cast(Watching, tasks[i].watching).each + offsets[i] for i in rows]
-            places, sizes = torch.from_numpy(np.concatenate(each)).to(x.device), [len(mine) for mine in each]
-            self.as_built()
-            found = noises(self._model, self.objective, self._starts.of(tasks[rows[0]]), x[places], y[places], sizes)
-            for i, (trace, signal), size in zip(rows, found, sizes, strict=True):
-                watched[i]["noise"] = np.array([signal, trace, size])
-        return watched
-
     def _result(
         self, task: Task, stack: Stack, loss: float, rows: Rows, row: int, parts: dict[str, State], steps: int, watched: State
     ) -> Result:
         """Return the result of a trained *task*: what its algorithm makes of it, and what its client keeps."""
         job, metrics, params = task.job, {"train_loss": loss}, Row(stack, row)
         if job.initial_loss:
-            metrics["initial_loss"] = self._scores(task)["loss"]
+            metrics["initial_loss"] = self._looks.scores(task)["loss"]
         if job.algorithm is not None:
             trained = stack.row(row)
             ended = ended_by(job.algorithm, task, trained, self._names[: self._trained])
@@ -414,24 +361,25 @@ class CohortEngine:
         if job.own_statistics:
             parts = {**parts, "statistics": rows.own(row, self._names)}
         if task.gauged:
-            parts = {**parts, NOISE: self._gauged(task)}
+            parts = {**parts, NOISE: self._looks.gauged(task)}
         if task.measured:
             metrics["steps"] = float(steps)
         if job.bucketing is not None and task.batches is not None:
             metrics["padding"] = task.batches.padding
-        return Result(metrics, params, self._predicted(task), parts, mark=task.mark, watched=watched)
+        return Result(metrics, params, self._looks.predicted(task), parts, mark=task.mark, watched=watched)
 
-    def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat") -> Step:
+    def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat", *, spread: bool = False) -> Step:
         """Return the step for batches of (size, new ones); the second is 0 where it makes no difference.
 
-        Where all have one loss it is what sequences are cut to.
+        Where all have one loss it is what sequences are cut to. *spread* is for rows with rates of their own.
         """
-        if (*kind, plain, mix) not in self._steps:
+        steps = self._spread if spread else self._steps
+        if (*kind, plain, mix) not in steps:
             cut = kind[1] if mix == "concat" else 0
             objective = self.objective if mix == "concat" else Mixed(self.objective, kind[1], mix)
             templates = self._templates if mix == "concat" and not cut else None  # These are of whole sequences.
-            self._steps[*kind, plain, mix] = self._compiled(objective, kind[0], plain, templates, cut)
-        return self._steps[*kind, plain, mix]
+            steps[*kind, plain, mix] = self._compiled(objective, kind[0], plain, templates, cut, spread=spread)
+        return steps[*kind, plain, mix]
 
     def _aimed(self, together: Together, word: str, plain: bool, kind: Batched) -> Step:
         """Return the step for batches of *kind* of tasks that rehearse *together*, which *word* stands for."""
@@ -441,8 +389,13 @@ class CohortEngine:
             self._steps[of] = self._compiled(together.aim(self.objective, kind), size, plain, None)
         return self._steps[of]
 
-    def _compiled(self, objective: Objective, size: int, plain: bool, templates: Templates | None, cut: int = 0) -> Step:
-        """Return a step compiled for batches of *size* examples, sequences *cut* to so many steps, unless to 0."""
+    def _compiled(
+        self, objective: Objective, size: int, plain: bool, templates: Templates | None, cut: int = 0, *, spread: bool = False
+    ) -> Step:
+        """Return a step compiled for batches of *size* examples, sequences *cut* to so many steps, unless to 0.
+
+        *spread* is for rows with rates of their own.
+        """
         x, y = self._store.sample(size)
         more = [self._store.sample(size, seed)[0] for seed in range(PROBED_BATCHES)]
         if cut:
@@ -450,9 +403,11 @@ class CohortEngine:
         if self._kept.moves is None:
             self._kept.moves = remembers(self._model, self.objective, x, y, self._kept)
         before = Kept(self._model, self.objective) if self._kept.moves else self._kept  # A task may be under way.
+        # Named alike, they would be taken for one.
+        compiler, named = (partial(compile_spread, compile_step), {"spread": True}) if spread else (compile_step, {})
         step = stored.step(
-            compile_step, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets, more=more,
-            templates=templates, remembers=self._kept.moves, arithmetic=self.arithmetic,
+            compiler, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets, more=more,
+            templates=templates, remembers=self._kept.moves, arithmetic=self.arithmetic, **named,
         )  # fmt: skip
         before.back()  # Tracing and probing have called it.
         return step

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedsim.learn.engine.chunks import Chunk
+from fedsim.learn.engine.chunks import Chunk, Rate
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.updates import Updates
 from fedsim.learn.job import Job
@@ -27,7 +27,7 @@ class Guarded:
         """Return those of the rows."""
         return self.rows.params
 
-    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float, ours: Sequence[bool] = ()) -> None:
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: Rate, ours: Sequence[bool] = ()) -> None:
         """Update as the rows do, looking before and after."""
         self.found = self.found or _broken("the gradient of ", self.names, gradients)
         self.rows.step(rows, gradients, at, rate, ours)

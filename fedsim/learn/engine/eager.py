@@ -15,14 +15,14 @@ from fedsim.learn.models import hooked, hooks, trainable, travelling
 from fedsim.learn.objectives import Objective
 from fedsim.learn.seeded import seeded
 
-Run = Callable[[list[Tensor], Tensor, Tensor, Sequence[Tensor], float], tuple[Tensor, list[Tensor]]]
+Run = Callable[[list[Tensor], Tensor, Tensor, Sequence[Tensor], float | Tensor], tuple[Tensor, list[Tensor]]]
 
 
 def eager_run(model: nn.Module, objective: Objective, plain: bool, arithmetic: Arithmetic = PLAIN) -> Run:
     """Return the ``run`` of a Step for exactly one row. Dropout draws from torch's generator here: seed it."""
     names, count, own = list(travelling(model)), len(trainable(model)), hooks(model)
 
-    def run(views: list[Tensor], x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float) -> tuple[Tensor, list[Tensor]]:
+    def run(views: list[Tensor], x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float | Tensor) -> tuple[Tensor, list[Tensor]]:
         leaves = [view[0].detach().requires_grad_() for view in views[:count]]
         carried = [*leaves, *(view[0] for view in views[count:])]  # Buffers change in place.
         tensors = dict(zip(names, carried, strict=True))

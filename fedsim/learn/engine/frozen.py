@@ -18,10 +18,12 @@ from torch.fx import GraphModule
 
 from fedsim.learn.engine.noise import Mask
 from fedsim.learn.engine.running import Placed, single_step, stacked_step
+from fedsim.learn.engine.spread import by_row
 from fedsim.learn.engine.step import Step
 
-WORDS: dict[str, Any] = {"inf": math.inf, "nan": math.nan, "NoneType": type(None), "torch": torch, "device": torch.device}
-"""What the code of a graph may speak of: torch's operations are all found below ``torch``."""
+WORDS: dict[str, Any] = {"inf": math.inf, "nan": math.nan, "NoneType": type(None), "torch": torch, "device": torch.device,
+                         by_row.__module__.replace(".", "_") + "_by_row": by_row}  # fmt: skip
+"""What the code of a graph may speak of: torch's operations are all found below ``torch``, and one is ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class Frozen:
     note: str
     ours: tuple[bool, ...]
     recalls: tuple[tuple[int, ...], ...] = ()
+    spread: bool = False
 
     @classmethod
     def of(cls, step: Step) -> Frozen | None:
@@ -71,15 +74,17 @@ class Frozen:
         first, body, last = (Code.of(part) for part in step.parts)
         if first is None or body is None or last is None:
             return None
-        return cls((first, body, last), step.stacked, step.rows, step.masks, step.random, step.note, step.ours, step.recalls)
+        return cls(
+            (first, body, last), step.stacked, step.rows, step.masks, step.random, step.note, step.ours, step.recalls, step.spread
+        )
 
     def thawed(self) -> Step:
         """Return the step."""
         first, body, last = (code.thawed() for code in self.graphs)
         opening, run, closing = (stacked_step if self.stacked else single_step)(first, body, last)
         return Step(
-            opening, run, closing, self.rows, self.masks, self.random, self.note, self.ours, stacked=self.stacked, told=self,
-            recalls=self.recalls,
+            opening, run, closing, self.rows, self.masks, self.random, self.note, self.ours,
+            stacked=self.stacked, spread=self.spread, told=self, recalls=self.recalls,
         )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ Knows steps by what they do, and models; compiles nothing, and does not know wha
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,20 +47,43 @@ def same_bits(step: Step, client: Client, y: Tensor, plain: bool, trained: int) 
     kernel that a number of rows is given, and the alignment of a row in memory. Kernels are not chosen by value, so numbers drawn at
     random tell: another kernel would have to round all of them alike, in every draw, to go unseen.
     """
-    carried, x, masks = client
-    most = max(3, min(17, PROBE_BYTES // sum(p.numel() * p.element_size() for p in carried)))
+    most = most_rows(client)
 
     def rows(first: int, count: int) -> list[Tensor]:
-        # Cloned: contiguous() would hand out the parameters themselves where there is one row.
-        mine = [p.expand(first + count, *p.shape).clone(memory_format=torch.contiguous_format)[first:] for p in carried]
-        bx, by, *bm = (t.expand(count, *t.shape).contiguous() for t in (x, y, *masks))
-        return _after(step, mine, bx, by, bm, plain, PROBE_RATE, trained)
+        carried, bx, by, masks = stacked(client, y, first, count)
+        return after(step, carried, bx, by, masks, plain, PROBE_RATE, trained)
 
     reference = [t[0].nan_to_num() for t in rows(0, most)]
     return [
         all(torch.equal(row.nan_to_num(), one) for many, one in zip(rows(first, min(count, most)), reference, strict=True) for row in many)
         for first, count in PROBES
     ]
+
+
+def most_rows(client: Client) -> int:
+    """Return how many rows like *client* probing may stack."""
+    return max(3, min(17, PROBE_BYTES // sum(p.numel() * p.element_size() for p in client[0])))
+
+
+def stacked(client: Client, y: Tensor, first: int, count: int) -> tuple[list[Tensor], Tensor, Tensor, list[Tensor]]:
+    """Return *count* rows of *client* with the targets *y*, whose parameters begin at row *first* of their memory."""
+    carried, x, masks = client
+    # Cloned: contiguous() would hand out the parameters themselves where there is one row.
+    mine = [p.expand(first + count, *p.shape).clone(memory_format=torch.contiguous_format)[first:] for p in carried]
+    bx, by, *bm = (t.expand(count, *t.shape).contiguous() for t in (x, y, *masks))
+    return mine, bx, by, bm
+
+
+def probed(step: Step, model: nn.Module, real: Sequence[Tensor], y: Tensor, look: Callable[[Client], list[bool]]) -> list[list[bool]]:
+    """Return what *look* says of clients of *model* that are drawn at random, with the features *real*."""
+    draws = 8 if sum(p.numel() for p in trainable(model).values()) < MANY_NUMBERS else 2
+    found = [look(drawn(step, model, x, seed)) for seed, x in enumerate(real)]
+    if buffers(model):  # As built they may hide everything: what has seen one example knows no spread yet, and scales all to 0.
+        for seed, x in enumerate(real):
+            found.append(look(moved(step, model, drawn(step, model, x, seed), real[(seed + 1) % len(real)], y)))
+    with suppress(Exception):  # Numbers of all sizes tell more than real ones, which may be zeros; where the model takes them.
+        found += [look(drawn(step, model, normal(real[0], seed), seed)) for seed in range(draws)]
+    return found
 
 
 AGREES = {torch.float32: 1e-3, torch.float64: 1e-9}
@@ -75,14 +100,14 @@ def compared(
     carried, x, masks = client
     mine, bm = ([t.clone().unsqueeze(0) for t in tensors] for tensors in (carried, masks))
     count = len(trainable(model))
-    ours = _after(step, mine, x.unsqueeze(0), y.unsqueeze(0), bm, plain, 0.1, count)
+    ours = after(step, mine, x.unsqueeze(0), y.unsqueeze(0), bm, plain, 0.1, count)
     try:
         *changes, loss = gradient_of(model, objective, arithmetic)(*(p.clone() for p in carried), x.clone(), y, *masks)
     except Exception as error:  # Anything a stranger's forward() may raise.
         raise ScenarioError(f"model.kind: {type(model).__name__} cannot be trained: {reason(error)}") from error
-    gradients, after = changes[:count], changes[count:]  # Buffers, and what an aim shows.
+    gradients, left = changes[:count], changes[count:]  # Buffers, and what an aim shows.
     theirs = [p - 0.1 * g for p, g in zip(carried, gradients, strict=False)] if plain else list(gradients)
-    theirs += [*after, loss]
+    theirs += [*left, loss]
     zero = torch.zeros((), dtype=loss.dtype, device=loss.device)
     zeros = [zero] * (len(theirs) - len(carried))
     begun = [*(carried if plain else [*(zero for _ in gradients), *carried[count:]]), *zeros]
@@ -123,12 +148,12 @@ def moved(step: Step, model: nn.Module, client: Client, other: Tensor, y: Tensor
     carried, x, masks = client
     mine = [p.clone().unsqueeze(0) for p in carried]
     count = len(trainable(model))
-    _after(step, mine, other.unsqueeze(0), y.unsqueeze(0), [mask.unsqueeze(0) for mask in masks], True, 0.0, count)
+    after(step, mine, other.unsqueeze(0), y.unsqueeze(0), [mask.unsqueeze(0) for mask in masks], True, 0.0, count)
     return [*carried[:count], *(buffer[0] for buffer in mine[count:])], x, masks
 
 
-def _after(
-    step: Step, carried: list[Tensor], x: Tensor, y: Tensor, masks: list[Tensor], plain: bool, rate: float, trained: int
+def after(
+    step: Step, carried: list[Tensor], x: Tensor, y: Tensor, masks: list[Tensor], plain: bool, rate: float | Tensor, trained: int
 ) -> list[Tensor]:
     """Return what one step leaves: parameters (or gradients) of which there are *trained*, buffers, what it shows, losses."""
     with torch.no_grad():

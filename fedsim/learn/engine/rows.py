@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsim.core.state import State
-from fedsim.core.types import Array
+from fedsim.core.types import Array, FloatArray
 from fedsim.learn.clipping import Clipping
 from fedsim.learn.terms import Term
 
@@ -33,16 +33,18 @@ class Rows:
         none = np.zeros(1, dtype=np.int64)
         self._before = np.concatenate([state.get(STEPS, none) for state in kept] or [np.zeros(len(starts[0]), dtype=np.int64)])
 
-    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float, ours: Sequence[bool] = ()) -> None:
-        """Update *rows*, given their gradients, in the task's step number *at*, at the learning rate *rate*.
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float | FloatArray, ours: Sequence[bool] = ()) -> None:
+        """Update *rows*, given their gradients, in the task's step number *at*, at the learning rate *rate*, one or one for each.
 
         *ours* says which of the gradients nobody else reads, or may be seen through: their memory is written over in the end.
         """
         steps = at + self._before[rows if isinstance(rows, slice) else rows.numpy()]
         if self._clipping is not None:
             gradients, ours = self._clipping.clipped(gradients), ()
+        each = torch.from_numpy(rate).to(self.params[0]) if isinstance(rate, np.ndarray) else rate
         for i, (whole, given) in enumerate(zip(self.params, gradients, strict=False)):
             param, gradient = whole[rows], given  # A slice is a view; an index is a copy, written back below.
+            factor = each.view(-1, *[1] * (param.ndim - 1)) if isinstance(each, Tensor) else each
             for term, states in zip(self.terms, self._states, strict=True):
                 state = {name: arrays[i][rows] for name, arrays in states.items()}
                 sent = {name: arrays[i][rows] for name, arrays in self._sent.items()}
@@ -51,11 +53,11 @@ class Rows:
                     for name, mine in state.items():
                         states[name][i][rows] = mine
             if self._fresh:
-                param.sub_(gradient.mul_(rate))
+                param.sub_(gradient.mul_(factor))
             elif ours and ours[i] and (gradient is given or _apart(gradient, given)):
-                param.sub_(torch.mul(gradient, rate, out=given))
+                param.sub_(torch.mul(gradient, factor, out=given))
             else:
-                param.sub_(gradient * rate)
+                param.sub_(gradient * factor)
             if not isinstance(rows, slice):
                 whole[rows] = param
 

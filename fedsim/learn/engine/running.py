@@ -13,14 +13,14 @@ Placed = Literal["any", "many", "one"]
 Graphed = Callable[..., Any]
 """A graph as a function."""
 Open = Callable[[list[Tensor]], Views]
-Run = Callable[[Views, Tensor, Tensor, Sequence[Tensor], float], tuple[Tensor, list[Tensor]]]
+Run = Callable[[Views, Tensor, Tensor, Sequence[Tensor], float | Tensor], tuple[Tensor, list[Tensor]]]
 Close = Callable[[Tensor], Tensor]
 
 
 def stacked_step(first: Graphed, body: Graphed, last: Graphed) -> tuple[Open, Run, Close]:
     """Return what opens, runs and closes a step of three graphs that take all rows in one go."""
 
-    def run(views: Views, x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float) -> tuple[Tensor, list[Tensor]]:
+    def run(views: Views, x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float | Tensor) -> tuple[Tensor, list[Tensor]]:
         *gradients, head = body(*views, x, y, *masks, rate)
         return head, gradients
 
@@ -30,7 +30,7 @@ def stacked_step(first: Graphed, body: Graphed, last: Graphed) -> tuple[Open, Ru
 def single_step(first: Graphed, body: Graphed, last: Graphed) -> tuple[Open, Run, Close]:
     """Return the same of three graphs that take one row."""
 
-    def run(views: Views, x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float) -> tuple[Tensor, list[Tensor]]:
+    def run(views: Views, x: Tensor, y: Tensor, masks: Sequence[Tensor], rate: float | Tensor) -> tuple[Tensor, list[Tensor]]:
         *gradients, head = body(*views, x[0], y[0], *(mask[0] for mask in masks), rate)
         return head.unsqueeze(0), [gradient.unsqueeze(0) for gradient in gradients]
 

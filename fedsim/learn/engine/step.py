@@ -24,7 +24,7 @@ from fedsim.learn.engine.aims import Form, forms_of
 from fedsim.learn.engine.eager import eager_run
 from fedsim.learn.engine.nodes import aten, only_user
 from fedsim.learn.engine.noise import Mask, masks_of
-from fedsim.learn.engine.probing import MANY_NUMBERS, compared, drawn, moved, normal, same_bits
+from fedsim.learn.engine.probing import compared, drawn, probed, same_bits
 from fedsim.learn.engine.recompute import recompute
 from fedsim.learn.engine.running import Close, Open, Placed, Run, single_step, stacked_step
 from fedsim.learn.engine.templates import Templates
@@ -34,9 +34,10 @@ from fedsim.learn.engine.trace import (
     draws_random_numbers,
     free_rows,
     has_convolution,
+    normalises_batches,
     trace,
 )  # fmt: skip
-from fedsim.learn.models import buffers, hooks, trainable, travelling
+from fedsim.learn.models import hooks, trainable, travelling
 from fedsim.learn.objectives import Objective
 from fedsim.learn.seeded import seeded
 
@@ -53,6 +54,8 @@ class Step:
     *rows* is how many it may be given for a row's bits not to depend on the others: any number, two or *many*, or
     just *one* at a time, in memory of its own. Measured on torch 2.13 with MKL: a product of odd sizes takes another
     kernel for a batch of one matrix than for many, and other kernels again by the alignment of a row.
+
+    A step that is *spread* takes a rate for each of its rows, in a tensor; it is a plain one, and given two rows or more.
 
     *ours* says of each gradient whether its memory is its own, and read by nothing else in the step: empty where none is known to be.
     *parts* are the graphs behind a compiled step, which is *stacked* or not; None where there are none. *told* is the same as plain
@@ -73,6 +76,7 @@ class Step:
     ours: tuple[bool, ...] = ()
     parts: tuple[GraphModule, GraphModule, GraphModule] | None = None
     stacked: bool = False
+    spread: bool = False
     told: Any = None
     recalls: tuple[Form, ...] = ()
 
@@ -92,7 +96,8 @@ def compile_step(
 
     Convolutions on a CPU run one client at a time, whatever the chunk: grouped convolution with one client gives
     other bits there than with two, and is slower. So does any step whose rows turn out to depend on their number or
-    place, or which draws its own random numbers. Kernels are the task's own matter, never its cohort's.
+    place (batch normalisation is written as plain sums first), or which draws its own random numbers. Kernels are
+    the task's own matter, never its cohort's.
     A model that cannot be traced, or whose graph gives other numbers than torch itself, is left to torch.
     Raises ScenarioError when the model cannot be trained.
     """
@@ -139,7 +144,13 @@ def _compiled(
     step: Step | None = None
     random = many is not None and draws_random_numbers(many)
     if many is not None and not random and not (x.device.type == "cpu" and has_convolution(many)):
-        step = _placed(dataclasses.replace(_stacked(_parts(many, model, **settings)), masks=masks, recalls=recalls), model, real, y, plain)
+        normalises = x.device.type == "cpu" and normalises_batches(many)
+        drawing: dict[str, Any] = {"masks": masks, "recalls": recalls}
+        step = _placed(dataclasses.replace(_stacked(_parts(many, model, **settings)), **drawing), model, real, y, plain)
+        if step is None and normalises:
+            with suppress(Untraceable):
+                plainly = traced(x, y, masks, rows=ROWS, spelled=True)
+                step = _placed(dataclasses.replace(_stacked(_parts(plainly, model, **settings)), **drawing), model, real, y, plain)
     if step is None:
         try:
             one = traced(x, y, masks, rows=None)
@@ -163,16 +174,7 @@ def _placed(step: Step, model: nn.Module, real: Sequence[Tensor], y: Tensor, pla
     """Return *step* with what its rows may be, told by probing; None where only one at a time will do."""
     if y.device.type != "cpu":
         return step  # No promise of bits is made there: the manifest says so.
-    count = len(trainable(model))
-    small = sum(p.numel() for p in trainable(model).values()) < MANY_NUMBERS
-    draws = 8 if small else 2
-    found = [same_bits(step, drawn(step, model, x, seed), y, plain, count) for seed, x in enumerate(real)]
-    if buffers(model):  # As built they may hide everything: what has seen one example knows no spread yet, and scales all to 0.
-        for seed, x in enumerate(real):
-            one = moved(step, model, drawn(step, model, x, seed), real[(seed + 1) % len(real)], y)
-            found.append(same_bits(step, one, y, plain, count))
-    with suppress(Exception):  # Numbers of all sizes tell more than real ones, which may be zeros; where the model takes them.
-        found += [same_bits(step, drawn(step, model, normal(real[0], seed), seed), y, plain, count) for seed in range(draws)]
+    found = probed(step, model, real, y, lambda client: same_bits(step, client, y, plain, len(trainable(model))))
     same = [all(pair) for pair in zip(*found, strict=True)]
     if not all(same[1:]):
         return None

@@ -55,32 +55,33 @@ class Templates:
     model: nn.Module
     objective: Objective
     arithmetic: Arithmetic = PLAIN
-    _known: dict[int | None, tuple[GraphModule, GraphModule] | None] = field(default_factory=dict[int | None, Any])
+    _known: dict[tuple[int | None, bool], tuple[GraphModule, GraphModule] | None] = field(default_factory=dict[Any, Any])
 
     @property
     def known(self) -> bool:
         """Return whether some graph follows from others."""
         return any(self._known.values())
 
-    def trace(self, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None) -> GraphModule:
+    def trace(self, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, *, spelled: bool = False) -> GraphModule:
         """Return the graph for batches like *x* and *y*.
 
         A batch of one is traced by itself: torch has rules of its own for what has one row.
         """
-        if len(x) > 1 and rows not in self._known:
-            self._known[rows] = self._learned(x, y, rows)
-        if len(x) > 1 and (pair := self._known[rows]) is not None:
+        kind = rows, spelled
+        if len(x) > 1 and kind not in self._known:
+            self._known[kind] = self._learned(x, y, *kind)
+        if len(x) > 1 and (pair := self._known[kind]) is not None:
             return _between(*pair, len(x))
-        return trace(self.model, self.objective, x, y, masks, rows, self.arithmetic)
+        return trace(self.model, self.objective, x, y, masks, rows, self.arithmetic, spelled)
 
-    def _learned(self, x: Tensor, y: Tensor, rows: int | None) -> tuple[GraphModule, GraphModule] | None:
+    def _learned(self, x: Tensor, y: Tensor, rows: int | None, spelled: bool = False) -> tuple[GraphModule, GraphModule] | None:
         """Return the graphs of the first two of SIZES, where that of the third follows from these; None where it does not."""
         found: list[GraphModule] = []
         try:
             for size in SIZES:
                 index = torch.arange(size, device=x.device) % len(x)
                 bx, by = x[index], y[index]
-                found.append(trace(self.model, self.objective, bx, by, masks_of(self.model, bx), rows, self.arithmetic))
+                found.append(trace(self.model, self.objective, bx, by, masks_of(self.model, bx), rows, self.arithmetic, spelled))
             same = alike(_between(found[0], found[1], SIZES[2]), found[2])
         except (_Otherwise, Untraceable, ScenarioError):  # For the size at hand it may be another matter: that is traced then.
             return None

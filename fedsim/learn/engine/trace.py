@@ -12,7 +12,7 @@ import operator
 import os
 import textwrap
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from fedsim.learn.engine.aims import Aim, aimed, forms_of
 from fedsim.learn.engine.noise import Mask
 from fedsim.learn.kept import worn
 from fedsim.learn.models import buffers, trainable, travelling
+from fedsim.learn.norms import Spelled
 from fedsim.learn.objectives import Objective
 from fedsim.learn.seeded import seeded, watched
 
@@ -50,29 +51,36 @@ def has_convolution(graph: GraphModule) -> bool:
     return any(node.target in _CONVOLUTIONS for node in graph.graph.nodes)
 
 
+def normalises_batches(graph: GraphModule) -> bool:
+    """Return whether batch normalisation by torch's own kernel is in *graph*."""
+    return any(node.op == "call_function" and "batch_norm" in str(node.target) for node in graph.graph.nodes)
+
+
 def draws_random_numbers(graph: GraphModule) -> bool:
     """Return whether a traced graph draws from torch's own generator."""
     return any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in graph.graph.nodes)
 
 
 def trace(
-    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, arithmetic: Arithmetic = PLAIN
-) -> GraphModule:
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, arithmetic: Arithmetic = PLAIN,
+    spelled: bool = False,
+) -> GraphModule:  # fmt: skip
     """Return the graph (*parameters, *buffers, x, y, *masks, *recalled) -> [*gradients, *buffers, *shown, loss].
 
     For batches like *x* (b, ...) and *y* (b, ...); only an ``Aim`` has something recalled, or to be shown. With *rows* every input has
-    that many rows in front; without, it is one client's own graph.
+    that many rows in front; without, it is one client's own graph. *spelled* writes batch normalisation as plain sums.
     Raises ScenarioError when the model cannot be trained or its loss is not one number, Untraceable when torch can
     run it but not trace it.
     """
-    made = partial(_trace, model, objective, x, y, masks, rows, arithmetic)
-    return lent.graph(model, objective, (x, y), ([(mask.shape, mask.keep) for mask in masks], rows, arithmetic), made)
+    made = partial(_trace, model, objective, x, y, masks, rows, arithmetic, spelled)
+    return lent.graph(model, objective, (x, y), ([(mask.shape, mask.keep) for mask in masks], rows, arithmetic, spelled), made)
 
 
 def _trace(
-    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, arithmetic: Arithmetic
-) -> GraphModule:
-    step = gradient_of(model, objective, arithmetic)
+    model: nn.Module, objective: Objective, x: Tensor, y: Tensor, masks: Sequence[Mask], rows: int | None, arithmetic: Arithmetic,
+    spelled: bool,
+) -> GraphModule:  # fmt: skip
+    step = gradient_of(model, objective, arithmetic, spelled=spelled)
     forms = [*(mask.shape for mask in masks), *forms_of(objective)]
     given = [torch.ones(form, dtype=_precision(model), device=x.device) for form in forms]
     lead = () if rows is None else (rows,)
@@ -150,8 +158,13 @@ class Untraceable(Exception):
     """torch cannot trace the model; it may still be able to run it."""
 
 
-def gradient_of(model: nn.Module, objective: Objective, arithmetic: Arithmetic = PLAIN) -> Callable[..., list[Tensor]]:
-    """Return the function (*parameters, *buffers, x, y, *masks, *recalled) -> [*gradients, *buffers, *shown, loss] of one client."""
+def gradient_of(
+    model: nn.Module, objective: Objective, arithmetic: Arithmetic = PLAIN, *, spelled: bool = False
+) -> Callable[..., list[Tensor]]:
+    """Return the function (*parameters, *buffers, x, y, *masks, *recalled) -> [*gradients, *buffers, *shown, loss] of one client.
+
+    *spelled* writes batch normalisation as plain sums.
+    """
     names, kept = list(trainable(model)), list(buffers(model))
     others = {name: buffer for name, buffer in model.named_buffers() if name not in kept}
     recalls = len(forms_of(objective))
@@ -163,7 +176,8 @@ def gradient_of(model: nn.Module, objective: Objective, arithmetic: Arithmetic =
         after = {name: buffer.clone() for name, buffer in zip(kept, before, strict=True)}
         whole = {**dict(zip(names, params, strict=True)), **after, **{name: b.clone() for name, b in others.items()}}
         masks, recalled = given[: len(given) - recalls], given[len(given) - recalls :]
-        with noise.given(model, masks), worn(model, whole), arithmetic.training(x.device.type):
+        plain = Spelled() if spelled else nullcontext()
+        with noise.given(model, masks), worn(model, whole), plain, arithmetic.training(x.device.type):
             losses, shown = aimed(objective, model(x), y, params, recalled)
         if losses[0].dim():
             raise ScenarioError(

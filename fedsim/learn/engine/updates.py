@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.learn.engine.aims import Form
-from fedsim.learn.engine.chunks import groups
+from fedsim.learn.engine.chunks import Rate, groups, paced
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.step import Step
 
@@ -34,20 +34,20 @@ class Trained(Protocol):
         """Return parameters and buffers. Shapes: (rows, ...) each."""
         ...
 
-    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: float, ours: Sequence[bool] = ()) -> None:
-        """Update *rows* by their *gradients*, in the task's step number *at*; *ours* may be written over."""
+    def step(self, rows: slice | Tensor, gradients: list[Tensor], at: int, rate: Rate, ours: Sequence[bool] = ()) -> None:
+        """Update *rows* by their *gradients* at *rate*, one or one for each, in their step number *at*; *ours* may be written over."""
         ...
 
 
 @dataclass(slots=True)
 class Updates:
-    """Trains *rows* on examples of the *pool* (x, y), by the compiled steps that *step* gives. Call it within ``torch.no_grad``.
+    """Trains *rows* on examples of the *pool* (x, y), by the compiled steps that *step* gives, and *spread* for rows of several
+    rates. Call it within ``torch.no_grad``.
 
     *plain* says that these do the whole update, *trained* how many of the rows' tensors are parameters; *alone*, that there is one row.
     *mass* gives what the objective's mean over targets is divided by; None: how many there are. *told* is shown the gradients of rows,
     where there are any, before the update rule takes them. *recalled* gives what steps of an ``Aim`` want besides, and *shown* is shown
-    what these return besides. Where it *cuts*, the second number of a kind is how many steps of its
-    sequences are read; 0 for all.
+    what these return besides. Where it *cuts*, the second number of a kind is how many steps of its sequences are read; 0 for all.
     """
 
     pool: tuple[Tensor, Tensor]
@@ -62,24 +62,37 @@ class Updates:
     cuts: bool = False
     recalled: Callable[[Which], list[Tensor]] | None = None
     shown: Callable[[Which, Sequence[Tensor]], None] | None = None
+    spread: Callable[[Kind], Step] | None = None
     _heads: dict[Kind, list[Head]] = field(default_factory=dict[Kind, list[Head]])
     _views: dict[tuple[Kind, int, int], list[Tensor]] = field(default_factory=dict[tuple[Kind, int, int], list[Tensor]])
 
-    def once(self, kind: Kind, which: Which, places: IntArray, at: int, rate: float) -> None:
-        """Make step number *at* of the rows *which* from one pass over their examples. Shapes: places (rows, size)."""
+    def once(self, kind: Kind, which: Which, places: IntArray, at: int, rate: Rate) -> None:
+        """Make step number *at* of the rows *which* from one pass over their examples, at *rate*, one or one for each row of the chunk.
+
+        Shapes: places (rows, size).
+        """
         compiled = self.step(kind)
+        if self.plain and isinstance(rate, np.ndarray):
+            spread = compiled if compiled.rows == "one" or self.spread is None else self.spread(kind)
+            for rows, read, own in paced(spread, which, places, rate):
+                self._once(spread if isinstance(own, np.ndarray) else compiled, kind, rows, read, at, own)
+        else:
+            self._once(compiled, kind, which, places, at, rate)
+
+    def _once(self, compiled: Step, kind: Kind, which: Which, places: IntArray, at: int, rate: Rate) -> None:
         for mine, read in groups(compiled, which, places, alone=self.alone):
-            head, rest = self._pass(compiled, kind, mine, read, rate)
+            head, rest = self._pass(compiled, kind, mine, read, rate if self.plain else 0.0)
             gradients = [] if self.plain else rest[: self.trained]
             if self.shown is not None:
                 self.shown(mine, rest[len(gradients) :])
             if not self.plain:
                 if self.told is not None:
                     self.told(mine, gradients)
-                self.rows.step(mine if isinstance(mine, slice) else torch.from_numpy(mine), gradients, at, rate, compiled.ours)
+                own = rate[mine] if isinstance(rate, np.ndarray) else rate
+                self.rows.step(mine if isinstance(mine, slice) else torch.from_numpy(mine), gradients, at, own, compiled.ours)
             self._heads.setdefault(kind, []).append((at, mine, head, 1.0))
 
-    def several(self, sizes: Sequence[int], which: Which, places: IntArray, at: int, rate: float, width: int = 0) -> None:
+    def several(self, sizes: Sequence[int], which: Which, places: IntArray, at: int, rate: Rate, width: int = 0) -> None:
         """Make the same step from a pass over each of micro-batches of *sizes*, one after the other: gradient accumulation.
 
         The gradient is the mean over all examples, to which each pass adds its own mean times what that was divided by, and the loss
@@ -95,7 +108,7 @@ class Updates:
             compiled = self.step(kind)
             for local, read in groups(compiled, slice(0, count), part, alone=self.alone):
                 mine = _of(which, local)
-                head, gradients = self._pass(compiled, kind, mine, read, rate)
+                head, gradients = self._pass(compiled, kind, mine, read, 0.0)
                 _add(sums, gradients, local if isinstance(local, slice) else slice(int(local[0]), int(local[0]) + 1), mass)
                 of = share[local].double().cpu().numpy() if isinstance(share, Tensor) else share
                 self._heads.setdefault(kind, []).append((at, mine, head, of))
@@ -103,8 +116,8 @@ class Updates:
             total.div_(_along(whole, total) if isinstance(whole, Tensor) else whole)
         if self.told is not None:
             self.told(which, sums)
-        ours = [True] * len(sums)
-        self.rows.step(which if isinstance(which, slice) else torch.from_numpy(which), sums, at, rate, ours)
+        ours, own = [True] * len(sums), rate[which] if isinstance(rate, np.ndarray) else rate
+        self.rows.step(which if isinstance(which, slice) else torch.from_numpy(which), sums, at, own, ours)
 
     def losses(self, shape: tuple[int, ...]) -> FloatArray:
         """Return the loss of each row in each step; 0 where it took none. Shapes: -> (rows, steps)."""
@@ -117,8 +130,11 @@ class Updates:
                 begin += len(head)
         return losses
 
-    def _pass(self, compiled: Step, kind: Kind, mine: Which, read: IntArray, rate: float) -> tuple[Tensor, list[Tensor]]:
-        """Run the step *compiled* for *kind*, for the rows *mine* over the examples at *read*: what stands for the loss, and gradients."""
+    def _pass(self, compiled: Step, kind: Kind, mine: Which, read: IntArray, rate: Rate) -> tuple[Tensor, list[Tensor]]:
+        """Run the step *compiled* for *kind*, for the rows *mine* over the examples at *read*: what stands for the loss, and gradients.
+
+        *rate* is of all of them, or of each.
+        """
         size, (x, y) = kind[0], self.pool
         index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1)).to(x.device)
         bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
@@ -126,6 +142,7 @@ class Updates:
             bx = bx[:, :, : kind[1]].contiguous()
         by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
         params = self.rows.params
+        down = torch.from_numpy(-rate).to(params[0]) if isinstance(rate, np.ndarray) else -rate
         masks = [m.to(x.device, params[0].dtype) for m in self.luck.masks(compiled.masks, mine)]
         if self.recalled is not None:
             masks += self.recalled(mine)
@@ -134,11 +151,11 @@ class Updates:
             if mark not in self._views:
                 self._views[mark] = compiled.open([param[mine] for param in params])
             with self.luck.seeded(compiled, mine):
-                return compiled.run(self._views[mark], bx, by, masks, -rate)
+                return compiled.run(self._views[mark], bx, by, masks, down)
         at = torch.from_numpy(mine)  # Rows apart, or one that needs memory of its own: gathered, and written back.
         copies = [param[at] for param in params]
         with self.luck.seeded(compiled, mine):
-            ran = compiled.run(compiled.open(copies), bx, by, masks, -rate)
+            ran = compiled.run(compiled.open(copies), bx, by, masks, down)
         kept = 0 if self.plain else self.trained  # Buffers have changed either way.
         for param, changed in zip(params[kept:], copies[kept:], strict=True):
             param[at] = changed

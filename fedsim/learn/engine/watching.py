@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray
+from fedsim.learn.engine.chunks import Rate
 from fedsim.learn.engine.lengths import squared_lengths
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.updates import Which
@@ -80,8 +81,8 @@ class Watcher:
         if there.any():
             now.gradients[torch.from_numpy(to[there])] = squared_lengths([gradient[_index(of[there])] for gradient in gradients]).sqrt()
 
-    def end(self, rate: float) -> None:
-        """Take that the step is made, at the learning rate *rate*."""
+    def end(self, rate: Rate) -> None:
+        """Take that the step is made, at the learning rate *rate*: one, or one for each row."""
         now, self._now = self._now, None
         if now is None:
             return
@@ -90,14 +91,15 @@ class Watcher:
         updates = squared_lengths(now.before).sqrt()
         lengths = now.gradients
         if lengths is None:
-            lengths = updates / rate if rate else torch.full_like(updates, torch.nan)
+            own = torch.from_numpy(np.broadcast_to(rate, len(self._asked))[now.mine]).to(updates)
+            lengths = torch.where(own != 0.0, updates / own, torch.nan)
         self._found.append((now.at, now.mine, lengths, updates))
 
     def told(self, losses: FloatArray, sizes: IntArray, rates: FloatArray) -> list[State]:
-        """Return what was watched of each row, as ``Result.watched`` has it. Shapes: losses and sizes (rows, steps), rates (steps,)."""
+        """Return what was watched of each row, as ``Result.watched`` has it. Shapes: all (rows, steps); *rates* may be (steps,)."""
         steps = np.arange(0, sizes.shape[1], self.every)
         table = np.full((len(STEP_COLUMNS), len(losses), len(steps)), np.nan)
-        table[0], table[1], table[4], table[5] = steps, losses[:, steps], rates[steps], sizes[:, steps]
+        table[0], table[1], table[4], table[5] = steps, losses[:, steps], rates[..., steps], sizes[:, steps]
         for at, mine, *lengths in self._found:
             for to, length in zip(table[2:4], lengths, strict=True):
                 to[mine, at // self.every] = length.cpu().numpy()
