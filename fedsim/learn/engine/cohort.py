@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.core.errors import RunError
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
@@ -34,6 +33,7 @@ from fedsim.learn.engine.executors import Site
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.persample import noise, noises
+from fedsim.learn.engine.room import Room, minding
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
 from fedsim.learn.engine.stack import Stack
@@ -93,6 +93,8 @@ class CohortEngine:
         self._device, self._dtype = first.device, first.dtype
         self.device = str(self._device)
         self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
+        self.room, self.heard = Room(self.device), dict[str, None]()
+        """How many clients memory holds; and what engines elsewhere say that a reader should know."""
         self._steps: dict[Kind, Step] = {}
         self._starts = Starts(carried, self._trained, self._dtype, self._device)
         self._scored: tuple[Start, list[Tensor]] | None = None
@@ -126,7 +128,7 @@ class CohortEngine:
 
     def evaluate(self, params: Params, x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores of *params* over the examples (x, y), from sums over batches of fixed size."""
-        with one_thread():
+        with one_thread(), minding(self.device):
             return self._scorer.scores(self._starts.tensors(params), x, y)
 
     def test_classes(self, params: Params, classes: Sequence[int]) -> dict[str, float]:
@@ -146,7 +148,7 @@ class CohortEngine:
         x, y = self._store.test
         if self._scored is None or self._scored[0] is not start:
             self._scored = start, self._starts.tensors(start.params)  # Kept for the batches that follow.
-        with one_thread():
+        with one_thread(), minding(self.device):
             return next(self._scorer.sums(self._scored[1], x[rows], y[rows]))
 
     def run(self, tasks: list[Task]) -> list[Result]:
@@ -181,28 +183,24 @@ class CohortEngine:
     @property
     def notes(self) -> list[str]:
         """Return what a reader should know of how the model is trained: why it is not compiled, if it is not."""
-        return sorted({step.note for step in self._steps.values() if step.note})
+        return [*sorted({step.note for step in self._steps.values() if step.note}), *self.told, *self.heard]
+
+    @property
+    def told(self) -> list[str]:
+        """Return the same of what came up while it trained."""
+        return self.room.notes
 
     def _run(self, tasks: list[Task]) -> list[Result]:
         results: dict[int, Result] = {}
         self.computed = 0
         for job, rows in ranked(tasks):
+            run = self._score if job.kind != "train" else self._train if job.stopping is None else self._train_early
+            if tasks[rows[0]].rehearsing is not None:
+                run = self._rehearse
             width = self._width(job, [tasks[i] for i in rows])
-            for first in range(0, len(rows), width):
-                places = rows[first : first + width]
-                chunk = [tasks[i] for i in places]
-                run = self._score if job.kind != "train" else self._train if job.stopping is None else self._train_early
-                if tasks[rows[0]].rehearsing is not None:
-                    run = self._rehearse
-                try:
-                    results.update(zip(places, run(job, chunk), strict=True))
-                    self.computed = len(results)
-                except (RuntimeError, MemoryError) as error:  # torch reports a full memory as a RuntimeError
-                    names = "; ".join(task.label for task in chunk[:3]) + ("; ..." if len(chunk) > 3 else "")
-                    said = (str(error).splitlines() or ["no more memory"])[0][:200]
-                    full = isinstance(error, MemoryError) or "memory" in said.lower()
-                    hint = f" Try engine.chunk = {max(1, len(chunk) // 2)}, or smaller batches." if full else ""
-                    raise RunError(f"training broke in {names}: {said}{'' if said.endswith('.') else '.'}{hint}") from error
+            for places, found in self.room.chunks(tasks, rows, width, partial(run, job)):
+                results.update(zip(places, found, strict=True))
+                self.computed = len(results)
         self._starts.forget()
         return [results[i] for i in range(len(tasks))]
 

@@ -74,6 +74,7 @@ class Workers:
         self._said = tempfile.TemporaryFile()
         self._workers: list[_Worker] = []
         self._starts: dict[str, tuple[int, shared.Layout]] = {}
+        self._heard_of: dict[str, None] = {}  # The engine's here, for what those of the workers have to say.
         self._chunk, self.computed = 1, 0
         """How many clients are trained at once at most, and how many tasks of the latest ``run`` are computed so far."""
         try:
@@ -104,7 +105,7 @@ class Workers:
             dtype=str(store.dtype).removeprefix("torch."), chunk=site.chunk, many_sizes=site.many_sizes, arithmetic=site.arithmetic,
             kept_bytes=CACHED_BYTES // len(self._workers),
         )  # fmt: skip
-        self._chunk = site.chunk
+        self._chunk, self._heard_of = site.chunk, site.engine.heard
         for worker in self._workers:
             self._tell(worker, settle, block)
 
@@ -214,7 +215,9 @@ class Workers:
         if worker.unit is None:
             raise RunError(f"{worker} answered without a question.")
         (number, unit), worker.unit = worker.unit, None
-        tell(answer.warned if isinstance(answer, Answer) else ())
+        if isinstance(answer, Answer):
+            tell(answer.warned)
+            self._heard_of.update(dict.fromkeys(answer.notes))
         return number, _raised(answer, unit) if isinstance(answer, Broken) else answer
 
     def _tell(self, worker: _Worker, message: object, *beside: int) -> None:

@@ -97,12 +97,16 @@ Unit = Train | Score
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a unit, one entry per task: metrics, arrays in the worker's block of results, digest; what it *warned* of."""
+    """What came of a unit, one entry per task: metrics, arrays in the worker's block of results, digest.
+
+    Beside it what it *warned* of, and *notes* of the worker's engine so far.
+    """
 
     metrics: list[Mapping[str, float]]
     layouts: list[Layout]
     digests: list[str]
     warned: list[Told] = field(default_factory=list[Told])
+    notes: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class _Worker:
             for result in results:
                 layout, self._written = shared.write(self._results, result.arrays(), self._written)
                 layouts.append(layout)
-            return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results], heard.told)
+            return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results], heard.told, self._engine.told)
         except BaseException as error:  # Whatever it is, even SystemExit, it is the parent's to raise.
             place = own.where(error)
             return Broken(
