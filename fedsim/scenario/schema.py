@@ -273,7 +273,7 @@ class Engine(Section):
 
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
-    precision: Annotated[Literal["bfloat16"] | None, Field(description=_PRECISION)] = None
+    precision: Annotated[Literal["bfloat16", "tf32"] | None, Field(description=_PRECISION)] = None
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     executor: Table | None = None
     chunk: Annotated[int, Field(ge=1)] | None = None

@@ -81,7 +81,7 @@ class CohortEngine:
 
     def __init__(
         self, model: nn.Module, objective: Objective, store: Store, *, chunk: int | None = None, many_sizes: bool = False,
-        arithmetic: Arithmetic = PLAIN,
+        arithmetic: Arithmetic = PLAIN, hands: str = "",
     ) -> None:  # fmt: skip
         carried = travelling(model)
         self._model, self.objective, self._store = model, objective, store
@@ -91,9 +91,10 @@ class CohortEngine:
         self.result_bytes = sum(p.numel() * p.element_size() for p in carried.values())
         first = next(iter(carried.values()))
         self._device, self._dtype = first.device, first.dtype
-        self.device = str(self._device)
-        self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
-        self.room, self.heard = Room(self.device), dict[str, None]()
+        self.device = hands or str(self._device)
+        """Where numbers are computed: here, unless it is said that other *hands* do so there."""
+        self.chunk = chunk or chunk_rule(self.result_bytes, torch.device(self.device).type)
+        self.room, self.heard = Room(str(self._device)), dict[str, None]()
         """How many clients memory holds; and what engines elsewhere say that a reader should know."""
         self._steps: dict[Kind, Step] = {}
         self._starts = Starts(carried, self._trained, self._dtype, self._device)
@@ -106,7 +107,7 @@ class CohortEngine:
     @property
     def site(self) -> Site:
         """Return what another engine needs to compute the same bits."""
-        return Site.of(self, *self.parts)
+        return Site.of(self, *self.parts, self.device)
 
     @property
     def parts(self) -> tuple[nn.Module, Objective, Store, int, bool, Arithmetic]:
@@ -128,7 +129,7 @@ class CohortEngine:
 
     def evaluate(self, params: Params, x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores of *params* over the examples (x, y), from sums over batches of fixed size."""
-        with one_thread(), minding(self.device):
+        with one_thread(), minding(self._device), PLAIN.at_work(self._device.type):
             return self._scorer.scores(self._starts.tensors(params), x, y)
 
     def test_classes(self, params: Params, classes: Sequence[int]) -> dict[str, float]:
@@ -148,13 +149,13 @@ class CohortEngine:
         x, y = self._store.test
         if self._scored is None or self._scored[0] is not start:
             self._scored = start, self._starts.tensors(start.params)  # Kept for the batches that follow.
-        with one_thread(), minding(self.device):
+        with one_thread(), minding(self._device), PLAIN.at_work(self._device.type):
             return next(self._scorer.sums(self._scored[1], x[rows], y[rows]))
 
     def run(self, tasks: list[Task]) -> list[Result]:
         """Return the results of *tasks*, in their order, computed here and now."""
         self._scored = None
-        with one_thread():
+        with one_thread(), PLAIN.at_work(self._device.type):
             return self._run(tasks)
 
     def prepare(self, job: Job) -> None:
@@ -282,7 +283,7 @@ class CohortEngine:
         plain, rates = is_plain(job) and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
         watcher, watched = Watcher.of(tasks, rows, self._trained), self._noise(tasks, x, y, offsets)
         updates = self._updates(tasks, (x, y), rows, luck, plain=plain, told=watcher.gradients if watcher else None)
-        with torch.no_grad():
+        with torch.no_grad(), self.arithmetic.at_work(self._device.type):
             self.as_built()
             for step, kind, which, places in chunk.batches():
                 if watcher:

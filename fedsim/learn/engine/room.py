@@ -45,15 +45,20 @@ def is_full(error: BaseException) -> bool:
 
 
 def failed_device(error: BaseException) -> str:
-    """Return, in a sentence or two, what to do about the failure of a GPU that *error* tells of; empty where it tells of none."""
+    """Return what the failure of a GPU that *error* tells of means, and what would work, by its key; empty where it tells of none."""
+    return f"engine.device = 'cuda': {meant}" if (meant := meant_by(error)) else ""
+
+
+def meant_by(error: BaseException) -> str:
+    """Return the same without the key."""
     said = str(error)
     if not any(name in said for name in ("CUDA", "CUBLAS", "cuDNN", "CUDNN")) or is_full(error):
         return ""
     if "no kernel image" in said:
-        return "engine.device = 'cuda': this GPU is older than the kernels of this torch. Take a torch built for it, or device = 'cpu'."
+        return "this GPU is older than the kernels of this torch. Take a torch built for it, or device = 'cpu'."
     if _ASSERT in said:
-        return "engine.device = 'cuda': an index or a class lies beyond what there is. engine.device = 'cpu' names it."
-    return "engine.device = 'cuda': the GPU failed, or is gone. nvidia-smi tells whether it is there; device = 'cpu' works without."
+        return "an index or a class lies beyond what there is. device = 'cpu' names it."
+    return "the GPU failed, or is gone. nvidia-smi tells whether it is there; device = 'cpu' works without."
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO
 
 import numpy as np
+import torch
 
 from fedsim.core import own
 from fedsim.core.children import command, ended, environment
@@ -28,6 +29,7 @@ from fedsim.core.warned import tell
 from fedsim.data.source import Examples
 from fedsim.learn.engine import shared
 from fedsim.learn.engine.chunks import ranked
+from fedsim.learn.engine.devices import mine
 from fedsim.learn.engine.executors import Site, executors
 from fedsim.learn.engine.executors.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Settle, Train, Unit
 from fedsim.learn.models import hooks
@@ -107,7 +109,7 @@ class Workers:
         )  # fmt: skip
         self._chunk, self._heard_of = site.chunk, site.engine.heard
         for worker in self._workers:
-            self._tell(worker, settle, block)
+            self._tell(worker, replace(settle, device=mine(site.device, worker.number, torch.cuda.device_count())), block)
 
     def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Return the results of *tasks*, in their order. Raises what a worker raised, RunError where one died."""
@@ -256,7 +258,7 @@ class Workers:
 
 @executors.register("processes")
 def processes(workers: int) -> Workers:
-    """Processes on this machine, engine.workers of them, on the CPU; examples and results lie in memory that they share."""
+    """Processes on this machine, engine.workers of them; examples and results lie in memory that they share. GPUs are dealt out."""
     return Workers(workers)
 
 

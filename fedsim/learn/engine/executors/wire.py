@@ -31,7 +31,7 @@ class Settle:
     """What a worker computes with. Beside it: the block of the examples.
 
     What SENT names lies in the block too, each pickled by itself: a model may be large, and what of them cannot be
-    loaded is to be named. *kept_bytes* is the worker's share of generated data.
+    loaded is to be named. *kept_bytes* is the worker's share of generated data, *device* the one that it computes on.
     """
 
     examples: Layout
@@ -41,6 +41,7 @@ class Settle:
     many_sizes: bool
     arithmetic: Arithmetic
     kept_bytes: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,9 +150,12 @@ def engine_at(settle: Settle, block: int) -> CohortEngine:
         test=Examples(memory["test_x"], memory["test_y"]),
         pooled=Examples(memory["x"], memory["y"]) if settle.pooled else None,
     )
-    store = Store(federation, getattr(torch, settle.dtype), torch.device("cpu"), kept_bytes=settle.kept_bytes)
+    device = torch.device(settle.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store = Store(federation, getattr(torch, settle.dtype), device, kept_bytes=settle.kept_bytes)
     return CohortEngine(
-        parts["model"], parts["objective"], store, chunk=settle.chunk, many_sizes=settle.many_sizes, arithmetic=settle.arithmetic
+        parts["model"].to(device), parts["objective"], store, chunk=settle.chunk, many_sizes=settle.many_sizes, arithmetic=settle.arithmetic
     )
 
 
