@@ -26,11 +26,12 @@ class Arithmetic:
     gradients, sums, losses and updates stay float32, and so do evaluation and aggregation; with tf32 they do too, and factors are rounded
     to 10 bits on their way into a GPU's product. With *checkpointing* (Chen et al. 2016,
     arXiv:1604.06174) the backward pass computes most of the forward pass anew in the place of keeping it: the same bits, at the price of
-    one forward pass more.
+    one forward pass more. With *graphs* a step runs as a CUDA graph where it can: learning rates are tensors in it.
     """
 
     precision: Precision | None = None
     checkpointing: bool = False
+    graphs: bool = False
 
     def training(self, device: str) -> AbstractContextManager[object]:
         """Return a context in which a model trains so on a *device* of that type."""

@@ -198,7 +198,8 @@ def _built(loaded: Loaded) -> Parts:
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
     many = many or policy is not None or scenario.training.too_large == "smaller_batch" or job.curriculum is not None  # Each has its own.
-    arithmetic = Arithmetic(scenario.engine.precision, scenario.training.checkpointing)
+    graphs = picked.device == "cuda" and scenario.engine.cuda_graphs
+    arithmetic = Arithmetic(scenario.engine.precision, scenario.training.checkpointing, graphs)
     engine = CohortEngine(
         model, objective, store, chunk=scenario.engine.chunk, many_sizes=many, arithmetic=arithmetic, hands=picked.device
     )

@@ -30,6 +30,7 @@ from fedsim.learn.engine.diagnosis import Guarded, broken
 from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.executors import Site
+from fedsim.learn.engine.graphs import Capture, Cuda, Graphs
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.persample import noise, noises
@@ -81,7 +82,7 @@ class CohortEngine:
 
     def __init__(
         self, model: nn.Module, objective: Objective, store: Store, *, chunk: int | None = None, many_sizes: bool = False,
-        arithmetic: Arithmetic = PLAIN, hands: str = "",
+        arithmetic: Arithmetic = PLAIN, hands: str = "", capture: Capture | None = None,
     ) -> None:  # fmt: skip
         carried = travelling(model)
         self._model, self.objective, self._store = model, objective, store
@@ -102,6 +103,10 @@ class CohortEngine:
         self.computed = 0
         """How many tasks of the latest ``run`` are computed so far, for whoever looks on."""
         self.arithmetic, self.many_sizes = arithmetic, many_sizes
+        here = capture is not None or self._device.type == "cuda"
+        self.graphs = Graphs(capture or Cuda()) if arithmetic.graphs and here else None
+        if self.graphs is not None:
+            self.room.freed = self.graphs.forget
         self._templates = Templates(model, objective, arithmetic) if many_sizes else None
 
     @property
@@ -189,7 +194,7 @@ class CohortEngine:
     @property
     def told(self) -> list[str]:
         """Return the same of what came up while it trained."""
-        return self.room.notes
+        return [*self.room.notes, *(self.graphs.notes if self.graphs is not None else ())]
 
     def _run(self, tasks: list[Task]) -> list[Result]:
         results: dict[int, Result] = {}
@@ -280,6 +285,8 @@ class CohortEngine:
         x, y, offsets = self._store.pool(tasks)
         chunk = self._planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
+        if self.graphs is not None:
+            self.graphs.place(rows)
         plain, rates = is_plain(job) and not job.cut, chunk.tasks[0].step_rates.tolist()  # The longest one's: all have the same.
         watcher, watched = Watcher.of(tasks, rows, self._trained), self._noise(tasks, x, y, offsets)
         updates = self._updates(tasks, (x, y), rows, luck, plain=plain, told=watcher.gradients if watcher else None)
@@ -314,6 +321,7 @@ class CohortEngine:
         return Updates(
             pool, rows, luck, lambda kind: self._step(kind, plain, mix), self._trained, plain, alone=len(tasks) == 1,
             mass=mass_of(self.objective, self._store.whole_targets), told=told, cuts=batches is not None and batches.widths is not None,
+            graphs=self.graphs,
         )  # fmt: skip
 
     def _planned(self, job: Job, tasks: list[Task], offsets: IntArray) -> Chunk:
@@ -341,7 +349,8 @@ class CohortEngine:
     def _stack(self, job: Job, rows: Rows) -> Stack:
         """Return what is sent of *rows*: without the buffers, where these are the client's own."""
         count = self._trained if job.own_statistics else len(self._names)
-        return Stack(self._names[:count], rows.params[:count])
+        params = rows.params[:count]
+        return Stack(self._names[:count], self.graphs.taken(params) if self.graphs is not None else params)
 
     def _noise(self, tasks: Sequence[Task], x: Tensor, y: Tensor, offsets: IntArray) -> list[State]:
         """Return signal and noise of the gradients of single examples at the start of *tasks*, of those that are watched so closely.

@@ -85,8 +85,8 @@ class Room:
         self.most: int | None = None
         """How many fitted after more did not; None where all did."""
         self._first = 0
-        self.freed: Callable[[], None] = lambda: None
-        """Lets go of what an engine keeps to be quick, when memory is short."""
+        self.freed: Callable[[bool], bool] = lambda _: False
+        """Lets go of what an engine keeps to be quick, when memory is short; for good where it is told so. Returns whether that helps."""
 
     @property
     def notes(self) -> list[str]:
@@ -116,12 +116,12 @@ class Room:
             first += len(places)
 
     def _tried(self, tasks: list[T], train: Callable[[list[T]], list[R]]) -> list[R] | None:
-        """Return the results of *tasks*; None where they are several, and too many for the memory."""
+        """Return the results of *tasks*; None where memory does not hold them, and something can be done about it."""
         try:
             return train(tasks)
         except (RuntimeError, MemoryError) as error:  # torch reports a full memory as a RuntimeError
             full = is_full(error)
-            if full and len(tasks) > 1:
+            if full and (len(tasks) > 1 or self.freed(True)):
                 traceback.clear_frames(error.__traceback__)
                 return None
             names = "; ".join(task.label for task in tasks[:3]) + ("; ..." if len(tasks) > 3 else "")
@@ -130,9 +130,10 @@ class Room:
             raise RunError(f"training broke in {names}: {line_of(error)}.{hint}{f' {told}' if told else ''}") from error
 
     def _shrunk(self, count: int) -> None:
-        self._first = self._first or count
-        self.most = max(1, count // 2)
-        self.freed()
+        if count > 1:
+            self._first = self._first or count
+            self.most = count // 2
+            self.freed(False)
         gc.collect()
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.empty_cache()

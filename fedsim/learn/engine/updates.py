@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.learn.engine.chunks import groups
+from fedsim.learn.engine.graphs import Graphs
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.step import Step
 
@@ -45,7 +46,7 @@ class Updates:
     *plain* says that these do the whole update, *trained* how many of the rows' tensors are parameters; *alone*, that there is one row.
     *mass* gives what the objective's mean over targets is divided by; None: how many there are. *told* is shown the gradients of rows,
     where there are any, before the update rule takes them. Where it *cuts*, the second number of a kind is how many steps of its
-    sequences are read; 0 for all.
+    sequences are read; 0 for all. With *graphs* steps of rows side by side run by these, where they can.
     """
 
     pool: tuple[Tensor, Tensor]
@@ -58,6 +59,7 @@ class Updates:
     mass: Callable[[Tensor], Tensor] | None = None
     told: Callable[[Which, Sequence[Tensor]], None] | None = None
     cuts: bool = False
+    graphs: Graphs | None = None
     _heads: dict[Kind, list[Head]] = field(default_factory=dict[Kind, list[Head]])
     _views: dict[tuple[Kind, int, int], list[Tensor]] = field(default_factory=dict[tuple[Kind, int, int], list[Tensor]])
 
@@ -113,19 +115,24 @@ class Updates:
     def _pass(self, compiled: Step, kind: Kind, mine: Which, read: IntArray, rate: float) -> tuple[Tensor, list[Tensor]]:
         """Run the step *compiled* for *kind*, for the rows *mine* over the examples at *read*: what stands for the loss, and gradients."""
         size, (x, y) = kind[0], self.pool
-        index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1)).to(x.device)
+        index = _sent(torch.from_numpy(np.ascontiguousarray(read).reshape(-1)), x.device)
         bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
         if self.cuts and kind[1]:
             bx = bx[:, :, : kind[1]].contiguous()
         by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
         params = self.rows.params
-        masks = [m.to(x.device, params[0].dtype) for m in self.luck.masks(compiled.masks, mine)]
+        masks = [_sent(m, x.device).to(params[0].dtype) for m in self.luck.masks(compiled.masks, mine)]
         if isinstance(mine, slice):
+            ran = self.graphs.run(compiled, params, mine, (bx, by), masks, -rate) if self.graphs is not None else None
+            if ran is not None:
+                return ran
             mark = (kind, mine.start, mine.stop)
             if mark not in self._views:
                 self._views[mark] = compiled.open([param[mine] for param in params])
             with self.luck.seeded(compiled, mine):
                 return compiled.run(self._views[mark], bx, by, masks, -rate)
+        if self.graphs is not None:
+            self.graphs.apart()
         at = torch.from_numpy(mine)  # Rows apart, or one that needs memory of its own: gathered, and written back.
         copies = [param[at] for param in params]
         with self.luck.seeded(compiled, mine):
@@ -141,6 +148,11 @@ class Updates:
         y = self.pool[1]
         targets = y[torch.from_numpy(np.ascontiguousarray(places)).to(y.device)]
         return torch.stack([self.mass(each) for each in targets]).to(self.rows.params[0])
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return *tensor* on *device*; a GPU is not waited for: it takes it from memory that it can read by itself."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _add(sums: list[Tensor], gradients: list[Tensor], rows: slice, mass: Mass) -> None:
