@@ -183,7 +183,8 @@ def environment(bench: Bench) -> None:
     """What is there."""
     if bench.device == "cuda":
         about = torch.cuda.get_device_properties(0)
-        card = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, capability {about.major}.{about.minor}, {torch.cuda.device_count()} of them"
+        size = f"{about.total_memory / 2**30:.0f} GiB, capability {about.major}.{about.minor}"
+        card = f"{about.name}, {size}, {torch.cuda.device_count()} of them"
         bench.law("the GPU computes", not devices.broken("cuda"), devices.broken("cuda") or card)
         bench.say("CUDA, cuDNN", f"{torch.version.cuda}, {torch.backends.cudnn.version()}")
     bench.say("versions", f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}", platform.processor())
@@ -195,15 +196,24 @@ def laws(bench: Bench) -> None:
     with bench.part("digest twice"):
         for name, more in (("mlp", {}), ("cnn", cnn)):
             runs = [ran(digits(engine={"device": device}, **more), device) for _ in range(2)]
-            bench.law(f"{name}: one digest twice", runs[0].manifest["digest"] == runs[1].manifest["digest"], runs[0].manifest["digest"][:12])
+            bench.law(
+                f"{name}: one digest twice", runs[0].manifest["digest"] == runs[1].manifest["digest"], runs[0].manifest["digest"][:12]
+            )
             other = ran(digits(engine={"device": device, "chunk": 5}, **more), device)
-            apart = abs(other.loss / runs[0].loss - 1)
-            bench.law(f"{name}: another chunk", apart < 1e-3 if device == "cuda" else other.manifest["digest"] == runs[0].manifest["digest"],
-                      f"{'the same digest' if other.manifest['digest'] == runs[0].manifest['digest'] else 'another digest'}, loss {apart:.1e} apart")
+            apart, same = abs(other.loss / runs[0].loss - 1), other.manifest["digest"] == runs[0].manifest["digest"]
+            bench.law(
+                f"{name}: another chunk",
+                apart < 1e-3 if device == "cuda" else same,
+                f"{'the same' if same else 'another'} digest, loss {apart:.1e} apart",
+            )
             host = ran(digits(engine={"device": "cpu"}, **more), "cpu")
-            bench.law(f"{name}: loss within 1 % of a CPU's", abs(host.loss / runs[0].loss - 1) < 0.01, f"{abs(host.loss / runs[0].loss - 1):.1e}")
+            bench.law(
+                f"{name}: loss within 1 % of a CPU's", abs(host.loss / runs[0].loss - 1) < 0.01, f"{abs(host.loss / runs[0].loss - 1):.1e}"
+            )
             off = ran(digits(engine={"device": device, "cuda_graphs": False}, **more), device)
-            bench.law(f"{name}: graphs and steps", abs(off.loss / runs[0].loss - 1) < 1e-3, f"loss {abs(off.loss / runs[0].loss - 1):.1e} apart")
+            bench.law(
+                f"{name}: graphs and steps", abs(off.loss / runs[0].loss - 1) < 1e-3, f"loss {abs(off.loss / runs[0].loss - 1):.1e} apart"
+            )
             left = [note for note in runs[0].manifest["notes"] if "CUDA graphs" in note]
             bench.say(f"{name}: steps without a graph", "; ".join(left) or "none")
     with bench.part("fingerprints"):
@@ -236,7 +246,9 @@ def full_memory(bench: Bench) -> None:
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         told = [note for note in short.manifest["notes"] if "did not fit" in note or "no room" in note]
-        bench.law("a chunk is halved when memory is full", bool(told), "; ".join(told) or "nothing was said, though memory was bounded at 60 %")
+        bench.law(
+            "a chunk is halved when memory is full", bool(told), "; ".join(told) or "nothing was said, though memory was bounded at 60 %"
+        )
     except fedsim.RunError as error:
         bench.law("a chunk is halved when memory is full", not room.is_full(error), str(error)[:200])
 
@@ -252,7 +264,9 @@ def timings(bench: Bench) -> None:
             found = ran(cifar(rounds, device=device, **kind), device)
             memory = f", peak {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB" if device == "cuda" else ", a hundredth of it"
             name = " ".join(f"{key} {value}" for key, value in kind.items()) or "float32"
-            bench.say(f"pfl's shape, {name}", f"{found.round_s * 1e3:.1f} ms a round", f"{PFL_ROUNDS * found.round_s:.0f} s for 1500{memory}")
+            bench.say(
+                f"pfl's shape, {name}", f"{found.round_s * 1e3:.1f} ms a round", f"{PFL_ROUNDS * found.round_s:.0f} s for 1500{memory}"
+            )
     for kind in kinds[:: max(1, len(kinds) - 1)]:
         with bench.part("2NN"):
             found = ran(dense(max(2, rounds // 5), device=device, **kind), device)
@@ -261,14 +275,21 @@ def timings(bench: Bench) -> None:
     for name in ("drift-staggered", "leaf-synthetic"):
         with bench.part(name):
             fewer = {"server.rounds": max(2, min(20, rounds // 5))}
-            each = {where: ran(SCENARIOS / f"{name}.toml", where, **fewer, **{"engine.device": where}) for where in dict.fromkeys((device, "cpu"))}
+            each = {
+                where: ran(SCENARIOS / f"{name}.toml", where, **fewer, **{"engine.device": where})
+                for where in dict.fromkeys((device, "cpu"))
+            }
             auto = ran(SCENARIOS / f"{name}.toml", device, **{"server.rounds": 2, "engine.device": "auto"}).manifest["executor"]["device"]
-            bench.say(name, " ".join(f"{where} {found.round_s * 1e3:.1f} ms" for where, found in each.items()), f"a round; 'auto' picks {auto}")
+            bench.say(
+                name, " ".join(f"{where} {found.round_s * 1e3:.1f} ms" for where, found in each.items()), f"a round; 'auto' picks {auto}"
+            )
     with bench.part("phases"):
         rows = 50 if device == "cuda" else 5
         stack = [torch.randn(rows, 545_098, device=device)]
         fingerprints.fingerprints(stack)
-        bench.say("fingerprints of a round", f"{bench.clock(lambda: fingerprints.fingerprints(stack)) * 1e3:.2f} ms", f"{rows} rows of 2.2 MB")
+        bench.say(
+            "fingerprints of a round", f"{bench.clock(lambda: fingerprints.fingerprints(stack)) * 1e3:.2f} ms", f"{rows} rows of 2.2 MB"
+        )
         factors = [1 / rows] * rows
         took = bench.clock(lambda: sums.summed([(stack, list(range(rows)), list(range(rows)))], factors))
         bench.say("their mean, in order", f"{took * 1e3:.2f} ms")
