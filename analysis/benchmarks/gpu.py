@@ -27,7 +27,7 @@ from torch import nn
 
 import fedsim
 from fedsim.data.source import Examples, Pool
-from fedsim.learn.engine import devices, fingerprints, room, sums
+from fedsim.learn.engine import devices, fingerprints, passes, room, sums
 from fedsim.learn.engine.stack import Stack
 from fedsim.learn.work import Result, Row
 from fedsim.scenario.load import load
@@ -283,6 +283,14 @@ def timings(bench: Bench) -> None:
             bench.say(
                 name, " ".join(f"{where} {found.round_s * 1e3:.1f} ms" for where, found in each.items()), f"a round; 'auto' picks {auto}"
             )
+    if device == "cuda":
+        with bench.part("layout"):
+            before, passes.channels_last = passes.channels_last, lambda _: None
+            try:
+                found = ran(cifar(rounds, device=device), device)
+            finally:
+                passes.channels_last = before
+            bench.say("pfl's shape, channels as vmap lays them", f"{found.round_s * 1e3:.1f} ms a round")
     with bench.part("phases"):
         rows = 50 if device == "cuda" else 5
         stack = [torch.randn(rows, 545_098, device=device)]

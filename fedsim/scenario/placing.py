@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import nn
 
 from fedsim.core.errors import ScenarioError
 from fedsim.data.federation import Federation
 from fedsim.learn.engine import devices
 from fedsim.learn.engine.chunks import chunk_rule
-from fedsim.learn.engine.devices import Picked, Work
+from fedsim.learn.engine.devices import Module, Picked, Work
 from fedsim.learn.job import FULL, Job
 from fedsim.learn.models import trainable
 from fedsim.scenario import judge
@@ -20,17 +18,17 @@ SEEN = 1000
 """Clients whose numbers of examples are looked at, where a batch is all that a client has."""
 
 
-def placed(scenario: Scenario, model: nn.Module, job: Job, federation: Federation, asked: int) -> Picked:
+def placed(scenario: Scenario, model: Module, job: Job, federation: Federation, asked: int) -> Picked:
     """Return the device that *scenario* is computed on, of which a round asks *asked* clients. Raises ScenarioError where it cannot be."""
     engine = scenario.engine
-    there = engine.device != "cpu" and torch.cuda.is_available()
+    there = engine.device != "cpu" and devices.there()
     judge.check_device(engine, gpu=there)
     picked = Picked(engine.device) if engine.device != "auto" else _by_size(scenario, model, job, federation, asked, there=there)
     if picked.device == "cuda" and (wrong := devices.broken("cuda")):
         if engine.device == "cuda":
             raise ScenarioError(f"engine.device = 'cuda': {wrong}")
         picked = Picked("cpu", f"the GPU does not work: {wrong}")
-    lowers = engine.precision != "bfloat16" or picked.device == "cpu" or torch.cuda.is_bf16_supported()
+    lowers = engine.precision != "bfloat16" or picked.device == "cpu" or devices.lowers()
     judge.check_precision(engine, picked, lowers=lowers)
     return picked
 
@@ -40,7 +38,7 @@ def note(scenario: Scenario, picked: Picked) -> str:
     return f"engine.device = 'auto' picked {picked.device!r}: {picked.why}." if scenario.engine.device == "auto" else ""
 
 
-def work_of(scenario: Scenario, model: nn.Module, job: Job, federation: Federation, asked: int) -> Work:
+def work_of(scenario: Scenario, model: Module, job: Job, federation: Federation, asked: int) -> Work:
     """Return what a step of *scenario* has to do."""
     params = list(trainable(model).values())
     at_once = chunk_rule(sum(p.numel() * p.element_size() for p in params), "cuda")
@@ -53,7 +51,7 @@ def work_of(scenario: Scenario, model: nn.Module, job: Job, federation: Federati
     )  # fmt: skip
 
 
-def _by_size(scenario: Scenario, model: nn.Module, job: Job, federation: Federation, asked: int, *, there: bool) -> Picked:
+def _by_size(scenario: Scenario, model: Module, job: Job, federation: Federation, asked: int, *, there: bool) -> Picked:
     if scenario.engine.elsewhere and scenario.engine.executing["kind"] != "processes":
         return Picked("cpu", f"engine.executor.kind = {scenario.engine.executing['kind']!r} computes on CPUs")
     found = devices.faster(work_of(scenario, model, job, federation, asked))

@@ -15,6 +15,9 @@ from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from fedsim.learn.engine.room import line_of, meant_by
 
+Module = nn.Module
+"""A model, for whoever knows no torch."""
+
 WORTH = 5e7
 """FLOP in a step of a chunk from which on a GPU is the faster: what a core does in the time that a GPU takes to begin a step."""
 PASSES = 6
@@ -66,6 +69,16 @@ def faster(work: Work) -> Picked:
     what = f"{'a convolution' if work.convolves else 'no convolution'}, {work.parameters:,} parameters, batches of {work.batch}, {each}"
     than = "at least" if device == "cuda" else "less than"
     return Picked(device, f"a step of {what} takes about {work.flop / 1e6:.3g} MFLOP, {than} the {WORTH / 1e6:g} that pay on a GPU")
+
+
+def there() -> bool:
+    """Return whether torch finds a GPU."""
+    return torch.cuda.is_available()
+
+
+def lowers() -> bool:
+    """Return whether the GPU has products of bfloat16."""
+    return torch.cuda.is_bf16_supported()
 
 
 def convolves(model: nn.Module) -> bool:
