@@ -27,12 +27,12 @@ from fedsim.sim.rows import (
 )
 
 BATCH = 2000
-"""Messages that are charged at a time."""
+"""Messages that are charged at a time at most, where rounds have more, or a server knows none."""
 PARTS = ("compute", "down", "up", "idle")
 
 
 class Metered:
-    """Tells *observer* all that it hears, and joules by *meter* besides: of what is settled in batches, of the rest at the end."""
+    """Tells *observer* all that it hears, and joules by *meter* besides: of what is settled by round or batch, of the rest at the end."""
 
     def __init__(self, observer: Observer, meter: Meter) -> None:
         self._observer, self._meter = observer, meter
@@ -107,7 +107,8 @@ class Metered:
         self._observer.heard(row)
 
     def round(self, row: RoundRow) -> None:
-        """Hear that a batch of replies was handed over."""
+        """Hear that a batch of replies was handed over, and charge what is settled: a kill loses no more than a round."""
+        self._charge(self._settled, math.nan)
         self._observer.round(row)
 
     def energy(self, row: EnergyRow) -> None:
