@@ -11,14 +11,18 @@ from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # It
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.cost.availability import Availability
+from fedsim.cost.carbon import KEY as INTENSITY
+from fedsim.cost.carbon import intensity
 from fedsim.cost.compute import Compute, Volumes
 from fedsim.cost.loading import Loader
+from fedsim.cost.meter import Meter
 from fedsim.cost.network import Network, Overhead, ServerLink
 from fedsim.cost.transport import Transport
 from fedsim.data.federation import Federation
 from fedsim.data.source import finder
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
+from fedsim.scenario.schema import Energy
 from fedsim.scenario.section import Overhead as OverheadSection
 from fedsim.scenario.section import ServerLink as LinkSection
 
@@ -33,21 +37,32 @@ class Costs(TypedDict):
     loader: Loader | None
     server: ServerLink | None
     overhead: Overhead | None
+    energy: Meter | None
 
 
 def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
     """Return what the clients of a scenario have, who hold what those of *federation* do. Raises ScenarioError."""
     scenario, clients = loaded.scenario, loaded.scenario.clients
     files = {name: finder(loaded.folder, f"clients.{name}.path") for name in ("compute", "network", "availability")}
+    network: Network = made("network", clients.network, key=key.fold("link"), find=files["network"])
     return {
         "compute": made("compute", clients.compute, key=key.fold("device"), find=files["compute"], volumes=volumes(federation)),
-        "network": made("network", clients.network, key=key.fold("link"), find=files["network"]),
+        "network": network,
         "availability": made("availability", clients.availability, key=key.fold("availability"), find=files["availability"]),
         "transport": None if scenario.transport is None else Transport(key.fold("transport"), **scenario.transport.model_dump()),
         "server": server_link(scenario.server.link),
         "overhead": overhead(clients.overhead),
         "loader": None if clients.loading is None else made("loader", clients.loading, key=key.fold("loading")),
+        "energy": meter(loaded, clients.energy, key, network, brought=scenario.transport is None),
     }
+
+
+def meter(loaded: Loaded, section: Energy | None, key: Key, network: Network, *, brought: bool) -> Meter | None:
+    """Return what charges messages over *network*, *brought* at once or looked for; None where nothing is counted."""
+    if section is None:
+        return None
+    model = made("energy", section.table, key=key.fold("energy"))
+    return Meter(section.kind, model, network, intensity(section.intensity, finder(loaded.folder, INTENSITY)), brought)
 
 
 def volumes(federation: Federation) -> Volumes:

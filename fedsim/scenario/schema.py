@@ -18,6 +18,11 @@ Moment = Annotated[float, Field(ge=0)]
 
 _LOADING = "How fast each client's device loads mini-batches, and how many ahead of its steps; at once unless given."
 _BATCH_POLICY = "How a client's batch size goes from task to task, from batch_size on; as it is unless given."
+_ENERGY = "What each client's device draws, in joules; nothing is counted unless given."
+_INTENSITY = (
+    "grams of CO2 for a kilowatt hour: a number, 'world' (475, the mean of the world's grids), or a file with the columns hour and"
+    " g_per_kwh; no grams unless given"
+)
 _RAM = "How much memory each client's device has for training; any amount unless given."
 _CHECKPOINTING = "Whether activations are computed again in the backward pass, in the place of being kept: less memory, more operations."
 _TOO_LARGE = (
@@ -74,10 +79,24 @@ class Stream(Section):
         return given
 
 
+class Energy(BaseModel):
+    """What devices draw, and what that costs in CO2; every other key is a setting of its kind."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+    kind: str
+    intensity: Annotated[Annotated[float, Field(ge=0)] | str | None, Field(description=_INTENSITY)] = None
+
+    @property
+    def table(self) -> Table:
+        """Return kind and settings of the kind together."""
+        return {"kind": self.kind, **(self.model_extra or {})}
+
+
 class Clients(FleetClients):
     """How many clients, their devices, links and availability, and what they do with what streams in."""
 
     ram: Annotated[Table | None, Field(description=_RAM)] = None
+    energy: Annotated[Energy | None, Field(description=_ENERGY)] = None
     loading: Annotated[Table | None, Field(description=_LOADING)] = None
     replay: Table | None = None
     detector: Table | None = None
