@@ -291,7 +291,7 @@ def test_alternatives_that_are_both_asked_for_are_refused(tiny: Callable[..., di
         ("server.strategy.rounds", "There is server.rounds."),
         ("server.strategy.lr", "There is training.optimizer.lr."),
         ("clients.gflops", "There is clients.compute.gflops."),
-        ("clients.latency_s", "There is clients.network.latency_s (of 'constant', 'lognormal')."),
+        ("clients.latency_s", "There is clients.network.latency_s (of 'constant', 'lognormal', 'trace')."),
         ("data.alpha", "There is data.partition.alpha (of 'dirichlet'), or data.source.alpha (of 'leaf_synthetic')."),
         ("data.partition.per_client", "There is data.partition.per_client (of 'shards')."),
         ("training.capacity", "There is clients.replay.capacity"),

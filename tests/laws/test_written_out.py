@@ -61,6 +61,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "measured": {
         "model": {"kind": "mlp", "norm": "batch", "hidden": [8]}, "server.statistics": "recalibrate", "server.calibration_examples": 20,
     },
+    "a full server": {"server.link": {"ingress_mbps": 100, "egress_mbps": 9.5}},
+    "a server full one way": {"server.link": {"ingress_mbps": 100.0}},
+    "protocols": {"clients.overhead": {"message_bytes": 5000, "share": 0.03, "loss": 0.01}},
+    "protocols of nothing": {"clients.overhead": {}},
     "server": {"server.round_timeout_s": 9, "server.controller": {"kind": "plateau"}},
     "codec": {"codec": {"up": {"kind": "bfloat16"}, "down": {"kind": "plain"}}},
     "codec of nothing": {"codec": {}},
@@ -72,7 +76,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "transport": {"transport": {"server_s": 0.5, "cores": 2.0, "crowd_from": 3, "crowd_factor": 1.2}},
     "floor": {"stop": {"noise_floor": 3}, "monitor": {}},
     "monitor": {"monitor": {"every": 5, "tasks": 0.5, "noise": 1, "noise_every": 2, "examples": 4}},
-    "engine": {"engine": {"dtype": "float64", "executor": {"kind": "local"}, "chunk": 2, "device": "auto", "workers": 1}},
+    "engine": {"engine": {"dtype": "float64", "executor": {"kind": "local"}, "chunk": 2, "device": "auto", "workers": 1, "cuda_graphs": False}},
     "stream": {"stream": {}},
     "drift": {
         **STREAM, "stream.drift": {"change": {"kind": "swap_labels", "pairs": [[0, 1]]}, "schedule": {"kind": "abrupt", "at_s": [9]}},
