@@ -54,6 +54,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.cost import profiles, recorded  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
+    from fedsim.cost.failures import failures
     from fedsim.cost.loading import loaders
     from fedsim.cost.network import networks
     from fedsim.cost.ram import rams
@@ -85,7 +86,7 @@ def slots() -> dict[str, Slot]:
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, rams, replays, detectors, reactions, triggers, arrivals, orders,
         labellings, changes, schedules, onsets, models, optimizers, clippings, objectives, rehearsals, algorithms, codecs, stoppings,
-        executors, lr_schedules, controllers, batch_policies, loaders,
+        executors, lr_schedules, controllers, batch_policies, loaders, failures,
     ]  # fmt: skip
     common = {lr_schedules.noun: Schedule}
     return {registry.noun: Slot(registry.key, registry.noun, registry, common.get(registry.noun)) for registry in found}
