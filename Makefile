@@ -10,7 +10,7 @@ export PYTHONDONTWRITEBYTECODE :=
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: setup demo test docs reproduce bench notebooks types lint clean
+.PHONY: setup demo test test-gpu docs reproduce bench notebooks types lint clean
 
 setup: $(VENV)/.done  ## virtual environment with pinned packages
 
@@ -29,6 +29,9 @@ demo: setup  ## run the quickstart scenario
 
 test: setup  ## all tests but the slow ones, on two cores
 	$(BIN)/python -m pytest -n 2
+
+test-gpu: setup  ## the laws of the engine on a GPU, by a stand-in where there is none
+	$(BIN)/python -m pytest -n 0 -rs tests/laws/test_gpu.py tests/laws/test_graphs.py tests/laws/test_fingerprints.py tests/laws/test_devices.py tests/laws/test_memory.py
 
 docs: setup  ## the documentation, as a site in site/; nothing is fetched when it is read
 	@$(BIN)/pip install --quiet --quiet --no-compile --constraint constraints.txt --editable '.[docs]'

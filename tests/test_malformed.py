@@ -240,7 +240,7 @@ CASES: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     "accumulates two means": (online(training__accumulate=2, training__rehearsal={"kind": "er", "mix": "sum"}), "training.accumulate = 2: makes an update", ["mix = 'sum'", "'concat'"]),
     "accumulates DER": (online(training__accumulate=2, training__rehearsal={"kind": "der"}), "training.accumulate = 2: makes an update", ["training.rehearsal.kind = 'der'"]),
     "predicts by nobody": (online(stream__predict="global"), "stream.predict = 'global': must be 'received' or 'local'", []),
-    "cuda and workers": ({"engine.device": "cuda", "engine.workers": 2}, "engine.workers = 2:", ["engine.device = 'cuda'", "at 1"]),
+    "cuda and workers": ({"engine.device": "cuda", "engine.workers": 2}, "engine.device = 'cuda': torch finds no", ["'cpu' always"]),
     # Files.
     "file missing": ({"data.source": {"kind": "idx", "path": "mnits"}}, "data.source.path = 'mnits': not found.", ["FEDSIM_DATA"]),
     "path too long": ({"data.source": {"kind": "npz", "path": "x" * 5000}}, "data.source.path = 'xxxx", ["File name too long"]),

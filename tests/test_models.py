@@ -62,7 +62,7 @@ def test_what_is_left_to_torch_is_noted(scenario_file: Callable[..., Path], cli:
 
 
 def test_a_full_memory_says_what_to_try(go: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """When memory runs out in a chunk, the error names the clients and a smaller chunk, and the folder says failed."""
+    """When memory runs out for one client alone, the error names it and what to try."""
     from fedsim.core.errors import RunError
     from fedsim.learn.engine.cohort import CohortEngine
 
@@ -70,7 +70,7 @@ def test_a_full_memory_says_what_to_try(go: Callable[..., Any], monkeypatch: pyt
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried 9 GB")
 
     monkeypatch.setattr(CohortEngine, "_train", full)
-    with pytest.raises(RunError, match=r"client 0, task 0; .*can't allocate memory.*Try engine.chunk = 3"):
+    with pytest.raises(RunError, match=r"client \d, task 0: .*can't allocate memory.*does not fit. Try smaller batches"):
         go()
 
 

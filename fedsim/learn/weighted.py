@@ -28,6 +28,10 @@ def weighted(each: Sequence[Params | Row], factors: Sequence[float]) -> Params |
             rows.append(one.at)
         else:
             alone.append((i, one))
+    if not alone and stacks:  # Where they all lie on a GPU, they stay there.
+        there = next(iter(stacks.values()))[0].summed(list(stacks.values()), factors)
+        if there is not None:
+            return there
     first = each[0]
     names = first.stack.names if isinstance(first, Row) else tuple(first)
     parts = [(stack.arrays, np.array(places), np.array(rows)) for stack, places, rows in stacks.values()]

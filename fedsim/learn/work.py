@@ -243,6 +243,19 @@ class Stacked(Protocol):
         """Return the digest over *salt* and those of client *i*, as ``digest_of`` has it."""
         ...
 
+    def mark(self, i: int) -> str:
+        """Return what stands for those of client *i* in a digest; empty where they are hashed themselves."""
+        ...
+
+    @property
+    def forms(self) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+        """Return type and shape of each array of one client, by name, types as numpy writes them."""
+        ...
+
+    def summed(self, stacks: Sequence[tuple[Stacked, Sequence[int], Sequence[int]]], factors: Sequence[float]) -> Params | None:
+        """Return the sum of rows of *stacks* times *factors* where these lie; None where it has to be done elsewhere."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -306,17 +319,24 @@ class Result:
     def digest(self) -> str:
         """Return a SHA-256 over metrics, parameters, outputs and parts, by the names of fedsim-digest-1.
 
-        There an array of a part is called ``state/PART/NAME``, and one of the part ``rehearsal`` ``state/NAME``.
+        There an array of a part is called ``state/PART/NAME``, and one of the part ``rehearsal`` ``state/NAME``. Of parameters that lie
+        on a GPU it is over their names, types and shapes, and a fingerprint that was computed there.
         """
         if self.sealed:
             return self.sealed
         numbers = ",".join(f"{name}={float(value).hex()}" for name, value in sorted(self.metrics.items()))
+        given = self.given
+        if isinstance(given, Row) and (mark := given.stack.mark(given.at)):
+            numbers += "".join(f"|{name}:{dtype}:{shape}|" for name, (dtype, shape) in given.stack.forms.items()) + mark
+            return digest_of(self._beside(), numbers)
         if not self.outputs and not self.parts:
-            given = self.given
             return given.stack.digest(given.at, numbers) if isinstance(given, Row) else digest_of(given, numbers)
+        return digest_of({**self.params, **self._beside()}, numbers)
+
+    def _beside(self) -> Params:
+        """Return the arrays besides the parameters, as they are hashed."""
         state = joined({name: part for name, part in self.parts.items() if name != "rehearsal"}) | self.parts.get("rehearsal", {})
-        rest = joined({kind: dict(sorted(arrays.items())) for kind, arrays in (("outputs", self.outputs), ("state", state))})
-        return digest_of({**self.params, **rest}, numbers)
+        return joined({kind: dict(sorted(arrays.items())) for kind, arrays in (("outputs", self.outputs), ("state", state))})
 
 
 def digest_of(params: Params, salt: str = "") -> str:

@@ -13,7 +13,10 @@ from fedsim.record import digest, manifest
 
 PROMISES = {
     True: "On one machine type the digest is the same for a second run, and for any engine.chunk and engine.workers.",
-    False: "On a GPU sums may be taken in another order each time: digests may differ between runs, in last bits at first.",
+    False: (
+        "On a GPU of one type the digest was the same for a second run, wherever that was tried; it is not promised, and is not a CPU's."
+        " It rests on fingerprints of 128 bits that were computed there (fedsim-words-1), in the place of SHA-256 over parameters."
+    ),
 }
 """What a digest promises, on a CPU and elsewhere."""
 EVERYWHERE = (

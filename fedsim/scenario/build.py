@@ -55,14 +55,14 @@ from fedsim.learn.pace import Pace, Scaling
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
-from fedsim.scenario import around, batches, composing, costs, everywhere, judge
+from fedsim.scenario import around, batches, composing, costs, everywhere, judge, placing
 from fedsim.scenario.floor import check_floor, floor_remark
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
 from fedsim.scenario.places import elsewhere
 from fedsim.scenario.probe import measured, probe, takes_whole
-from fedsim.scenario.schema import Engine, Scenario
+from fedsim.scenario.schema import Scenario
 from fedsim.scenario.updating import try_algorithm, try_clipping, try_coding, try_rule
 from fedsim.sim.fleet import Fleet
 from fedsim.strategy.extras import Extras
@@ -90,6 +90,7 @@ class Parts:
     controller: Controller | None = None
     statistics: Statistics | None = None
     calibration: Calibration | None = None
+    placed: str = ""
     warned: Heard = field(default_factory=Heard)
 
     @property
@@ -98,7 +99,7 @@ class Parts:
         return tuple(
             note
             for note in (
-                self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
+                self.placed, self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
                 judge.unfitting(self.fleet.fitting, self.job, self.federation), batches.loading_bound(self.fleet),
                 floor_remark(self.scenario, own_start=starts_itself(self.strategy.strategy)),
                 *self.warned.lines("while the scenario was built"),
@@ -180,7 +181,9 @@ def _built(loaded: Loaded) -> Parts:
     around.check_statistics(scenario, list(buffers(model)), Calibration(model, torch.zeros(0)).names)
     federation, aside = _federation(loaded, key, source)
     job = composing.put(scenario, job, federation, objective, own_start=starts_itself(strategy.strategy))
-    device = _device(scenario.engine)
+    picked = placing.placed(scenario, model, job, federation, strategy.asked)
+    # Where processes train, examples lie in memory that they share.
+    device = torch.device("cpu" if scenario.engine.elsewhere else picked.device)
     strategy = strategy if job.own_statistics else measured(strategy, model)
     model = model.to(device, dtype)
     store = Store(federation, dtype, device)
@@ -194,8 +197,11 @@ def _built(loaded: Loaded) -> Parts:
         federation = store.federation
     many = many_sizes(job, federation.sizes(np.arange(federation.count)), streams=federation.streams is not None)
     many = many or policy is not None or scenario.training.too_large == "smaller_batch" or job.curriculum is not None  # Each has its own.
-    arithmetic = Arithmetic(scenario.engine.precision, scenario.training.checkpointing)
-    engine = CohortEngine(model, objective, store, chunk=scenario.engine.chunk, many_sizes=many, arithmetic=arithmetic)
+    graphs = picked.device == "cuda" and scenario.engine.cuda_graphs
+    arithmetic = Arithmetic(scenario.engine.precision, scenario.training.checkpointing, graphs)
+    engine = CohortEngine(
+        model, objective, store, chunk=scenario.engine.chunk, many_sizes=many, arithmetic=arithmetic, hands=picked.device
+    )
     judge.check_ram(scenario.clients, scenario.training)
     at = f"training.objective.kind = {scenario.training.objective['kind']!r}"
     counted, scores = probe(
@@ -229,16 +235,8 @@ def _built(loaded: Loaded) -> Parts:
     judge.check_rates(scenario, own_start=starts_itself(strategy.strategy))
     return Parts(
         scenario, key, federation, model, objective, engine, store.test, first, job, fleet, strategy, extras, controller, statistics,
-        calibration,
+        calibration, placing.note(scenario, picked),
     )
-
-
-def _device(engine: Engine) -> torch.device:
-    gpu = engine.device != "cpu" and torch.cuda.is_available()
-    judge.check_device(engine, gpu=gpu)
-    gpu = gpu and not engine.elsewhere
-    judge.check_precision(engine, lowers=not gpu or torch.cuda.is_bf16_supported())
-    return torch.device("cuda" if gpu else "cpu")
 
 
 def _job(scenario: Scenario, strategy: Built, policy: BatchPolicy | None) -> Job:

@@ -27,7 +27,7 @@ def check(scenario: Scenario) -> None:
         raise ScenarioError(f"{ASKED}: is promised of CPUs, and engine.device = {engine.device!r} {what}. Take device = 'cpu', or {LEAVE}.")
     if engine.precision is not None:
         raise ScenarioError(
-            f"{ASKED}: what products of bfloat16 round to goes by the processor, and engine.precision = {engine.precision!r}. Leave"
+            f"{ASKED}: what such products round to goes by the processor, and engine.precision = {engine.precision!r}. Leave"
             f" precision out, or {LEAVE}."
         )
     if (kind := engine.executing.get("kind")) not in EXECUTORS:

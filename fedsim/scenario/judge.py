@@ -14,6 +14,7 @@ from fedsim.core.types import IntArray
 from fedsim.cost.ram import MIB
 from fedsim.data.federation import Federation
 from fedsim.learn.controllers import Controller, rises
+from fedsim.learn.engine.devices import Picked
 from fedsim.learn.job import FULL, Job
 from fedsim.learn.objectives import Objective
 from fedsim.learn.pace import Clock
@@ -25,40 +26,37 @@ ITEM_BYTES = 40
 
 
 def check_device(engine: Engine, *, gpu: bool) -> None:
-    """Refuse ``engine.device = "cuda"`` where another process is to compute, or torch finds no *gpu*; several workers in one process."""
-    asked, workers = engine.device, engine.workers
-    if asked == "cuda" and workers > 1:
-        raise ScenarioError(
-            f"engine.workers = {workers}: several processes train on the CPU only, and engine.device = 'cuda'. Leave workers at"
-            f" 1 for a GPU, or take device = 'cpu'."
-        )
+    """Refuse ``engine.device = "cuda"`` where a stranger's executor computes, or torch finds no *gpu*; several workers in one process."""
+    asked, workers, kind = engine.device, engine.workers, engine.executing["kind"]
     if workers > 1 and not engine.elsewhere:
         raise ScenarioError(
             f"engine.workers = {workers}: engine.executor.kind = 'local' is this process alone. Leave workers at 1, or leave"
             f" engine.executor out."
         )
-    if asked == "cuda" and engine.elsewhere:
+    if asked == "cuda" and kind not in ("local", "processes"):
         raise ScenarioError(
-            f"engine.executor.kind = {engine.executing['kind']!r}: trains on the CPU only, and engine.device = 'cuda'. Leave it out for"
-            f" a GPU, or take device = 'cpu'."
+            f"engine.executor.kind = {kind!r}: trains on the CPU only, and engine.device = 'cuda'. Leave it out for a GPU, or take"
+            f" device = 'cpu'."
         )
     if asked == "cuda" and not gpu:
         raise ScenarioError(
             "engine.device = 'cuda': torch finds no CUDA device on this machine. 'cpu' always works, and 'auto' takes a"
-            " GPU where there is one."
+            " GPU where there is one and it is the faster."
         )
 
 
-def check_precision(engine: Engine, *, lowers: bool) -> None:
-    """Refuse products of bfloat16 where torch has none of it: from float64, and on a GPU that does not *lower* them."""
+def check_precision(engine: Engine, picked: Picked, *, lowers: bool) -> None:
+    """Refuse other products than float32's where the device *picked* has none, or which it does not *lower*; and from float64."""
     if engine.precision is None:
         return
+    asked = f"engine.precision = {engine.precision!r}"
     if engine.dtype == "float64":
-        raise ScenarioError(
-            f"engine.precision = {engine.precision!r}: lowers products of float32, and engine.dtype = 'float64'. Leave one of them out."
-        )
+        raise ScenarioError(f"{asked}: lowers products of float32, and engine.dtype = 'float64'. Leave one of them out.")
+    if engine.precision == "tf32" and picked.device == "cpu":
+        why = f"'auto' picked the CPU: {picked.why}" if picked.why else "engine.device = 'cpu'"
+        raise ScenarioError(f"{asked}: a GPU has such products, a CPU has none, and {why}. Leave it out, or take device = 'cuda'.")
     if not lowers:
-        raise ScenarioError(f"engine.precision = {engine.precision!r}: this machine's GPU has none. Leave it out, or take device = 'cpu'.")
+        raise ScenarioError(f"{asked}: this machine's GPU has none. Leave it out, or take device = 'cpu'.")
 
 
 def check_test(scenario: Scenario) -> None:

@@ -98,7 +98,7 @@ KEYS: dict[str, dict[str, str]] = {
         "client_test_fraction": "The share of its examples that a client keeps back for that.",
     },
     "Engine": {
-        "device": "Where it is computed; 'auto' is a GPU where there is one.",
+        "device": "Where it is computed; 'auto' is a GPU where there is one and a rule of sizes says that it is the faster.",
         "dtype": "What parameters are kept and sent in; float64 doubles the bytes of every message.",
         "workers": "How many processes compute; more pay when a run takes longer than a minute.",
         "executor": "What computes; this process, or processes where there are several workers, unless given.",

@@ -240,9 +240,7 @@ def test_a_check_opens_nothing_and_sees_what_is_wrong(tiny: Any, said: Callable[
         "engine.workers = 2: engine.executor.kind = 'local' is this process alone.": {
             "engine.workers": 2, "engine.executor": {"kind": "local"}
         },
-        "engine.executor.kind = 'processes': trains on the CPU only": {
-            "engine.device": "cuda", "engine.executor": {"kind": "processes"}
-        },
+        "engine.executor.kind = 'mine:Elsewhere': trains on the CPU only": {**own("Elsewhere"), "engine.device": "cuda"},
     }  # fmt: skip
     for words, overrides in refused.items():
         with pytest.raises(fedsim.ScenarioError) as raised:

@@ -26,6 +26,9 @@ class Counted:
     def __init__(self, stack: Stack) -> None:
         self.stack, self.read = stack, 0
 
+    def mark(self, _: int) -> str:
+        return ""
+
     def row(self, i: int) -> Params:
         self.read += 1
         return self.stack.row(i)

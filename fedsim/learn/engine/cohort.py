@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsim.core.errors import RunError
 from fedsim.core.state import State
 from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
@@ -29,9 +28,11 @@ from fedsim.learn.engine.diagnosis import Guarded, broken
 from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.executors import Site
+from fedsim.learn.engine.graphs import Capture, Cuda, Graphs
 from fedsim.learn.engine.live import Learner
 from fedsim.learn.engine.looks import Looks
 from fedsim.learn.engine.noise import Luck
+from fedsim.learn.engine.room import Room, minding
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
 from fedsim.learn.engine.spread import compile_spread
@@ -83,7 +84,7 @@ class CohortEngine:
 
     def __init__(
         self, model: nn.Module, objective: Objective, store: Store, *, chunk: int | None = None, many_sizes: bool = False,
-        arithmetic: Arithmetic = PLAIN,
+        arithmetic: Arithmetic = PLAIN, hands: str = "", capture: Capture | None = None,
     ) -> None:  # fmt: skip
         carried = travelling(model)
         self._model, self.objective, self._store = model, objective, store
@@ -93,8 +94,11 @@ class CohortEngine:
         self.result_bytes = sum(p.numel() * p.element_size() for p in carried.values())
         first = next(iter(carried.values()))
         self._device, self._dtype = first.device, first.dtype
-        self.device = str(self._device)
-        self.chunk = chunk or chunk_rule(self.result_bytes, self._device.type)
+        self.device = hands or str(self._device)
+        """Where numbers are computed: here, unless it is said that other *hands* do so there."""
+        self.chunk = chunk or chunk_rule(self.result_bytes, torch.device(self.device).type)
+        self.room, self.heard = Room(str(self._device)), dict[str, None]()
+        """How many clients memory holds; and what engines elsewhere say that a reader should know."""
         self._steps: dict[Kind, Step] = {}
         self._spread: dict[Kind, Step] = {}  # For rows with rates of their own.
         self._starts = Starts(carried, self._trained, self._dtype, self._device)
@@ -103,12 +107,16 @@ class CohortEngine:
         self.computed = 0
         """How many tasks of the latest ``run`` are computed so far, for whoever looks on."""
         self.arithmetic, self.many_sizes = arithmetic, many_sizes
+        here = capture is not None or self._device.type == "cuda"
+        self.graphs = Graphs(capture or Cuda()) if arithmetic.graphs and here else None
+        if self.graphs is not None:
+            self.room.freed = self.graphs.forget
         self._templates = Templates(model, objective, arithmetic) if many_sizes else None
 
     @property
     def site(self) -> Site:
         """Return what another engine needs to compute the same bits."""
-        return Site.of(self, *self.parts)
+        return Site.of(self, *self.parts, self.device)
 
     @property
     def parts(self) -> tuple[nn.Module, Objective, Store, int, bool, Arithmetic]:
@@ -130,7 +138,7 @@ class CohortEngine:
 
     def evaluate(self, params: Params, x: Tensor, y: Tensor) -> dict[str, float]:
         """Return the scores of *params* over the examples (x, y), from sums over batches of fixed size."""
-        with one_thread():
+        with one_thread(), minding(self._device), PLAIN.at_work(self._device.type):
             return self._scorer.scores(self._starts.tensors(params), x, y)
 
     def test_classes(self, params: Params, classes: Sequence[int]) -> dict[str, float]:
@@ -150,13 +158,13 @@ class CohortEngine:
         x, y = self._store.test
         if self._scored is None or self._scored[0] is not start:
             self._scored = start, self._starts.tensors(start.params)  # Kept for the batches that follow.
-        with one_thread():
+        with one_thread(), minding(self._device), PLAIN.at_work(self._device.type):
             return next(self._scorer.sums(self._scored[1], x[rows], y[rows]))
 
     def run(self, tasks: list[Task]) -> list[Result]:
         """Return the results of *tasks*, in their order, computed here and now."""
         self._scored = None
-        with one_thread():
+        with one_thread(), PLAIN.at_work(self._device.type):
             return self._run(tasks)
 
     def prepare(self, job: Job) -> None:
@@ -185,28 +193,24 @@ class CohortEngine:
     @property
     def notes(self) -> list[str]:
         """Return what a reader should know of how the model is trained: why it is not compiled, if it is not."""
-        return sorted({step.note for step in self._steps.values() if step.note})
+        return [*sorted({step.note for step in self._steps.values() if step.note}), *self.told, *self.heard]
+
+    @property
+    def told(self) -> list[str]:
+        """Return the same of what came up while it trained."""
+        return [*self.room.notes, *(self.graphs.notes if self.graphs is not None else ())]
 
     def _run(self, tasks: list[Task]) -> list[Result]:
         results: dict[int, Result] = {}
         self.computed = 0
         for job, rows in ranked(tasks):
+            run = self._score if job.kind != "train" else self._train if job.stopping is None else self._train_early
+            if tasks[rows[0]].rehearsing is not None:
+                run = self._rehearse
             width = self._width(job, [tasks[i] for i in rows])
-            for first in range(0, len(rows), width):
-                places = rows[first : first + width]
-                chunk = [tasks[i] for i in places]
-                run = self._score if job.kind != "train" else self._train if job.stopping is None else self._train_early
-                if tasks[rows[0]].rehearsing is not None:
-                    run = self._rehearse
-                try:
-                    results.update(zip(places, run(job, chunk), strict=True))
-                    self.computed = len(results)
-                except (RuntimeError, MemoryError) as error:  # torch reports a full memory as a RuntimeError
-                    names = "; ".join(task.label for task in chunk[:3]) + ("; ..." if len(chunk) > 3 else "")
-                    said = (str(error).splitlines() or ["no more memory"])[0][:200]
-                    full = isinstance(error, MemoryError) or "memory" in said.lower()
-                    hint = f" Try engine.chunk = {max(1, len(chunk) // 2)}, or smaller batches." if full else ""
-                    raise RunError(f"training broke in {names}: {said}{'' if said.endswith('.') else '.'}{hint}") from error
+            for places, found in self.room.chunks(tasks, rows, width, partial(run, job)):
+                results.update(zip(places, found, strict=True))
+                self.computed = len(results)
         self._starts.forget()
         return [results[i] for i in range(len(tasks))]
 
@@ -284,10 +288,12 @@ class CohortEngine:
         x, y, offsets = self._store.pool(tasks)
         chunk = self._planned(job, tasks, offsets)
         rows, luck = self._starts.rows(job, tasks), Luck(tasks)
+        if self.graphs is not None:
+            self.graphs.place(rows)
         plain, rates = is_plain(job) and not job.cut, chunk.step_rates
         watcher, watched = Watcher.of(tasks, rows, self._trained), self._looks.noise(tasks, x, y, offsets)
         updates = self._updates(tasks, (x, y), rows, luck, plain=plain, told=watcher.gradients if watcher else None)
-        with torch.no_grad():
+        with torch.no_grad(), self.arithmetic.at_work(self._device.type):
             self.as_built()
             for step, kind, which, places in chunk.batches():
                 if watcher:
@@ -319,6 +325,7 @@ class CohortEngine:
             pool, rows, luck, lambda kind: self._step(kind[:2], plain, mix), self._trained, plain, alone=len(tasks) == 1,
             spread=lambda kind: self._step(kind[:2], plain, mix, spread=True),
             mass=mass_of(self.objective, self._store.whole_targets), told=told, cuts=batches is not None and batches.widths is not None,
+            graphs=self.graphs,
         )  # fmt: skip
 
     def _planned(self, job: Job, tasks: list[Task], offsets: IntArray) -> Chunk:
@@ -341,7 +348,8 @@ class CohortEngine:
     def _stack(self, job: Job, rows: Rows) -> Stack:
         """Return what is sent of *rows*: without the buffers, where these are the client's own."""
         count = self._trained if job.own_statistics else len(self._names)
-        return Stack(self._names[:count], rows.params[:count])
+        params = rows.params[:count]
+        return Stack(self._names[:count], self.graphs.taken(params) if self.graphs is not None else params)
 
     def _result(
         self, task: Task, stack: Stack, loss: float, rows: Rows, row: int, parts: dict[str, State], steps: int, watched: State

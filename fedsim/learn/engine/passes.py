@@ -216,6 +216,24 @@ def update_in_place(graph: Graph, params: list[Node], rate: Node, *, fuse: bool 
             graph.erase_node(node)
 
 
+def rates_as_tensors(graph: Graph, rate: Node) -> None:
+    """Let *rate* be a tensor without dimensions, whose memory is read each time: a number would be frozen in a CUDA graph.
+
+    What starts from a parameter scales the smaller factor of its product. Moves the last bits.
+    """
+    for node in list(rate.users):
+        if node.target is aten.mul.Scalar:
+            node.target = aten.mul.Tensor
+            continue
+        param, left, right = cast(tuple[Node, Node, Node], node.args)
+        with graph.inserting_before(node):
+            if np.prod(shape(left)) <= np.prod(shape(right)):
+                left = graph.call_function(aten.mul.Tensor, (left, rate))
+            else:
+                right = graph.call_function(aten.mul.Tensor, (right, rate))
+        node.args, node.kwargs = (param, left, right), {"beta": 1, "alpha": 1}
+
+
 def write_buffers(graph: Graph, count: int, buffers: list[Node]) -> None:
     """Write the new buffers over the old, and return them no more. Output: *count* gradients, then what is left (the loss)."""
     end = next(node for node in graph.nodes if node.op == "output")

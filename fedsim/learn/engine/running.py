@@ -13,7 +13,8 @@ Placed = Literal["any", "many", "one"]
 Graphed = Callable[..., Any]
 """A graph as a function."""
 Open = Callable[[list[Tensor]], Views]
-Run = Callable[[Views, Tensor, Tensor, Sequence[Tensor], float | Tensor], tuple[Tensor, list[Tensor]]]
+Run = Callable[[Views, Tensor, Tensor, Sequence[Tensor], Any], tuple[Tensor, list[Tensor]]]
+"""The last of what it takes is minus the learning rate: a number, or a tensor where the step is for CUDA graphs."""
 Close = Callable[[Tensor], Tensor]
 
 

@@ -234,6 +234,8 @@ def _parts(
     passes.write_buffers(graph, count, inputs[count:carried])
     if plain:
         passes.update_in_place(graph, inputs[:count], rate)
+        if arithmetic.graphs:
+            passes.rates_as_tensors(graph, rate)
     opening = passes.before_loop(graph, inputs[:carried])
     closing = passes.after_loop(graph) if stacked else []
     parts = _split(module, inputs[:carried], opening, closing)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.learn.engine.aims import Form
 from fedsim.learn.engine.chunks import Rate, groups, paced
+from fedsim.learn.engine.graphs import Graphs
 from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.step import Step
 
@@ -48,6 +49,7 @@ class Updates:
     *mass* gives what the objective's mean over targets is divided by; None: how many there are. *told* is shown the gradients of rows,
     where there are any, before the update rule takes them. *recalled* gives what steps of an ``Aim`` want besides, and *shown* is shown
     what these return besides. Where it *cuts*, the second number of a kind is how many steps of its sequences are read; 0 for all.
+    With *graphs* steps of rows side by side run by these, where they can.
     """
 
     pool: tuple[Tensor, Tensor]
@@ -63,6 +65,7 @@ class Updates:
     recalled: Callable[[Which], list[Tensor]] | None = None
     shown: Callable[[Which, Sequence[Tensor]], None] | None = None
     spread: Callable[[Kind], Step] | None = None
+    graphs: Graphs | None = None
     _heads: dict[Kind, list[Head]] = field(default_factory=dict[Kind, list[Head]])
     _views: dict[tuple[Kind, int, int], list[Tensor]] = field(default_factory=dict[tuple[Kind, int, int], list[Tensor]])
 
@@ -136,22 +139,29 @@ class Updates:
         *rate* is of all of them, or of each.
         """
         size, (x, y) = kind[0], self.pool
-        index = torch.from_numpy(np.ascontiguousarray(read).reshape(-1)).to(x.device)
+        index = _sent(torch.from_numpy(np.ascontiguousarray(read).reshape(-1)), x.device)
         bx = x.index_select(0, index).view(len(read), size, *x.shape[1:])
         if self.cuts and kind[1]:
             bx = bx[:, :, : kind[1]].contiguous()
         by = y.index_select(0, index).view(len(read), size, *y.shape[1:])
         params = self.rows.params
         down = torch.from_numpy(-rate).to(params[0]) if isinstance(rate, np.ndarray) else -rate
-        masks = [m.to(x.device, params[0].dtype) for m in self.luck.masks(compiled.masks, mine)]
+        masks = [_sent(m, x.device).to(params[0].dtype) for m in self.luck.masks(compiled.masks, mine)]
         if self.recalled is not None:
             masks += self.recalled(mine)
         if isinstance(mine, slice):
+            ran = None
+            if self.graphs is not None and not isinstance(rate, np.ndarray):
+                ran = self.graphs.run(compiled, params, mine, (bx, by), masks, -rate)
+            if ran is not None:
+                return ran
             mark = (kind, mine.start, mine.stop)
             if mark not in self._views:
                 self._views[mark] = compiled.open([param[mine] for param in params])
             with self.luck.seeded(compiled, mine):
                 return compiled.run(self._views[mark], bx, by, masks, down)
+        if self.graphs is not None:
+            self.graphs.apart()
         at = torch.from_numpy(mine)  # Rows apart, or one that needs memory of its own: gathered, and written back.
         copies = [param[at] for param in params]
         with self.luck.seeded(compiled, mine):
@@ -167,6 +177,11 @@ class Updates:
         y = self.pool[1]
         targets = y[torch.from_numpy(np.ascontiguousarray(places)).to(y.device)]
         return torch.stack([self.mass(each) for each in targets]).to(self.rows.params[0])
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return *tensor* on *device*; a GPU is not waited for: it takes it from memory that it can read by itself."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _add(sums: list[Tensor], gradients: list[Tensor], rows: slice, mass: Mass) -> None:

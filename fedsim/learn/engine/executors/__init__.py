@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Site:
-    """What an engine computes with, wherever it stands: model, objective and examples, how many clients it stacks, and how.
+    """What an engine computes with, wherever it stands: model, objective and examples, how many clients it stacks, how, and where.
 
     It can be pickled where these can. Another process unpickles it whole, and finds a reader's own modules by it.
     """
@@ -40,6 +40,7 @@ class Site:
     chunk: int
     many_sizes: bool
     arithmetic: Arithmetic = PLAIN
+    device: str = "cpu"
 
     @classmethod
     def of(cls, engine: CohortEngine, *parts: Any) -> Site:
@@ -59,7 +60,7 @@ class Site:
 
     def __reduce__(self) -> tuple[Callable[..., Site], tuple[Any, ...]]:
         """Return it without its engine, in a form that is read only once a reader's modules can be found."""
-        parts = (self.model, self.objective, self.store, self.chunk, self.many_sizes, self.arithmetic)
+        parts = (self.model, self.objective, self.store, self.chunk, self.many_sizes, self.arithmetic, self.device)
         return _arrived, ([place or os.getcwd() for place in sys.path], dict(own.worlds()), pickle.dumps(parts))
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO
 
 import numpy as np
+import torch
 
 from fedsim.core import own
 from fedsim.core.children import command, ended, environment
@@ -28,6 +29,7 @@ from fedsim.core.warned import tell
 from fedsim.data.source import Examples
 from fedsim.learn.engine import shared
 from fedsim.learn.engine.chunks import ranked
+from fedsim.learn.engine.devices import mine
 from fedsim.learn.engine.executors import Site, executors
 from fedsim.learn.engine.executors.wire import SENT, Answer, Broken, Channel, Fresh, Learn, Score, Settle, Train, Unit
 from fedsim.learn.models import hooks
@@ -74,6 +76,7 @@ class Workers:
         self._said = tempfile.TemporaryFile()
         self._workers: list[_Worker] = []
         self._starts: dict[str, tuple[int, shared.Layout]] = {}
+        self._heard_of: dict[str, None] = {}  # The engine's here, for what those of the workers have to say.
         self._chunk, self.computed = 1, 0
         """How many clients are trained at once at most, and how many tasks of the latest ``run`` are computed so far."""
         try:
@@ -104,9 +107,9 @@ class Workers:
             dtype=str(store.dtype).removeprefix("torch."), chunk=site.chunk, many_sizes=site.many_sizes, arithmetic=site.arithmetic,
             kept_bytes=CACHED_BYTES // len(self._workers),
         )  # fmt: skip
-        self._chunk = site.chunk
+        self._chunk, self._heard_of = site.chunk, site.engine.heard
         for worker in self._workers:
-            self._tell(worker, settle, block)
+            self._tell(worker, replace(settle, device=mine(site.device, worker.number, torch.cuda.device_count())), block)
 
     def run(self, tasks: Sequence[Task]) -> list[Result]:
         """Return the results of *tasks*, in their order. Raises what a worker raised, RunError where one died."""
@@ -214,7 +217,9 @@ class Workers:
         if worker.unit is None:
             raise RunError(f"{worker} answered without a question.")
         (number, unit), worker.unit = worker.unit, None
-        tell(answer.warned if isinstance(answer, Answer) else ())
+        if isinstance(answer, Answer):
+            tell(answer.warned)
+            self._heard_of.update(dict.fromkeys(answer.notes))
         return number, _raised(answer, unit) if isinstance(answer, Broken) else answer
 
     def _tell(self, worker: _Worker, message: object, *beside: int) -> None:
@@ -253,7 +258,7 @@ class Workers:
 
 @executors.register("processes")
 def processes(workers: int) -> Workers:
-    """Processes on this machine, engine.workers of them, on the CPU; examples and results lie in memory that they share."""
+    """Processes on this machine, engine.workers of them; examples and results lie in memory that they share. GPUs are dealt out."""
     return Workers(workers)
 
 

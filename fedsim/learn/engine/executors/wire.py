@@ -31,7 +31,7 @@ class Settle:
     """What a worker computes with. Beside it: the block of the examples.
 
     What SENT names lies in the block too, each pickled by itself: a model may be large, and what of them cannot be
-    loaded is to be named. *kept_bytes* is the worker's share of generated data.
+    loaded is to be named. *kept_bytes* is the worker's share of generated data, *device* the one that it computes on.
     """
 
     examples: Layout
@@ -41,6 +41,7 @@ class Settle:
     many_sizes: bool
     arithmetic: Arithmetic
     kept_bytes: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,16 @@ Unit = Train | Score
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a unit, one entry per task: metrics, arrays in the worker's block of results, digest; what it *warned* of."""
+    """What came of a unit, one entry per task: metrics, arrays in the worker's block of results, digest.
+
+    Beside it what it *warned* of, and *notes* of the worker's engine so far.
+    """
 
     metrics: list[Mapping[str, float]]
     layouts: list[Layout]
     digests: list[str]
     warned: list[Told] = field(default_factory=list[Told])
+    notes: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class _Worker:
             for result in results:
                 layout, self._written = shared.write(self._results, result.arrays(), self._written)
                 layouts.append(layout)
-            return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results], heard.told)
+            return Answer([dict(r.metrics) for r in results], layouts, [r.digest for r in results], heard.told, self._engine.told)
         except BaseException as error:  # Whatever it is, even SystemExit, it is the parent's to raise.
             place = own.where(error)
             return Broken(
@@ -150,9 +150,12 @@ def engine_at(settle: Settle, block: int) -> CohortEngine:
         test=Examples(memory["test_x"], memory["test_y"]),
         pooled=Examples(memory["x"], memory["y"]) if settle.pooled else None,
     )
-    store = Store(federation, getattr(torch, settle.dtype), torch.device("cpu"), kept_bytes=settle.kept_bytes)
+    device = torch.device(settle.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store = Store(federation, getattr(torch, settle.dtype), device, kept_bytes=settle.kept_bytes)
     return CohortEngine(
-        parts["model"], parts["objective"], store, chunk=settle.chunk, many_sizes=settle.many_sizes, arithmetic=settle.arithmetic
+        parts["model"].to(device), parts["objective"], store, chunk=settle.chunk, many_sizes=settle.many_sizes, arithmetic=settle.arithmetic
     )
 
 
