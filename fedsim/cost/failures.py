@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Protocol, get_args
 import numpy as np
 
 from fedsim.core import answers
+from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.registry import Registry
 from fedsim.core.types import BoolArray, IntArray, NonNegative, Range, Seconds
@@ -161,6 +162,11 @@ def _break(cause: str, what: What, after_s: Seconds, away_s: Seconds) -> Fault:
     return Fault(f"{cause} while working", after_s, answer, breaks=True, away_s=away_s)
 
 
+def _check_away(what: What, away_s: Seconds) -> None:
+    if what == "app" and away_s:
+        raise ScenarioError(f"clients.failures.away_s = {away_s:g}: goes with what = 'device'; where an app dies its device stays.")
+
+
 @failures.register("dropout")
 def dropout(key: Key, *, probability: Chance, what: What = "device", away_s: NonNegative = 0.0) -> Dropout:
     """Return tasks that break off with a *probability* each, at a moment drawn evenly in their work.
@@ -168,12 +174,13 @@ def dropout(key: Key, *, probability: Chance, what: What = "device", away_s: Non
     The client loses the task, keeps what it had before, and takes no message for *away_s*. With the device the reply is lost for good:
     its message was taken off the SuperLink. A SuperNode that is back within 60 s is never missed, and the server learns of it by its
     deadline alone; of one that is away longer it hears after 60 s, by error 5, NODE_UNAVAILABLE. Where only the app dies, its SuperNode
-    says so once it misses the app's heartbeats, after 60 s: error 8, CLIENT_APP_CRASHED.
+    says so once it misses the app's heartbeats, after 60 s: error 8, CLIENT_APP_CRASHED; until then it takes no other message.
 
     >>> breaks = dropout(Key(0), probability=0.5)
     >>> [breaks.fails(0, task, 10.0) is None for task in range(4)]
     [False, False, True, False]
     """
+    _check_away(what, away_s)
     return Dropout(probability, what, away_s, key.fold("whether"), key.fold("when"))
 
 
@@ -189,6 +196,7 @@ def hazard(
     >>> round(hazard(Key(0), per_s=0.01).fails(0, 0, 1000.0).after_s, 3)
     20.792
     """
+    _check_away(what, away_s)
     return Hazard(per_s, what, away_s, key.fold("when"))
 
 

@@ -1,4 +1,4 @@
-"""Laws of devices, their memory, links, availability and failures: functions of (key, client, now), whoever asks, in any order. Knows no kind."""
+"""Laws of devices, memory, links, availability and failures: functions of (key, client, now), whoever asks, in any order. Knows no kind."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def _of_failures(failures: Failures, clients: IntArray) -> dict[int, list[float]
     for client in clients.tolist():
         faults = [failures.fails(client, task, works_s) for task in (*range(12), EVALUATION) for works_s in WORK_S]
         found[client] = [
-            number for each in faults for number in ((-1.0,) if each is None else (each.after_s, float(ANSWERS.index(each.answer)), each.away_s))
+            number
+            for each in faults
+            for number in ((-1.0,) if each is None else (each.after_s, float(ANSWERS.index(each.answer)), each.away_s))
         ]
     return found
 
