@@ -43,6 +43,36 @@ class Edges:
         return min((edge for edge in self.edges if edge > now), default=math.inf) if len(clients) else math.inf
 
 
+class Far:
+    """Links on which any message takes 3 s, or so many."""
+
+    def __init__(self, takes_s: float = 3.0) -> None:
+        self.takes_s = takes_s
+
+    def down_mbps(self, clients: Any) -> Any:
+        return np.full(len(clients), 1.0)
+
+    up_mbps = down_mbps
+
+    def down_s(self, client: int, size_bytes: int) -> float:
+        return self.takes_s
+
+    up_s = down_s
+
+
+class Steady:
+    """Devices that take *work_s* for any task."""
+
+    def __init__(self, work_s: float) -> None:
+        self.work_s = work_s
+
+    def gflops(self, clients: Any) -> Any:
+        return np.full(len(clients), 1.0)
+
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> float:
+        return self.work_s
+
+
 class Odd:
     """Failures after more work than there is."""
 

@@ -32,6 +32,8 @@ class There:
         It leaves for good where nothing pauses, or where it never comes back. What ends the moment it leaves has ended.
         """
         left = seconds
+        if not seconds:
+            yield self._env.timeout(0.0)  # It takes its turn among what happens now, all the same.
         while left > 0:
             now = float(self._env.now)
             gone_s = self.leaves_s(client)

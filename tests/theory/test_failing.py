@@ -54,7 +54,7 @@ def test_crashes_come_by_the_exponential_law() -> None:
 def test_over_selection_meets_its_goal_as_often_as_the_binomial_says(go: Go) -> None:
     """Of 1.3 m clients that are asked fewer than m answer as often as P(Bin(1.3 m, 0.92) < m) says, by stock FedAvg and a deadline."""
     m, rounds = 20, 200
-    strategy = {"kind": "FedAvg", "fraction_train": 26 / 40, "min_train_nodes": 26, "fraction_evaluate": 0.0}
+    strategy = {"kind": "FedAvg", "fraction_train": 26 / 40, "min_train_nodes": 26}
     run = go({**that("dropout", probability=0.08), "server.rounds": rounds, "server.strategy": strategy, "evaluate.every": 50})
     short, chance = int((run.rounds.arrived < m).sum()), float(binom.cdf(m - 1, 26, 0.92))
 
@@ -140,10 +140,11 @@ def test_a_client_whose_reply_is_lost_has_trained(kind: str, go: Go) -> None:
     """On streams what it predicted is told all the same, and nothing twice."""
     stream = {"stream.arrivals": {"kind": "constant", "per_s": 0.5}, "stream.trigger": {"kind": "count", "examples": 4}}
     run = go({**that(kind, probability=0.4), **stream, "clients.count": 6, "server.rounds": 8})
-    lost = set(run.tasks[run.tasks.cause != ""].message)
+    failed = run.tasks[run.tasks.cause != ""]
+    lost = {*zip(failed.client, failed["round"], strict=True)}
 
     assert len(lost) > 5
-    assert lost <= set(run.tested.message) and not run.tested[["client", "item"]].duplicated().any()
+    assert lost <= {*zip(run.tested.client, run.tested["round"], strict=True)} and not run.tested[["client", "item"]].duplicated().any()
 
 
 # Nothing moves where nothing fails.
@@ -183,7 +184,7 @@ def test_the_digest_is_one_for_any_number_of_workers(leaving: str, go: Go) -> No
 
 
 WAYS = {"clients.availability": {"kind": "failing:Edges"}, "clients.count": 2, "server.rounds": 1, "clients.network": {
-    "kind": "constant", "down_mbps": 1e6, "up_mbps": 1e6, "latency_s": 3.0}, "server.round_timeout_s": 200.0}  # fmt: skip
+    "kind": "failing:Far"}, "server.round_timeout_s": 200.0}  # fmt: skip
 """3 s down, so many of work, 3 s up; the client leaves after 4 s."""
 
 
@@ -205,24 +206,30 @@ def moments(run: fedsim.Run) -> list[float]:
 )
 def test_times_are_those_of_a_walk_by_hand(leaving: str, work_s: float, expected: list[float], cause: str, go: Go) -> None:
     """What leaving makes of a message whose client is away twice, phase by phase."""
-    device = {"kind": "constant", "gflops": 1e6, "overhead_s": work_s}
+    device = {"kind": "failing:Steady", "work_s": work_s}
     run = go({**WAYS, "clients.compute": device, "clients.leaving": leaving})
 
-    assert moments(run) == pytest.approx(expected, abs=1e-3, nan_ok=True)
+    assert moments(run) == pytest.approx(expected, abs=1e-12, nan_ok=True)
     assert run.tasks.cause.iloc[0] == cause
     assert run.tasks.outcome.iloc[0] == ("late" if cause else "arrived")
 
 
 def test_who_leaves_while_downloading_never_has_the_message(go: Go) -> None:
     """It is received by nobody, and its bytes are lost."""
-    slow = {"clients.network": {"kind": "constant", "down_mbps": 1e6, "up_mbps": 1e6, "latency_s": 5.0}, "clients.leaving": "abort"}
+    slow = {"clients.network": {"kind": "failing:Far", "takes_s": 5.0}, "clients.leaving": "abort"}
     run = go({**WAYS, **slow})
 
     assert moments(run) == pytest.approx([math.nan] * 4 + [4.0], nan_ok=True)
     assert set(run.tasks.cause) == {"left while downloading"} and (run.tasks.down_bytes > 0).all()
 
 
-# Nothing left to happen.
+# Wrong, and nothing left to happen.
+
+
+def test_failures_of_ones_own_are_looked_at(go: Go) -> None:
+    """A fault after more work than there is is a line by the reader's word."""
+    with pytest.raises(RunError, match=r"clients\.failures\.kind = 'failing:Odd': its fails\(\) gives a Fault after 11\S+ s of work, expected"):
+        go({**MANY, "clients.failures": {"kind": "failing:Odd"}})
 
 
 def test_a_wait_without_a_timeout_for_nobody_is_a_line(go: Go) -> None:
@@ -242,7 +249,6 @@ def test_a_wait_without_a_timeout_for_nobody_is_a_line(go: Go) -> None:
         ({"clients.failures": {"kind": "dropout", "probability": 0.1, "what": "app", "away_s": 5.0}}, r"away_s = 5: .*what = 'device'"),
         ({"clients.failures": {"kind": "dies"}}, r"clients\.failures\.kind = 'dies': no such failure"),
         ({"clients.count": 2, "clients.failures": {"kind": "silent", "share": 0.9999999}}, r"none of the 2 clients ever answers"),
-        ({"clients.failures": {"kind": "failing:Odd"}}, r"its fails\(\) gives a Fault after 11"),
         ({"clients.leaving": "stop"}, r"clients\.leaving"),
         ({"clients.leaving": "abort", "server.link.ingress_mbps": 5.0}, r"clients\.leaving = 'abort': .* server\.link"),
         ({"clients.leaving": "pause", "transport": {}}, r"clients\.leaving = 'pause': .* transport"),
