@@ -228,7 +228,7 @@ def test_who_leaves_while_downloading_never_has_the_message(go: Go) -> None:
 
 def test_failures_of_ones_own_are_looked_at(go: Go) -> None:
     """A fault after more work than there is is a line by the reader's word."""
-    with pytest.raises(RunError, match=r"clients\.failures\.kind = 'failing:Odd': its fails\(\) gives a Fault after 11\S+ s of work, expected"):
+    with pytest.raises(RunError, match=r"failures\.kind = 'failing:Odd': its fails\(\) gives a Fault after 11\S+ s of work, expected"):
         go({**MANY, "clients.failures": {"kind": "failing:Odd"}})
 
 
