@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from fedsim.core.keys import Key
 from fedsim.cost.failures import HEARTBEATS_S, dropout, hazard, silent
 
 Go = Callable[..., fedsim.Run]
+LINKS = str(Path(__file__).parents[1] / "traces" / "links.csv")
 DEVICES = {"clients.compute": {"kind": "constant", "gflops": 5.0, "overhead_s": 10.0}, "clients.network": {"kind": "ideal"}}
 MANY = {**DEVICES, "clients.count": 40, "server.rounds": 10, "server.round_timeout_s": 100.0, "data.test_fraction": 0.5}
 
@@ -223,6 +225,26 @@ def test_who_leaves_while_downloading_never_has_the_message(go: Go) -> None:
     assert set(run.tasks.cause) == {"left while downloading"} and (run.tasks.down_bytes > 0).all()
 
 
+@pytest.mark.parametrize("leaving", ["abort", "pause"])
+@pytest.mark.parametrize("failures", [{"kind": "hazard", "per_s": 0.05, "away_s": 70.0}, {"kind": "corrupted", "probability": 0.2}], ids=str)
+def test_busy_worlds_keep_their_books(leaving: str, failures: Mapping[str, Any], go: Go) -> None:
+    """Deadlines shorter than tasks, so that messages wait behind others, while clients come, go and crash: invariants hold to the end."""
+    run = go({
+        "clients.count": 10, "server.rounds": 10, "server.round_timeout_s": 8.0, "clients.leaving": leaving, "clients.failures": failures,
+        "clients.availability": {"kind": "onoff", "mean_on_s": 20.0, "mean_off_s": 8.0},
+        "clients.compute": {"kind": "exponential", "gflops": 0.0001, "overhead_s": 3.0},
+        "server.strategy": {"kind": "FedAvg", "min_available_nodes": 2}, "evaluate.federated_fraction": 0.5,
+    })  # fmt: skip
+    tasks = run.tasks
+    busy = tasks[tasks.started_s.notna()].sort_values(["client", "started_s"])
+    ends = busy.computed_s.fillna(busy.stopped_s)
+
+    assert set(tasks.cause) > {""} and (tasks.outcome[tasks.cause.str.startswith("left")] == "late").all()
+    for client in busy.client.unique():  # One at a time.
+        of = busy.client == client
+        assert (busy.started_s[of].to_numpy()[1:] >= ends[of].to_numpy()[:-1] - 1e-9).all()
+
+
 # Wrong, and nothing left to happen.
 
 
@@ -251,6 +273,7 @@ def test_a_wait_without_a_timeout_for_nobody_is_a_line(go: Go) -> None:
         ({"clients.count": 2, "clients.failures": {"kind": "silent", "share": 0.9999999}}, r"none of the 2 clients ever answers"),
         ({"clients.leaving": "stop"}, r"clients\.leaving"),
         ({"clients.leaving": "abort", "server.link.ingress_mbps": 5.0}, r"clients\.leaving = 'abort': .* server\.link"),
+        ({"clients.leaving": "pause", "clients.network": {"kind": "trace", "path": LINKS}}, r"clients\.leaving = 'pause': .* go with time"),
         ({"clients.leaving": "pause", "transport": {}}, r"clients\.leaving = 'pause': .* transport"),
     ],
     ids=str,
