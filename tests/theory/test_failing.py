@@ -226,7 +226,9 @@ def test_who_leaves_while_downloading_never_has_the_message(go: Go) -> None:
 
 
 @pytest.mark.parametrize("leaving", ["abort", "pause"])
-@pytest.mark.parametrize("failures", [{"kind": "hazard", "per_s": 0.05, "away_s": 70.0}, {"kind": "corrupted", "probability": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "failures", [{"kind": "hazard", "per_s": 0.05, "away_s": 70.0}, {"kind": "corrupted", "probability": 0.2}], ids=["crash", "corrupted"]
+)
 def test_busy_worlds_keep_their_books(leaving: str, failures: Mapping[str, Any], go: Go) -> None:
     """Deadlines shorter than tasks, so that messages wait behind others, while clients come, go and crash: invariants hold to the end."""
     run = go({
