@@ -25,7 +25,7 @@ from fedsim.flower.rounds import Course, rounds
 from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
-from fedsim.sim.rows import ExaminedRow, HeardRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
+from fedsim.sim.rows import EnergyRow, ExaminedRow, HeardRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
 from fedsim.timekeeping import Timekeeper, Work
 from fedsim.walking import Room, by_phase, walk
 
@@ -114,6 +114,9 @@ class _Heard:
 
     def heard(self, row: HeardRow) -> None:
         raise AssertionError("a rehearsal has no replies")
+
+    def energy(self, row: EnergyRow) -> None:
+        raise AssertionError("a rehearsal charges nothing")
 
     def round(self, row: RoundRow) -> None:
         if self.also:

@@ -67,6 +67,9 @@ TOLD = 100_000
 """Of so many clients at most the journal tells what each of them is: larger fleets cost nothing until they are touched."""
 
 
+UNMETERED = "clients.energy: nothing was counted, because the clients are real; a run on virtual time, or a retraced one, counts."
+
+
 def virtual(parts: Parts, queue: Queue, journal: Journal) -> Ground:
     """Return the virtual ground: clients that are simulated."""
     grid, fleet = VirtualGrid(parts.fleet, queue, journal, mods=parts.strategy.mods, writable=parts.strategy.writable), parts.fleet
@@ -339,6 +342,12 @@ class _Session:
             f" for what clients do, or wait for (fedsim check tells how long a round takes)."
         ]
 
+    def _unmetered(self) -> list[str]:
+        """Return that nothing is charged where clients are real, if the scenario asks for it."""
+        asked = self.parts.fleet.energy is not None and self.lay is not virtual
+        ground = getattr(self, "ground", None)
+        return [UNMETERED] if asked and ground is not None and "energy" not in ground.described() else []
+
     def manifest(self, status: str, error: str = "") -> dict[str, Any]:
         """Return what the manifest says."""
         parts = self.parts
@@ -352,7 +361,8 @@ class _Session:
             wasted_bytes=journal.wasted_bytes if journal else 0,
             notes=[
                 *self.rests, *parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()),
-                *self._warnings(status), *(ground.notes if ground else ()), *self.heard.lines("while it ran", parts.warned),
+                *self._warnings(status), *(ground.notes if ground else ()), *self._unmetered(),
+                *self.heard.lines("while it ran", parts.warned),
             ],
             privacy=self.privacy.section() if self.privacy else None,
             ground=ground.described() if ground else {},

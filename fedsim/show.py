@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedsim.report.noises import ADVISED
-from fedsim.report.units import duration, megabytes
+from fedsim.report.units import duration, grams, joules, megabytes
 from fedsim.scenario.load import recorded
 from fedsim.scenario.schema import Scenario
 from fedsim.score.advice import Hint
@@ -90,16 +90,28 @@ def studying(name: str, *, silent: bool) -> Generator[Callable[[int, int, str], 
 
 
 def summary_line(run: Run) -> dict[str, Any]:
-    """Return the figures of a run as one table: what ``--json`` prints. ``online`` is there where clients have streams."""
+    """Return the figures of a run as one table: what ``--json`` prints.
+
+    ``online`` is there where clients have streams, ``energy`` where joules were counted.
+    """
     from fedsim.score.online import pooled
 
     about = run.manifest
+    energy = {"energy": about["energy"]} if "energy" in about else {}
     streams = {"online": pooled(run.tested)} if "stream" in about["scenario"] else {}
     return {
         "run": str(run.path), "status": run.status, "digest": about["digest"], "metrics_digest": about["metrics_digest"],
         "final": about["final"], "virtual_s": about["virtual_s"], "wall_s": about["wall_s"],
-        "bytes_down": about["bytes_down"], "bytes_up": about["bytes_up"], **streams,
+        "bytes_down": about["bytes_down"], "bytes_up": about["bytes_up"], **streams, **energy,
     }  # fmt: skip
+
+
+def _drawn(energy: Mapping[str, Any]) -> str:
+    """Return the joules of a run and what drew them, in a line."""
+    drew, words = energy["joules"], {"compute": "at work", "down": "down", "up": "up", "idle": "waiting"}
+    parts = ", ".join(f"{word} {joules(drew[name])}" for name, word in words.items())
+    carbon = f"; {grams(energy['grams'])} of CO2" if "grams" in energy else ""
+    return f"{joules(drew['total'])} ({parts}), of it wasted {joules(drew['wasted'])}{carbon}"
 
 
 def advice(run: Run, hints: Sequence[Hint]) -> None:
@@ -140,6 +152,8 @@ def summary(run: Run, parts: Mapping[str, float] | None = None) -> None:
     figures.append(("sent down, up", f"{megabytes(about['bytes_down'])}, {megabytes(about['bytes_up'])}"))
     if about["bytes_wasted"]:
         figures.append(("of it wasted", megabytes(about["bytes_wasted"])))
+    if energy := about.get("energy"):
+        figures.append(("energy", _drawn(energy)))
     tasks = run.tasks
     others = ", ".join(f"{count:,} {name}" for name, count in uncounted(tasks).items())
     figures.append(("client tasks", f"{len(tasks):,}{f' ({others})' if others else ''}"))

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedsim.learn import kept, models, norms, objectives, seeded, sequences, standardise
-from fedsim.learn.engine import cohort, eager, noise, passes, passes_conv, passes_loss, probing, step, templates, trace
+from fedsim.learn.engine import eager, noise, passes, passes_conv, passes_loss, probing, step, steps, templates, trace
 from fedsim.learn.engine.step import Step
 
 CODE: tuple[ModuleType | type, ...] = (
@@ -72,5 +72,5 @@ def remembering(compile_step: Callable[..., Step]) -> Callable[..., Step]:
 
 def share() -> None:
     """Let every engine of this process share compiled steps from now on."""
-    cohort.compile_step = remembering(cohort.compile_step)
+    steps.compile_step = remembering(steps.compile_step)
 

@@ -251,7 +251,7 @@ def test_what_is_said_not_to_be_there_is_not(cli: Cli) -> None:
     assert ({"plain", "bfloat16"}, {"classification"}, {"local", "processes"}) == (kinds["codec"], kinds["objective"], kinds["executor"])
     assert {"logreg", "mlp", "cnn", "gru", "lstm", "sized"} == kinds["model"] and all(f"`{name}`" in limits for name in ("gru", "cnn"))
     assert [] == [name for name in stock.names() if re.search("async|buff|xgb", name.lower())]
-    assert [] == [word for word in ("energy", "joule", "capacity") if word in known]
+    assert [] == [word for word in ("joule", "capacity") if word in known]
     assert {2} == {cli(command).code for command in ("resume", "fork")}
 
 

@@ -61,6 +61,7 @@ CASES: dict[str, tuple[Table, Table, Table]] = {
     "network": ({}, {"kind": "constant", "up_mbps": 5.0, "down_mbps": 5.0}, {"up_mbps": 4.0}),
     "availability": (SOME, {"kind": "onoff", "mean_on_s": 5.0, "mean_off_s": 5.0}, {"mean_on_s": 50.0}),
     "ram": ({"training.too_large": "smaller_batch"}, {"kind": "constant", "mib": 0.0065}, {"mib": 0.007}),
+    "energy": ({}, {"kind": "constant", "compute_w": 3.0, "up_w": 1.0}, {"compute_w": 4.0}),
     "model": ({}, {"kind": "logreg"}, {"zeros": True}),
     "objective": ({}, {"kind": "classification"}, {"kind": "halved"}),
     "optimizer": ({}, {"kind": "adam", "lr": 0.01}, {"lr": 0.02}),
@@ -109,7 +110,8 @@ def used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, go: Any) -> Callable[[
         key, around = slots()[noun].key, CASES[noun][0]
         if noun == "source":
             return go({"data": {**around["data"], "source": table}}).digest
-        return go({"server.rounds": 3, **around, key: table}).digest
+        run = go({"server.rounds": 3, **around, key: table})
+        return run.digest + str(run.manifest.get("energy", {}).get("joules", ""))  # Joules are in no digest.
 
     return digest
 

@@ -16,7 +16,7 @@ from fedsim.core import lending
 from fedsim.core.keys import Key
 from fedsim.data import lent as pools
 from fedsim.data.source import Examples, Pool
-from fedsim.learn.engine import cohort, lent, step, trace
+from fedsim.learn.engine import lent, step, steps, trace
 from fedsim.learn.models import trainable
 from fedsim.learn.objectives import Classification
 from fedsim.scenario.load import load
@@ -29,7 +29,7 @@ MLP = {"model": {"kind": "mlp", "hidden": [8], "dropout": 0.2}, "training.batch_
 @pytest.fixture
 def lender(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Return what begins to lend; here nothing else shares steps."""
-    monkeypatch.setattr(cohort, "compile_step", step.compile_step)
+    monkeypatch.setattr(steps, "compile_step", step.compile_step)
     lending.stop()
     yield lending.lend
     lending.stop()
@@ -41,7 +41,7 @@ def test_what_is_shared_moves_no_digest(
     """Runs that share have the digests of runs that do not; those of a seed compile nothing again, those of others trace nothing."""
     compiled, traced = list[int](), list[int]()
     compile_step, trace_ = step.compile_step, trace._trace
-    monkeypatch.setattr(cohort, "compile_step", lambda *a, **more: (compiled.append(1), compile_step(*a, **more))[1])
+    monkeypatch.setattr(steps, "compile_step", lambda *a, **more: (compiled.append(1), compile_step(*a, **more))[1])
     monkeypatch.setattr(trace, "_trace", lambda *a: (traced.append(1), trace_(*a))[1])
     asked = [(0.1, 7, 7), (0.5, 7, 7), (0.1, 8, 7), (0.1, 7, 9), (0.5, 8, 7)]
 

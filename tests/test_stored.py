@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import fedsim
-from fedsim.learn.engine import cohort, step, stored
+from fedsim.learn.engine import step, steps, stored
 from fedsim.learn.engine.frozen import Frozen
 from fedsim.learn.flops import Flops
 
@@ -44,7 +44,7 @@ def test_a_second_start_traces_nothing_and_has_the_same_digests(tiny: Callable[.
 def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count what is compiled; steps are kept below *tmp_path*."""
     found, compile_step = list[int](), step.compile_step
-    monkeypatch.setattr(cohort, "compile_step", lambda *a, **more: (found.append(1), compile_step(*a, **more))[1])
+    monkeypatch.setattr(steps, "compile_step", lambda *a, **more: (found.append(1), compile_step(*a, **more))[1])
     monkeypatch.setattr(stored, "place", lambda: tmp_path / "cache")
     return found
 

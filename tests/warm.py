@@ -101,8 +101,8 @@ def _forking(line: socket.socket) -> None:
 
     import fedsim.session  # noqa: F401  # All that a worker may need.
     from fedsim.learn import models
-    from fedsim.learn.engine.cohort import compile_step
     from fedsim.learn.engine.executors import worker
+    from fedsim.learn.engine.step import compile_step
     from fedsim.learn.objectives import Classification
 
     torch.set_num_threads(1)

@@ -37,3 +37,24 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days} d {hours} h {minutes} min"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def joules(value_j: float) -> str:
+    """Return joules as a reader would say them.
+
+    >>> joules(0.25), joules(4321.0), joules(7.2e6)
+    ('0.25 J', '4.32 kJ', '7.2 MJ')
+    """
+    for unit, name in ((1e9, "GJ"), (1e6, "MJ"), (1e3, "kJ")):
+        if value_j >= unit:
+            return f"{value_j / unit:.3g} {name}"
+    return f"{value_j:.3g} J"
+
+
+def grams(value_g: float) -> str:
+    """Return grams as a reader would say them.
+
+    >>> grams(0.0132), grams(2345.0)
+    ('0.0132 g', '2.35 kg')
+    """
+    return f"{value_g / 1e3:.3g} kg" if value_g >= 1e3 else f"{value_g:.3g} g"

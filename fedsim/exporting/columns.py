@@ -16,6 +16,7 @@ TABLES: dict[str, Callable[[Run], Frame]] = {
     "metrics": lambda run: run.metrics, "clients": lambda run: run.clients, "devices": lambda run: run.devices,
     "tested": lambda run: run.tested, "alarms": lambda run: run.alarms, "drifts": lambda run: run.drifts, "steps": lambda run: run.steps,
     "noise": lambda run: run.noises[0], "examined": lambda run: run.noises[1], "worked": lambda run: run.worked,
+    "energy": lambda run: run.charged,
 }  # fmt: skip
 SHARED: dict[str, Meaning] = {
     "message": ("", "the message, numbered in the order of sending"),
@@ -99,6 +100,13 @@ OWN: dict[str, dict[str, Meaning]] = {
     "noise": {
         "clients": ("clients", "how many updates it is made of"),
         "counted": ("clients", "how many of equal weight that is as good as"),
+    },
+    "energy": {
+        "compute_j": ("J", "what the device drew at work on the task"),
+        "down_j": ("J", "while it received the message"),
+        "up_j": ("J", "while it sent the reply"),
+        "idle_j": ("J", "while the message waited, or the task for its mini-batches"),
+        "grams": ("g of CO2", "what those joules cost; NaN where no intensity is given"),
     },
     "worked": {
         "cpu_s": ("s (of a processor)", "what the message took in all"),

@@ -1,4 +1,4 @@
-"""Laws of devices, memory, links, availability and failures: functions of (key, client, now), whoever asks, in any order. Knows no kind."""
+"""Laws of devices, memory, power, links, availability and failures: functions of (key, client, now), in any order. Knows no kind."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fedsim.core.keys import Key
 from fedsim.core.types import IntArray
 from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
+from fedsim.cost.energy import Energy
 from fedsim.cost.failures import ANSWERS, Failures
 from fedsim.cost.loading import Loader
 from fedsim.cost.network import Network, pieces
@@ -31,6 +32,8 @@ def answers(model: object, clients: IntArray) -> dict[int, list[float]]:
         return _of_compute(cast(Compute, model), clients)
     if hasattr(model, "down_s"):
         return _of_network(cast(Network, model), clients)
+    if hasattr(model, "compute_j"):
+        return _of_energy(cast(Energy, model), clients)
     if hasattr(model, "mib"):
         return {int(client): [float(size)] for client, size in zip(clients, cast(Ram, model).mib(clients), strict=True)}
     if hasattr(model, "examples_per_s"):
@@ -60,6 +63,15 @@ def _of_compute(compute: Compute, clients: IntArray) -> dict[int, list[float]]:
         int(client): [float(speed), *(compute.seconds(int(client), task, 1e9, steps) for task in (0, 1, 5, 1 << 22) for steps in (0, 7))]
         for client, speed in zip(clients, speeds, strict=True)
     }
+
+
+def _of_energy(energy: Energy, clients: IntArray) -> dict[int, list[float]]:
+    times = [np.full(len(clients), seconds) for seconds in (1.0, 30.5)]
+    sizes = np.full(len(clients), 1e6)
+    seen = [each(clients, seconds) for each in (energy.compute_j, energy.idle_j) for seconds in times]
+    seen += [each(clients, sizes, seconds) for each in (energy.down_j, energy.up_j) for seconds in times]
+    said = [float(value) for _, value in sorted(energy.constants.items())]
+    return {int(client): [*(float(each[row]) for each in seen), *said] for row, client in enumerate(clients)}
 
 
 def _of_network(network: Network, clients: IntArray) -> dict[int, list[float]]:
@@ -152,6 +164,36 @@ def rates_are_positive_and_keep_shape(make: Make) -> None:
         alike((clients.shape, "float64"), (rates.shape, str(rates.dtype)), f"rates of {len(clients)} clients: their form")
         want(((rates > 0) & np.isfinite(rates)).all(), f"rates of {len(clients)} clients: {rates.tolist()}")
         want(int(loader.depth) == loader.depth >= 0, f"its depth is {loader.depth!r}")
+
+
+def joules_go_with_time_and_bytes(make: Make) -> None:
+    """There are joules, 0 at the least, for each client asked about, in float64; no fewer for a longer time, or for more bytes."""
+    times, sizes = (0.0, 0.5, 1.0, 60.0, 1e6), (0.0, 1.0, 1e4, 1e9)
+    for clients in (CLIENTS, CLIENTS[:1], CLIENTS[:0]):
+        energy: Energy = make(key=Key(6))
+        by_time = {
+            "compute_j": [energy.compute_j(clients, np.full(len(clients), time)) for time in times],
+            "idle_j": [energy.idle_j(clients, np.full(len(clients), time)) for time in times],
+        }
+        for name in ("down_j", "up_j"):
+            way = getattr(energy, name)
+            by_time[f"{name} of 1 MB"] = [way(clients, np.full(len(clients), 1e6), np.full(len(clients), time)) for time in times]
+            by_time[f"{name} in 60 s"] = [way(clients, np.full(len(clients), size), np.full(len(clients), 60.0)) for size in sizes]
+        for name, found in by_time.items():
+            for each in found:
+                alike((clients.shape, "float64"), (each.shape, str(each.dtype)), f"{name} of {len(clients)} clients: their form")
+            rising = np.array(found)
+            fine = np.isfinite(rising).all() and (rising >= 0).all() and (np.diff(rising, axis=0) >= 0).all()
+            want(bool(fine), f"{name} of {len(clients)} clients, for ever more of it: {rising.tolist()}")
+
+
+def constants_are_said(make: Make) -> None:
+    """Every number that joules rest on can be shown: finite ones by name, and some where anything is drawn at all."""
+    energy: Energy = make(key=Key(6))
+    said = dict(energy.constants)
+    want(all(isinstance(name, str) and math.isfinite(value) for name, value in said.items()), f"its constants are {said}")  # pyright: ignore[reportUnnecessaryIsInstance]  # A reader's.
+    drawn = float(energy.compute_j(CLIENTS, np.full(len(CLIENTS), 60.0)).sum())
+    want(bool(said) or not drawn, f"it draws {drawn} J in a minute by no constant that it says")
 
 
 def messages_take_finite_time_and_more_for_more(make: Make) -> None:
@@ -278,6 +320,7 @@ def answers_stay_as_given(make: Make) -> None:
 
 _ALL: tuple[Law, ...] = (same_key_same_answer, order_of_asking_does_not_matter, adding_clients_leaves_the_others)
 LAWS: dict[str, tuple[Law, ...]] = {
+    "energy": (*_ALL, joules_go_with_time_and_bytes, constants_are_said),
     "ram": (*_ALL, sizes_are_positive_and_keep_shape),
     "loader": (*_ALL, rates_are_positive_and_keep_shape),
     "failure": (*_ALL, faults_lie_within_the_work, more_work_fails_no_less),

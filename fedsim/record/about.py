@@ -65,6 +65,21 @@ class _Model(_Part):
     training_flops_per_example: float
 
 
+class _Joules(_Part):
+    compute: float
+    down: float
+    up: float
+    idle: float
+    total: float
+    wasted: float
+
+
+class _Energy(_Part):
+    kind: str
+    constants: dict[str, float]
+    joules: _Joules
+
+
 class _Process(_Part):
     pid: int
     host: str
@@ -95,6 +110,7 @@ class About(_Part):
     promise: str = ""
     rests_on: dict[str, dict[str, str]] = {}
     notes: list[str] = []
+    energy: _Energy | None = None
     classes: list[str] = []
     natural_clients: list[str] = []
     files: dict[str, str]

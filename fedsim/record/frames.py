@@ -98,6 +98,11 @@ class Frames:
         return self._worked.copy()
 
     @property
+    def energy(self) -> pd.DataFrame:
+        """Return what messages cost the devices of their clients, a row per message; none where nothing was counted."""
+        return self._energy.copy()
+
+    @property
     def clients(self) -> pd.DataFrame:
         """Return what each client took part in and told, by round."""
         return self._clients.copy()
@@ -131,6 +136,13 @@ class Frames:
     def _steps(self) -> pd.DataFrame:
         columns, rows = journal.read(self.folder, "steps")
         with door(f"{self.folder / journal.FILE}: table steps", "cannot be read:", wrong=RunError):
+            blocks = [journal.arrays(dict(zip(columns, row, strict=True))) for row in rows]
+            return _laid([{}] * len(blocks), blocks, columns, {})
+
+    @cached_property
+    def _energy(self) -> pd.DataFrame:
+        columns, rows = journal.read(self.folder, "energy")
+        with door(f"{self.folder / journal.FILE}: table energy", "cannot be read:", wrong=RunError):
             blocks = [journal.arrays(dict(zip(columns, row, strict=True))) for row in rows]
             return _laid([{}] * len(blocks), blocks, columns, {})
 

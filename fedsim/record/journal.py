@@ -18,7 +18,19 @@ import numpy as np
 from fedsim.core.errors import RunError, reason
 from fedsim.core.types import Array, Params, Seconds
 from fedsim.record import digest
-from fedsim.sim.rows import DevicesRow, ExaminedRow, HeardRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow, WorkRow
+from fedsim.sim.rows import (
+    DevicesRow,
+    EnergyRow,
+    ExaminedRow,
+    HeardRow,
+    NoiseRow,
+    PredictionRow,
+    RoundRow,
+    StepRow,
+    TaskRow,
+    VersionRow,
+    WorkRow,
+)
 
 FILE = "journal.sqlite"
 BATCH_ROWS = 2000
@@ -52,15 +64,17 @@ class MetricRow:
 _TABLES: dict[str, type] = {
     "tasks": TaskRow, "settled": TaskRow, "rounds": RoundRow, "metrics": MetricRow, "tested": PredictionRow, "versions": VersionRow,
     "steps": StepRow, "examined": ExaminedRow, "noise": NoiseRow, "worked": WorkRow, "heard": HeardRow, "devices": DevicesRow,
+    "energy": EnergyRow,
 }  # fmt: skip
-LATER = ("settled", "versions", "steps", "examined", "noise", "worked", "heard", "devices")
+LATER = ("settled", "versions", "steps", "examined", "noise", "worked", "heard", "devices", "energy")
 """Tables that journals of earlier versions do not have; there, they are empty."""
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
 """What SQLite may hold in columns of a type. A NaN is NULL there."""
 ARRAYS: dict[str, str] = {
     f.name: "<f8" if f.type == "FloatArray" else "<i8"
-    for row in (PredictionRow, VersionRow, StepRow, HeardRow, DevicesRow) for f in dataclasses.fields(row) if "Array" in str(f.type)
+    for row in (PredictionRow, VersionRow, StepRow, HeardRow, DevicesRow, EnergyRow)
+    for f in dataclasses.fields(row) if "Array" in str(f.type)
 }  # fmt: skip
 """The arrays in rows, by name, and how they are written."""
 
@@ -159,6 +173,11 @@ class Journal:
         self._rows["devices"].append(_written(row))
         self._maybe_flush()
 
+    def energy(self, row: EnergyRow) -> None:
+        """Record what messages cost the devices of their clients; no digest covers it."""
+        self._rows["energy"].append(_written(row))
+        self._maybe_flush()
+
     def worked(self, row: WorkRow) -> None:
         """Record what a real node's processor took; no digest covers it."""
         self._rows["worked"].append(self._values["worked"](row))
@@ -237,7 +256,7 @@ def _write(journal: weakref.ref[Journal], due: threading.Event) -> None:
         del mine
 
 
-def _written(row: PredictionRow | VersionRow | StepRow | HeardRow | DevicesRow) -> tuple[Any, ...]:
+def _written(row: PredictionRow | VersionRow | StepRow | HeardRow | DevicesRow | EnergyRow) -> tuple[Any, ...]:
     """Return the values of *row* as the file holds them: arrays as bytes."""
     return tuple(
         np.ascontiguousarray(value, dtype=ARRAYS[name]).tobytes() if name in ARRAYS else value
@@ -246,7 +265,7 @@ def _written(row: PredictionRow | VersionRow | StepRow | HeardRow | DevicesRow) 
 
 
 def arrays(row: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the arrays in a row of a table, by name. Shapes: as in PredictionRow, VersionRow, StepRow, HeardRow and DevicesRow."""
+    """Return the arrays in a row of a table, by name. Shapes: as in the rows that have some."""
     return {name: np.frombuffer(row[name], dtype) for name, dtype in ARRAYS.items() if name in row}
 
 

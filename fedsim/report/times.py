@@ -84,7 +84,7 @@ def sent(seen: Seen) -> bool:
 
 def bytes_sent(seen: Seen, _: Drawing) -> str:
     """Return where the bytes went, by kind of message and by what became of it."""
-    table = spent.ledger(seen.tasks)
+    table = spent.ledger(seen.tasks, seen.now_s)
     rows = "".join(
         f"<tr><th>{escape(str(row.kind))}</th><td>{escape(str(row.fate))}</td><td>{row.messages:,}</td><td>{megabytes(row.down)}</td>"
         f"<td>{megabytes(row.up)}</td><td>{megabytes(row.down_framing + row.up_framing)}</td><td>{megabytes(row.total)}</td>"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedsim.core.units import duration, megabytes
+from fedsim.core.units import duration, grams, joules, megabytes
 
-__all__ = ["axis_of", "clock", "duration", "megabytes"]
+__all__ = ["axis_of", "clock", "duration", "grams", "joules", "megabytes"]
 
 _CLOCKS = ((172_800.0, 86_400.0, "days"), (7_200.0, 3_600.0, "hours"), (300.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 

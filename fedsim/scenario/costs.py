@@ -12,16 +12,19 @@ from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray, IntArray
 from fedsim.cost.availability import Availability, Leaving
+from fedsim.cost.carbon import KEY as INTENSITY
+from fedsim.cost.carbon import intensity
 from fedsim.cost.compute import Compute, Volumes
 from fedsim.cost.failures import Failures, silent_for_ever
 from fedsim.cost.loading import Loader
+from fedsim.cost.meter import Meter
 from fedsim.cost.network import Network, Overhead, ServerLink, pieces
 from fedsim.cost.transport import Transport
 from fedsim.data.federation import Federation
 from fedsim.data.source import finder
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
-from fedsim.scenario.schema import Scenario
+from fedsim.scenario.schema import Energy, Scenario
 from fedsim.scenario.section import Overhead as OverheadSection
 from fedsim.scenario.section import ServerLink as LinkSection
 from fedsim.scenario.section import Table
@@ -39,6 +42,7 @@ class Costs(TypedDict):
     overhead: Overhead | None
     failures: Failures | None
     leaving: Leaving
+    energy: Meter | None
 
 
 def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
@@ -57,6 +61,7 @@ def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
         "failures": None if clients.failures is None else failing(clients.failures, key.fold("failures"), clients.count),
         "leaving": clients.leaving,
         "loader": None if clients.loading is None else made("loader", clients.loading, key=key.fold("loading")),
+        "energy": meter(loaded, clients.energy, key, network, brought=scenario.transport is None),
     }
 
 
@@ -84,6 +89,14 @@ def check_leaving(scenario: Scenario, network: Network) -> None:
             f"clients.leaving = 'pause': goes with links whose rates stay, and those of clients.network.kind ="
             f" {scenario.clients.network['kind']!r} go with time. Take 'abort' or 'finish'."
         )
+
+
+def meter(loaded: Loaded, section: Energy | None, key: Key, network: Network, *, brought: bool) -> Meter | None:
+    """Return what charges messages over *network*, *brought* at once or looked for; None where nothing is counted."""
+    if section is None:
+        return None
+    model = made("energy", section.table, key=key.fold("energy"))
+    return Meter(section.kind, model, network, intensity(section.intensity, finder(loaded.folder, INTENSITY)), brought)
 
 
 def volumes(federation: Federation) -> Volumes:

@@ -28,5 +28,7 @@ def described(parts: Parts, loaded: Loaded) -> Setup:
             "workers": scenario.engine.workers,
         },
         hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients,
-        files={**federation.files, **costs.files_of((fleet.compute, fleet.network, fleet.availability))}, asks=loaded.asks, rests=rests,
+        files={**federation.files, **costs.files_of(
+            (fleet.compute, fleet.network, fleet.availability, fleet.energy and fleet.energy.intensity)
+        )}, asks=loaded.asks, rests=rests,
     )  # fmt: skip

@@ -75,6 +75,15 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "sigma": "how much links differ: standard deviation of the logarithm of a rate",
         "correlation": "of the two logarithms: 1 is who downloads fast uploads fast",
     },
+    "energy": {
+        "compute_w": "watts at work on a task",
+        "down_w": "watts while receiving, at any rate",
+        "up_w": "watts while sending, at any rate",
+        "idle_w": "watts while a message waits at the device, or a task for its mini-batches",
+        "soc_w": "watts of a phone's processor at work; with sigma the median",
+        "radio": "what the phone sends by; its watts are those measured by Huang et al. 2012",
+        "sigma": "how much phones differ: standard deviation of the logarithm of their processors' power",
+    },
     "ram": {
         "mib": "MiB that a device has for training; of lognormal devices the median",
         "sigma": "how much devices differ: standard deviation of the logarithm of their memory",

@@ -16,7 +16,7 @@ from fedsim.core.registry import Registry
 from fedsim.core.types import Range
 from fedsim.scenario.explain import Wanted, explain
 from fedsim.scenario.meanings import meaning
-from fedsim.scenario.schema import Schedule
+from fedsim.scenario.schema import Energy, Schedule
 from fedsim.scenario.words import about, of_setting
 
 HUGE = 1e5
@@ -54,6 +54,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.cost import profiles, recorded  # pyright: ignore[reportUnusedImport]  # noqa: F401  # Importing registers.
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
+    from fedsim.cost.energy import energies
     from fedsim.cost.failures import failures
     from fedsim.cost.loading import loaders
     from fedsim.cost.network import networks
@@ -86,9 +87,9 @@ def slots() -> dict[str, Slot]:
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, rams, replays, detectors, reactions, triggers, arrivals, orders,
         labellings, changes, schedules, onsets, models, optimizers, clippings, objectives, rehearsals, algorithms, codecs, stoppings,
-        executors, lr_schedules, controllers, batch_policies, loaders, failures,
+        executors, lr_schedules, controllers, batch_policies, loaders, energies, failures,
     ]  # fmt: skip
-    common = {lr_schedules.noun: Schedule}
+    common: dict[str, type[BaseModel]] = {lr_schedules.noun: Schedule, energies.noun: Energy}
     return {registry.noun: Slot(registry.key, registry.noun, registry, common.get(registry.noun)) for registry in found}
 
 

@@ -67,6 +67,7 @@ KEYS: dict[str, dict[str, str]] = {
         "network": "How fast its link is, down and up.",
         "availability": "When it is there.",
     },
+    "Energy": {"kind": "What a device draws while it computes, sends, receives and waits."},
     "Schedule": {"kind": "How the rate goes with time."},
     "Training": {
         "steps": "How many mini-batches a task trains on, in the place of epochs.",

@@ -24,6 +24,11 @@ _LEAVING = (
     "What becomes of a message whose client goes away: it is seen to the end ('finish'), nothing is heard of it ('abort'), or it goes on"
     " when the client is back ('pause')."
 )
+_ENERGY = "What each client's device draws, in joules; nothing is counted unless given."
+_INTENSITY = (
+    "grams of CO2 for a kilowatt hour: a number, 'world' (475, the mean of the world's grids), or a file with the columns hour and"
+    " g_per_kwh; no grams unless given"
+)
 _RAM = "How much memory each client's device has for training; any amount unless given."
 _CHECKPOINTING = "Whether activations are computed again in the backward pass, in the place of being kept: less memory, more operations."
 _TOO_LARGE = (
@@ -80,10 +85,24 @@ class Stream(Section):
         return given
 
 
+class Energy(BaseModel):
+    """What devices draw, and what that costs in CO2; every other key is a setting of its kind."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
+    kind: str
+    intensity: Annotated[Annotated[float, Field(ge=0)] | str | None, Field(description=_INTENSITY)] = None
+
+    @property
+    def table(self) -> Table:
+        """Return kind and settings of the kind together."""
+        return {"kind": self.kind, **(self.model_extra or {})}
+
+
 class Clients(FleetClients):
     """How many clients, their devices, links and availability, and what they do with what streams in."""
 
     ram: Annotated[Table | None, Field(description=_RAM)] = None
+    energy: Annotated[Energy | None, Field(description=_ENERGY)] = None
     loading: Annotated[Table | None, Field(description=_LOADING)] = None
     failures: Annotated[Table | None, Field(description=_FAILURES)] = None
     leaving: Annotated[Leaving, LATER, Field(description=_LEAVING)] = "finish"

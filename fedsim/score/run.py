@@ -223,11 +223,31 @@ class Run:
         """Return where the bytes went: a row for each kind of message and each fate that there was.
 
         Columns: kind (train, evaluate, ...), fate (counted, late, failed, stream ended, cut off), messages, and bytes: down and up
-        (payload), down_framing and up_framing, resent (of the framing, both ways), total; share (of all bytes, of 1).
+        (payload), down_framing and up_framing, resent (of the framing, both ways), total; share (of all bytes, of 1); compute_s (seconds
+        that clients' devices computed, of what was cut off until the end), compute_share. What was not counted is wasted.
         """
         from fedsim.score import spent
 
-        return spent.ledger(self.tasks)
+        return spent.ledger(self.tasks, float(self.manifest["virtual_s"]))
+
+    @property
+    def charged(self) -> pd.DataFrame:
+        """Return what each message cost its client's device: a row each, in the order in which fates were known.
+
+        Columns: message (its number), compute_j, down_j, up_j, idle_j (joules), grams (of CO2; NaN without an intensity). Empty unless the
+        scenario has clients.energy.
+        """
+        return self._frames.energy
+
+    def energy(self) -> Frame:
+        """Return where the joules went: a row for each kind of message and each fate that there was; none without clients.energy.
+
+        Columns: kind, fate (as in ``ledger``), messages; joules: compute_j (at work), down_j and up_j (receiving, sending), idle_j (while a
+        message waited), total_j; share (of all joules, of 1), grams (of CO2; NaN without an intensity), wasted (whether it did not count).
+        """
+        from fedsim.score import spent
+
+        return spent.energy(self.tasks, self.charged)
 
     def prequential(self) -> pd.DataFrame:
         """Return the scores of what clients predicted before they trained: per client, mean, worst tenth, pooled.

@@ -1,12 +1,14 @@
-"""What messages took and where their bytes went: functions of a run's task rows. Scores nothing, draws nothing."""
+"""What messages took, where their bytes went, and joules where they were counted: functions of a run's rows. Draws nothing."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from fedsim.core.types import Frame
+from fedsim.core.types import FloatArray, Frame, Seconds
+from fedsim.cost.meter import Moments, Spans, spans
 from fedsim.sim.rows import STREAM_ENDED
 
+MOMENTS = ("sent", "received", "started", "computed", "arrived")
 PHASES = ("download", "waiting", "training", "upload")
 ENDED = "stream ended"
 REASONS = {"arrived": "counted", "late": "late", "failed": "failed", "in flight": "cut off"}
@@ -45,20 +47,78 @@ def spread(tasks: Frame) -> Frame:
     return pd.DataFrame(rows, columns=["phase", "p50_s", "p90_s", "p99_s", "mean_s", "share"])
 
 
-def ledger(tasks: Frame) -> Frame:
-    """Return where the bytes of *tasks* went: a row for each kind of message and each fate that there was.
+def went(tasks: Frame, end_s: Seconds) -> Spans:
+    """Return from when to when each phase of *tasks* went on, in a run that ended at *end_s*."""
+    times: dict[str, FloatArray] = {name: tasks[f"{name}_s"].to_numpy(dtype=np.float64) for name in MOMENTS}
+    waited_s: FloatArray = tasks.waited_s.to_numpy(dtype=np.float64)
+    return spans(Moments(
+        times["sent"], times["received"], times["started"], times["computed"], times["arrived"], waited_s,
+        (tasks.outcome == "in flight").to_numpy(),
+    ), end_s)  # fmt: skip
+
+
+def fates(tasks: Frame) -> Frame:
+    """Return what became of each of *tasks*, in a word of REASONS or ENDED: a column, in their order."""
+    return tasks.outcome.map(REASONS).where(tasks.failure != STREAM_ENDED, ENDED)
+
+
+def in_order(found: Frame) -> Frame:
+    """Return the rows of *found*, which go by kind and fate, in the order in which they are told."""
+    order = {word: i for i, word in enumerate(("train", "evaluate", *REASONS.values(), ENDED))}
+    return found.reset_index().sort_values(["kind", "fate"], key=lambda column: column.map(order)).reset_index(drop=True)
+
+
+def ledger(tasks: Frame, end_s: Seconds) -> Frame:
+    """Return where the bytes of *tasks* went, in a run that ended at *end_s*: a row for each kind of message and each fate that there was.
 
     Columns: kind (train, evaluate), fate (counted, late, failed, stream ended, cut off), messages, and bytes: down and up (payload),
-    down_framing and up_framing, resent (of the framing, both ways), total, share (of all). What did not count is wasted.
+    down_framing and up_framing, resent (of the framing, both ways), total, share (of all); compute_s (seconds that clients' devices
+    computed, what was cut off as far as it came) and compute_share. What did not count is wasted.
     """
-    fate = tasks.outcome.map(REASONS).where(tasks.failure != STREAM_ENDED, ENDED)
+    fate = fates(tasks)
     resent = tasks.down_resent_bytes + tasks.up_resent_bytes if "up_resent_bytes" in tasks else 0  # Older runs have none.
-    grouped: Frame = tasks.assign(fate=fate, resent=resent).groupby(["kind", "fate"], sort=False)
+    grouped: Frame = tasks.assign(fate=fate, resent=resent, compute_s=went(tasks, end_s).compute_s).groupby(["kind", "fate"], sort=False)
     found: Frame = grouped[["down_bytes", "up_bytes", "down_framing_bytes", "up_framing_bytes"]].sum()
     found.columns = ["down", "up", "down_framing", "up_framing"]
     found["resent"] = grouped["resent"].sum()
     found.insert(0, "messages", grouped.size())
     found["total"] = found[["down", "up", "down_framing", "up_framing"]].sum(axis=1)
     found["share"] = found.total / max(1, int(found.total.sum()))
-    order = {word: i for i, word in enumerate(("train", "evaluate", *REASONS.values(), ENDED))}
-    return found.reset_index().sort_values(["kind", "fate"], key=lambda column: column.map(order)).reset_index(drop=True)
+    found["compute_s"] = grouped["compute_s"].sum()
+    found["compute_share"] = found.compute_s / (float(found.compute_s.sum()) or 1.0)
+    return in_order(found)
+
+
+JOULES = ("compute_j", "down_j", "up_j", "idle_j")
+
+
+def charged(tasks: Frame, energy: Frame) -> Frame:
+    """Return what each of *tasks* cost its client's device by the rows *energy*: a row each, in their order.
+
+    Columns: message, client, round, kind, outcome, fate; compute_j, down_j, up_j, idle_j, total_j (joules); grams (of CO2). NaN for tasks
+    of which nothing is known yet.
+    """
+    numbers = tasks.message.str[1:].astype(np.int64)
+    found = tasks[["message", "client", "round", "kind", "outcome"]].assign(fate=fates(tasks))
+    known = energy.set_index("message").reindex(numbers)
+    for name in JOULES:
+        found[name] = known[name].to_numpy()
+    found["total_j"] = found[list(JOULES)].sum(axis=1, skipna=False)
+    found["grams"] = known.grams.to_numpy()
+    return found
+
+
+def energy(tasks: Frame, rows: Frame) -> Frame:
+    """Return where the joules of *tasks* went by the *rows* of what they cost: a row for each kind of message and fate that there was.
+
+    Columns: kind, fate (as in ``ledger``), messages; joules: compute_j, down_j, up_j, idle_j, total_j; share (of all), grams (of CO2; NaN
+    where no intensity was given), wasted (whether it did not count). Sums are exact, in whatever order the rows come.
+    """
+    each = charged(tasks, rows)
+    grouped: Frame = each[each.total_j.notna()].groupby(["kind", "fate"], sort=False)
+    found: Frame = grouped[[*JOULES, "total_j"]].sum()
+    found.insert(0, "messages", grouped.size())
+    found["share"] = found.total_j / (float(found.total_j.sum()) or 1.0)
+    found["grams"] = grouped["grams"].sum(min_count=1)
+    found["wasted"] = found.index.get_level_values("fate") != REASONS["arrived"]
+    return in_order(found)

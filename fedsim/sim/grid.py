@@ -24,6 +24,7 @@ from fedsim.sim.inbox import Inbox
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.links import laid
 from fedsim.sim.mail import Delivery, Mail, Read
+from fedsim.sim.metered import Metered
 from fedsim.sim.observed import Observed, Repeating, delay
 from fedsim.sim.patience import Patience
 from fedsim.sim.rows import STREAM_ENDED, Observer, RoundRow
@@ -56,6 +57,8 @@ class VirtualGrid(Grid):
         invariants = Invariants()
         if observed is not None:  # Whatever went wrong, it did so there.
             fleet = dataclasses.replace(fleet, failures=None, leaving="finish")
+        self._metered = None if fleet.energy is None or dry else Metered(observer, fleet.energy)
+        observer = observer if self._metered is None else self._metered
         programs = Programs(fleet, engine, invariants)
         desk = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry)
         crew = Crew(
@@ -70,6 +73,7 @@ class VirtualGrid(Grid):
     def of(cls, crew: Crew, observer: Observer, invariants: Invariants) -> VirtualGrid:
         """Return the grid of a *crew*, whoever its clients are; *invariants* are those that its desk watches too."""
         grid = cls.__new__(cls)
+        grid._metered = None
         grid._put(crew, observer, invariants)
         return grid
 
@@ -102,8 +106,9 @@ class VirtualGrid(Grid):
         return self
 
     def described(self) -> Mapping[str, Any]:
-        """Return what a manifest says of the ground: nothing, where its times are its own."""
-        return {} if self._observed is None else {"ground": "observed", "promise": OBSERVED}
+        """Return what a manifest says of the ground: nothing, where its times are its own, but for joules, where they are counted."""
+        where = {} if self._observed is None else {"ground": "observed", "promise": OBSERVED}
+        return {**where, **({} if self._metered is None else {"energy": self._metered.described()})}
 
     @property
     def asked(self) -> int:
@@ -202,6 +207,8 @@ class VirtualGrid(Grid):
         """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
         self.invariants.at(self.now, "the end of the run")
         self._crew.desk.finish(broken=broken)
+        if self._metered is not None:
+            self._metered.finish(self.now)
         if not broken:
             self.invariants.finished()
 

@@ -188,6 +188,22 @@ class WorkRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EnergyRow:
+    """What messages cost the devices of their clients, an entry per message, once their fates are known. Shapes: all (k,).
+
+    Joules at work, receiving, sending, and while a message waited; *grams* of CO2 are NaN where no intensity is given. *messages* are the
+    numbers of the messages. No digest covers these rows.
+    """
+
+    messages: IntArray
+    compute_j: FloatArray
+    down_j: FloatArray
+    up_j: FloatArray
+    idle_j: FloatArray
+    grams: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
 class HeardRow:
     """What clients told of themselves in replies of one *kind* that were handed over together, an entry per reply. Shapes: (k,).
 
@@ -246,6 +262,10 @@ class Observer(Protocol):
 
     def heard(self, row: HeardRow) -> None:
         """Hear what clients told of themselves."""
+        ...
+
+    def energy(self, row: EnergyRow) -> None:
+        """Hear what messages cost the devices of their clients."""
         ...
 
     def round(self, row: RoundRow) -> None:

@@ -19,6 +19,7 @@ from fedsim.core.types import BoolArray, FloatArray, IntArray
 from fedsim.cost.availability import Always, Availability, OnOff, availabilities, diurnal, onoff
 from fedsim.cost.compute import Compute, ConstantCompute, computes
 from fedsim.cost.compute import lognormal as lognormal_compute
+from fedsim.cost.energy import ConstantEnergy, energies
 from fedsim.cost.failures import Fault, failures
 from fedsim.cost.loading import Prefetch, loaders
 from fedsim.cost.network import ConstantNetwork, Network, networks
@@ -36,6 +37,7 @@ REQUIRED: dict[str, dict[str, dict[str, Any]]] = {
     "network": {
         **{name: {"down_mbps": 6.0, "up_mbps": 2.0} for name in ("constant", "lognormal")}, "trace": {"path": f"{TRACES}/links.csv"},
     },
+    "energy": {"constant": {"compute_w": 10.0, "up_w": 2.0}, "phone": {"sigma": 0.5}},
     "ram": {name: {"mib": 512.0} for name in ("constant", "lognormal")},
     "loader": {"prefetch": {"examples_per_s": 2000.0}},
     "failure": {
@@ -58,6 +60,10 @@ EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 10.0, "correlation": -1.0}),
         ("lognormal", {"down_mbps": 6.0, "up_mbps": 2.0, "sigma": 0.0, "correlation": 1.0, "latency_s": 0.06}),
         ("trace", {"path": f"{TRACES}/links.csv", "only": "bus", "up_share": 0.1, "latency_s": 0.06, "shifted": False}),
+    ],
+    "energy": [
+        ("constant", {"compute_w": 0.0}), ("phone", {"radio": "lte", "idle_w": 0.0}),
+        ("phone", {"radio": "3g", "soc_w": 1e6, "sigma": 3.0}),
     ],
     "ram": [("constant", {"mib": 1e-6}), ("lognormal", {"mib": 512.0, "sigma": 10.0}), ("lognormal", {"mib": 512.0, "sigma": 0.0})],
     "failure": [
@@ -110,6 +116,37 @@ class DrawnRam:
 
     def mib(self, clients: IntArray) -> FloatArray:
         return 1.0 + self.draws.random(len(clients))
+
+
+@dataclass
+class DrawnEnergy:
+    """A device that draws whatever its generator says next."""
+
+    draws: np.random.Generator
+    constants: Mapping[str, float] = field(default_factory=lambda: {"compute_w": 1.0})
+
+    def compute_j(self, clients: IntArray, seconds: FloatArray) -> FloatArray:
+        return seconds * (1.0 + self.draws.random(len(clients)))
+
+    idle_j = compute_j
+
+    def down_j(self, clients: IntArray, sizes_bytes: FloatArray, seconds: FloatArray) -> FloatArray:
+        return seconds * (1.0 + self.draws.random(len(clients)))
+
+    up_j = down_j
+
+
+class Secretive(ConstantEnergy):
+    """Devices that do not say what they draw."""
+
+    constants: Mapping[str, float] = {}
+
+
+class Charging(ConstantEnergy):
+    """Devices that are charged while they receive."""
+
+    def down_j(self, clients: IntArray, sizes_bytes: FloatArray, seconds: FloatArray) -> FloatArray:
+        return 1e9 - sizes_bytes
 
 
 @dataclass
@@ -300,6 +337,15 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
         "pieces_go_on_and_mean_out": [lambda key: Steps(key, later=0.0), lambda key: Steps(key, mean=2.0)],
         "times_follow_from_rates": [lambda key: Twice(lognormal_network(key, down_mbps=6.0, up_mbps=2.0))],
     },
+    "energy": {
+        "same_key_same_answer": [lambda key: DrawnEnergy(fresh(key))],
+        "order_of_asking_does_not_matter": [lambda key: DrawnEnergy(fresh(key))],
+        "adding_clients_leaves_the_others": [lambda key: DrawnEnergy(fresh(key))],
+        "joules_go_with_time_and_bytes": [
+            lambda key: ConstantEnergy(1.0, 1.0, -1.0, 1.0), lambda key: Charging(1.0, 1.0, 1.0, 1.0), lambda key: DrawnEnergy(fresh(key)),
+        ],
+        "constants_are_said": [lambda key: Secretive(3.0, 0.0, 0.0, 0.0), lambda key: ConstantEnergy(math.inf, 0.0, 0.0, 0.0)],
+    },
     "ram": {
         "same_key_same_answer": [lambda key: DrawnRam(fresh(key))],
         "order_of_asking_does_not_matter": [lambda key: DrawnRam(fresh(key))],
@@ -336,7 +382,7 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
         "answers_stay_as_given": [lambda key: OneArray(sometimes(key))],
     },
 }  # fmt: skip
-REGISTRIES: list[Registry[Any]] = [computes, networks, rams, loaders, availabilities, failures]
+REGISTRIES: list[Registry[Any]] = [computes, networks, energies, rams, loaders, availabilities, failures]
 
 
 @pytest.mark.parametrize(

@@ -232,10 +232,11 @@ def trained(
     """
     fed = federation("batch norm" if any(word in repr(model) for word in ("BatchNorm", "GhostNorm")) else "")
     engine = CohortEngine(model, Classification(), Store(fed, dtype, torch.device("cpu")), chunk=chunk)
-    engine._steps = engine._steps if steps is None else steps
+    if steps is not None:
+        engine._steps.known = steps  # pyright: ignore[reportPrivateUsage]
     asked = tasks(model, job, fed, versions)
     if spread is not None:
-        engine._spread, asked = spread, [replace(task, rates=own_rates(task), watching=WATCHING) for task in asked]
+        engine._steps._spread, asked = spread, [replace(task, rates=own_rates(task), watching=WATCHING) for task in asked]
     return engine.run(asked)
 
 
@@ -559,7 +560,7 @@ def test_dropout_of_a_client_depends_on_its_task_alone() -> None:
         once, twice = (trained(model, JOBS["plain"], torch.float32, chunk, steps=shared) for chunk in (7, 1))
         fed = federation()
         engine = CohortEngine(model, Classification(), Store(fed, torch.float32, torch.device("cpu")))
-        engine._steps = shared  # pyright: ignore[reportPrivateUsage]
+        engine._steps.known = shared  # pyright: ignore[reportPrivateUsage]
         asked = [replace(t, key=Key(5).fold("client", t.client, "again")) for t in tasks(model, JOBS["plain"], fed)]
         first = engine.run(tasks(model, JOBS["plain"], fed))
         other = engine.run(asked)

@@ -123,7 +123,7 @@ def test_what_is_stacked(tiny: Any) -> None:
     for norm, more in NORMS.items():
         parts = build(load(tiny({"model": {"kind": "mlp", "hidden": [8], "norm": norm, **more}})))
 
-        assert "one" != next(iter(parts.engine._steps.values())).rows, norm
+        assert "one" != next(iter(parts.engine.compiled.values())).rows, norm
 
 
 @pytest.mark.parametrize("settings", [{}, {"affine": False}, {"momentum": 0.3, "eps": 0.1}, {"track_running_stats": False}], ids=str)

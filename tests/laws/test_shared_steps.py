@@ -60,6 +60,6 @@ def test_only_the_same_step_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_run_does_not_know(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The digest is that of a run that compiles all for itself."""
     shared = [go(seed=11).digest for _ in range(2)]
-    monkeypatch.setattr("fedsim.learn.engine.cohort.compile_step", compile_step)
+    monkeypatch.setattr("fedsim.learn.engine.steps.compile_step", compile_step)
 
     assert {go(seed=11).digest} == set(shared)

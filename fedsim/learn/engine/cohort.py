@@ -21,11 +21,8 @@ from fedsim.core.types import FloatArray, IntArray, Params
 from fedsim.learn.algorithms.ending import ended_by, named
 from fedsim.learn.arithmetic import PLAIN, Arithmetic
 from fedsim.learn.curriculum import composed
-from fedsim.learn.engine import stored
-from fedsim.learn.engine.aims import Form
 from fedsim.learn.engine.chunks import Chunk, chunk_rule, planned, ranked
 from fedsim.learn.engine.diagnosis import Guarded, broken
-from fedsim.learn.engine.eager import remembers
 from fedsim.learn.engine.early import Early
 from fedsim.learn.engine.executors import Site
 from fedsim.learn.engine.graphs import Capture, Cuda, Graphs
@@ -35,34 +32,24 @@ from fedsim.learn.engine.noise import Luck
 from fedsim.learn.engine.room import Room, minding
 from fedsim.learn.engine.rows import Rows
 from fedsim.learn.engine.scoring import EVALUATION_ROWS, Scorer
-from fedsim.learn.engine.spread import compile_spread
 from fedsim.learn.engine.stack import Stack
 from fedsim.learn.engine.starts import Starts
-from fedsim.learn.engine.step import Step, compile_step
-from fedsim.learn.engine.templates import Templates
+from fedsim.learn.engine.step import Step
+from fedsim.learn.engine.steps import REHEARSING, Kind, Steps
 from fedsim.learn.engine.together import Together, goes_together
-from fedsim.learn.engine.updates import Kind as Batched
 from fedsim.learn.engine.updates import Trained, Updates, Which
 from fedsim.learn.engine.watching import Watcher
 from fedsim.learn.job import Job
 from fedsim.learn.kept import Kept
 from fedsim.learn.models import trainable, travelling
-from fedsim.learn.objectives import Mixed, Objective, mass_of
+from fedsim.learn.objectives import Objective, mass_of
 from fedsim.learn.optim import is_plain
 from fedsim.learn.stopping import Stopping
 from fedsim.learn.store import Store
-from fedsim.learn.work import NOISE, Mix, Result, Row, Start, Task
+from fedsim.learn.work import NOISE, Result, Row, Start, Task
 
-PROBED_BATCHES = 2
-"""Batches of real examples, drawn at random, that a compiled step is tried on besides the first."""
 PREPARED_EXAMPLES = 512
 """The largest batch that is compiled before a run begins."""
-
-
-Kind = tuple[int, int, bool, str, *tuple[Form, ...]]
-"""What a step is compiled for: the size of batches, how many of it are new (or what sequences are cut to), whether the update is plain
-SGD, and how new examples and remembered ones count: a Mix, or a method of rehearsal in words, and shapes of what it recalls."""
-REHEARSING = "rehearsing"
 
 
 @contextmanager
@@ -99,8 +86,7 @@ class CohortEngine:
         self.chunk = chunk or chunk_rule(self.result_bytes, torch.device(self.device).type)
         self.room, self.heard = Room(str(self._device)), dict[str, None]()
         """How many clients memory holds; and what engines elsewhere say that a reader should know."""
-        self._steps: dict[Kind, Step] = {}
-        self._spread: dict[Kind, Step] = {}  # For rows with rates of their own.
+        self._steps = Steps(model, objective, store, self._kept, arithmetic, many_sizes=many_sizes)
         self._starts = Starts(carried, self._trained, self._dtype, self._device)
         self._looks = Looks(model, objective, store, self._starts, self._scorer, self._kept)
         self._scored: tuple[Start, list[Tensor]] | None = None
@@ -111,7 +97,6 @@ class CohortEngine:
         self.graphs = Graphs(capture or Cuda()) if arithmetic.graphs and here else None
         if self.graphs is not None:
             self.room.freed = self.graphs.forget
-        self._templates = Templates(model, objective, arithmetic) if many_sizes else None
 
     @property
     def site(self) -> Site:
@@ -126,11 +111,11 @@ class CohortEngine:
     @property
     def compiled(self) -> Mapping[Kind, Step]:
         """Return the steps that were compiled so far, each by the kind of batches it is for."""
-        return dict(self._steps)
+        return dict(self._steps.known)
 
     def knows(self, steps: Mapping[Kind, Step]) -> None:
         """Take *steps* that were compiled for the very same model, objective and examples, elsewhere or before."""
-        self._steps.update(steps)
+        self._steps.known.update(steps)
 
     def as_built(self) -> None:
         """Put back whatever the model keeps between calls, where that may make a difference."""
@@ -175,7 +160,7 @@ class CohortEngine:
         """
         size = min(job.micro(job.size(len(self._store.federation.train(0))))[0], PREPARED_EXAMPLES)
         with one_thread():
-            self._step((size if job.batch_size == 1 else max(size, 2), 0), is_plain(job) and not job.cut)
+            self._steps.of((size if job.batch_size == 1 else max(size, 2), 0), is_plain(job) and not job.cut)
 
     def diagnose(self, task: Task) -> str:
         """Return which local step of *task*, whose result is no number, broke first, and what of it; empty where nobody can tell."""
@@ -193,7 +178,7 @@ class CohortEngine:
     @property
     def notes(self) -> list[str]:
         """Return what a reader should know of how the model is trained: why it is not compiled, if it is not."""
-        return [*sorted({step.note for step in self._steps.values() if step.note}), *self.told, *self.heard]
+        return [*sorted(self._steps.notes), *self.told, *self.heard]
 
     @property
     def told(self) -> list[str]:
@@ -222,9 +207,9 @@ class CohortEngine:
         if batches is None or batches.mix == "concat":
             largest = max(map(job.size, {t.trained_on for t in tasks})) if batches is None else int(batches.sizes.max())
             width = batches.width(int(batches.sizes.argmax())) if batches else 0
-            return 1 if self._step((job.micro(largest)[0], width), is_plain(job) and not job.cut).rows == "one" else self.chunk
+            return 1 if self._steps.of((job.micro(largest)[0], width), is_plain(job) and not job.cut).rows == "one" else self.chunk
         at = int(batches.sizes.argmax())
-        step = self._step((int(batches.sizes[at]), int(batches.fresh[at])), is_plain(job), batches.mix)
+        step = self._steps.of((int(batches.sizes[at]), int(batches.fresh[at])), is_plain(job), batches.mix)
         return 1 if step.rows == "one" else self.chunk
 
     def _rehearse(self, job: Job, tasks: list[Task]) -> list[Result]:
@@ -233,7 +218,7 @@ class CohortEngine:
             return [each for task in tasks for each in (self._together if goes_together(task) else self._alone)(job, [task])]
         found: list[Result] = []
         while left := tasks[len(found) :]:  # The first by itself: what is compiled for it says whether others may go beside it.
-            known = {step.rows for kind, step in self._steps.items() if kind[3].startswith(REHEARSING)}
+            known = {step.rows for kind, step in self._steps.known.items() if kind[3].startswith(REHEARSING)}
             found += self._together(job, left if known - {"one"} else left[:1])
         return found
 
@@ -246,7 +231,7 @@ class CohortEngine:
         watcher = Watcher.of(tasks, rows, self._trained)
         together = Together(self._model, self.objective, self._store, tasks, self._starts, rows, self._trained, offsets)
         updates = Updates(
-            (x, y), rows, luck, partial(self._aimed, together, f"{REHEARSING} {together.word}", plain), self._trained, plain,
+            (x, y), rows, luck, partial(self._steps.aimed, together, f"{REHEARSING} {together.word}", plain), self._trained, plain,
             alone=len(tasks) == 1, told=watcher.gradients if watcher else None,
         )  # fmt: skip
         with torch.no_grad():
@@ -322,8 +307,8 @@ class CohortEngine:
         batches = tasks[0].batches
         mix = batches.mix if batches else "concat"
         return Updates(
-            pool, rows, luck, lambda kind: self._step(kind[:2], plain, mix), self._trained, plain, alone=len(tasks) == 1,
-            spread=lambda kind: self._step(kind[:2], plain, mix, spread=True),
+            pool, rows, luck, lambda kind: self._steps.of(kind[:2], plain, mix), self._trained, plain, alone=len(tasks) == 1,
+            spread=lambda kind: self._steps.of(kind[:2], plain, mix, spread=True),
             mass=mass_of(self.objective, self._store.whole_targets), told=told, cuts=batches is not None and batches.widths is not None,
             graphs=self.graphs,
         )  # fmt: skip
@@ -375,47 +360,3 @@ class CohortEngine:
         if job.bucketing is not None and task.batches is not None:
             metrics["padding"] = task.batches.padding
         return Result(metrics, params, self._looks.predicted(task), parts, mark=task.mark, watched=watched)
-
-    def _step(self, kind: tuple[int, int], plain: bool, mix: Mix = "concat", *, spread: bool = False) -> Step:
-        """Return the step for batches of (size, new ones); the second is 0 where it makes no difference.
-
-        Where all have one loss it is what sequences are cut to. *spread* is for rows with rates of their own.
-        """
-        steps = self._spread if spread else self._steps
-        if (*kind, plain, mix) not in steps:
-            cut = kind[1] if mix == "concat" else 0
-            objective = self.objective if mix == "concat" else Mixed(self.objective, kind[1], mix)
-            templates = self._templates if mix == "concat" and not cut else None  # These are of whole sequences.
-            steps[*kind, plain, mix] = self._compiled(objective, kind[0], plain, templates, cut, spread=spread)
-        return steps[*kind, plain, mix]
-
-    def _aimed(self, together: Together, word: str, plain: bool, kind: Batched) -> Step:
-        """Return the step for batches of *kind* of tasks that rehearse *together*, which *word* stands for."""
-        size, fresh, *forms = kind
-        of: Kind = (size, fresh, plain, word, *forms)
-        if of not in self._steps:
-            self._steps[of] = self._compiled(together.aim(self.objective, kind), size, plain, None)
-        return self._steps[of]
-
-    def _compiled(
-        self, objective: Objective, size: int, plain: bool, templates: Templates | None, cut: int = 0, *, spread: bool = False
-    ) -> Step:
-        """Return a step compiled for batches of *size* examples, sequences *cut* to so many steps, unless to 0.
-
-        *spread* is for rows with rates of their own.
-        """
-        x, y = self._store.sample(size)
-        more = [self._store.sample(size, seed)[0] for seed in range(PROBED_BATCHES)]
-        if cut:
-            x, more = x[:, :cut].contiguous(), [each[:, :cut].contiguous() for each in more]
-        if self._kept.moves is None:
-            self._kept.moves = remembers(self._model, self.objective, x, y, self._kept)
-        before = Kept(self._model, self.objective) if self._kept.moves else self._kept  # A task may be under way.
-        # Named alike, they would be taken for one.
-        compiler, named = (partial(compile_spread, compile_step), {"spread": True}) if spread else (compile_step, {})
-        step = stored.step(
-            compiler, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets, more=more,
-            templates=templates, remembers=self._kept.moves, arithmetic=self.arithmetic, **named,
-        )  # fmt: skip
-        before.back()  # Tracing and probing have called it.
-        return step

@@ -1,0 +1,144 @@
+"""The meter: from the moments and sizes of messages to seconds by phase, joules and grams. Knows no journal and moves no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedsim.core.types import BoolArray, FloatArray, IntArray, Seconds
+from fedsim.cost.carbon import J_PER_KWH, Intensity
+from fedsim.cost.energy import Energy
+from fedsim.cost.network import Network, downs_s, ups_s
+
+JOULE = 2.0**-20
+"""What joules are whole multiples of, some millionth: then float64 sums them exactly, in whatever order, up to 2**33 J (2.4 MWh)."""
+GRAM = 2.0**-30
+"""The same of grams."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """When messages were sent, received, begun, computed and back, in virtual seconds; NaN for what never happened. Shapes: all (n,).
+
+    *waited_s* is how much of the work waited for mini-batches. Of those *open* the run's end came first: what had begun goes on to there.
+    """
+
+    sent_s: FloatArray
+    received_s: FloatArray
+    started_s: FloatArray
+    computed_s: FloatArray
+    arrived_s: FloatArray
+    waited_s: FloatArray
+    open: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """From when to when each phase of each message went on, as far as it came; empty where it never began. Shapes: all (n,)."""
+
+    down: tuple[FloatArray, FloatArray]
+    waiting: tuple[FloatArray, FloatArray]
+    work: tuple[FloatArray, FloatArray]
+    up: tuple[FloatArray, FloatArray]
+    loading_s: FloatArray
+
+    @property
+    def compute_s(self) -> FloatArray:
+        """Return how long each device computed: its work, less what that waited for mini-batches. Shapes: (n,)."""
+        return np.maximum(0.0, self.work[1] - self.work[0] - self.loading_s)
+
+
+def spans(moments: Moments, end_s: Seconds) -> Spans:
+    """Return what went on from when to when, in a run that ended at *end_s*.
+
+    A phase goes on until the next thing that happened to the message, or its reply or an error was there; or to the end of the run, where
+    that came first. What is known of no moment at all took no time.
+
+    >>> nan, f = np.nan, lambda value: np.array([value])
+    >>> cut = spans(Moments(f(0.0), f(2.0), f(3.0), f(nan), f(nan), f(0.5), np.array([True])), end_s=5.0)
+    >>> cut.compute_s.tolist(), cut.up[1] - cut.up[0]
+    ([1.5], array([0.]))
+    """
+    last = np.where(moments.open & np.isnan(moments.arrived_s), end_s, moments.arrived_s)
+    steps = (moments.sent_s, moments.received_s, moments.started_s, moments.computed_s)
+    nexts = (moments.received_s, moments.started_s, moments.computed_s, moments.arrived_s)
+    found: list[tuple[FloatArray, FloatArray]] = []
+    for begin, then in zip(steps, nexts, strict=True):
+        until = np.where(np.isnan(then), last, then)
+        took = ~np.isnan(begin) & ~np.isnan(until) & (until > begin)
+        start = np.where(np.isnan(begin), 0.0, begin)
+        found.append((start, np.where(took, until, start)))
+    down, waiting, work, up = found
+    return Spans(down, waiting, work, up, np.minimum(moments.waited_s, work[1] - work[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """What messages cost their clients: joules by phase, seconds of computing, and grams (NaN where nobody asked). Shapes: all (n,)."""
+
+    compute_j: FloatArray
+    down_j: FloatArray
+    up_j: FloatArray
+    idle_j: FloatArray
+    compute_s: FloatArray
+    grams: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Charges messages by an energy *model*, over the links of *network*; and in grams, where an *intensity* is given.
+
+    *brought* says that messages are brought as soon as they are sent; else (``transport``) a radio is on only as long as the client's own
+    link takes, and the rest is waiting for somebody to look.
+    """
+
+    kind: str
+    model: Energy
+    network: Network
+    intensity: Intensity | None = None
+    brought: bool = True
+
+    @property
+    def constants(self) -> dict[str, float]:
+        """Return every number that joules and grams rest on."""
+        return {**self.model.constants, **(self.intensity.constants if self.intensity else {})}
+
+    def charge(self, clients: IntArray, moments: Moments, down_bytes: IntArray, up_bytes: IntArray, end_s: Seconds) -> Charged:
+        """Return what messages to *clients* cost, each by itself: whoever else is charged with it moves no bit. Shapes: all (n,).
+
+        Of a transfer that the run's end cut off, so much was sent as the client's own link carries in that time.
+        """
+        went = spans(moments, end_s)
+        down_s, down_share = self._radio(downs_s(self.network, clients, down_bytes), went.down, moments.received_s, moments)
+        up_s, up_share = self._radio(ups_s(self.network, clients, up_bytes), went.up, moments.arrived_s, moments)
+        waits = (went.down[1] - went.down[0] - down_s, went.waiting[1] - went.waiting[0], went.up[1] - went.up[0] - up_s, went.loading_s)
+        idle_s = waits[0] + waits[1] + waits[2] + waits[3]
+        model = self.model
+        compute_j = _whole(model.compute_j(clients, went.compute_s), went.compute_s > 0, JOULE)
+        down_j = _whole(model.down_j(clients, down_bytes * down_share, down_s), down_bytes > 0, JOULE)
+        up_j = _whole(model.up_j(clients, up_bytes * up_share, up_s), up_bytes > 0, JOULE)
+        idle_j = _whole(model.idle_j(clients, idle_s), idle_s > 0, JOULE)
+        grams = np.full(len(clients), np.nan)
+        if self.intensity is not None:
+            began, ended = went.down[0], np.maximum.reduce([went.down[1], went.waiting[1], went.work[1], went.up[1]])
+            parts = ((compute_j, went.work), (down_j, went.down), (up_j, went.up), (idle_j, (began, ended)))
+            grams = np.zeros(len(clients))
+            for joules, (begin, end) in parts:
+                grams = grams + joules * self.intensity.mean(begin, end) / J_PER_KWH
+            grams = _whole(grams, grams > 0, GRAM)
+        return Charged(compute_j, down_j, up_j, idle_j, went.compute_s, grams)
+
+    def _radio(
+        self, own_s: FloatArray, span: tuple[FloatArray, FloatArray], done_s: FloatArray, moments: Moments
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return how long each radio was on in *span*, and which share of the bytes went over it; *own_s* is what its link alone takes."""
+        lasted = span[1] - span[0]
+        cut = moments.open & np.isnan(done_s)
+        share = np.where(cut, np.where(own_s > 0, np.minimum(1.0, lasted / np.where(own_s > 0, own_s, 1.0)), 1.0), 1.0)
+        return (lasted if self.brought else np.minimum(lasted, own_s)), share
+
+
+def _whole(values: FloatArray, came: BoolArray, unit: float) -> FloatArray:
+    """Return *values* as whole multiples of *unit*, and 0 where nothing *came*: what never happened costs nothing."""
+    return np.where(came, np.rint(values / unit) * unit, 0.0)
