@@ -73,6 +73,9 @@ CASES: dict[str, tuple[Table, Table, Table]] = {
     "controller": (RATES, {"kind": "plateau", "patience": 0, "least": 0.9}, {"factor": 0.3}),
     "batch_policy": ({}, {"kind": "norm_test"}, {"theta": 9.0}),
     "loader": ({}, {"kind": "prefetch", "examples_per_s": 100.0}, {"depth": 0}),
+    "failure": (
+        {"server.round_timeout_s": 100.0}, {"kind": "dropout", "probability": 0.4}, {"probability": 0.6},
+    ),
     "executor": ({}, {"kind": "local"}, {"kind": "hasty"}),
     "arrivals": (STREAM, {"kind": "constant", "per_s": 1.0}, {"per_s": 1.5}),
     "order": (STREAM, {"kind": "shuffled"}, {"kind": "as_is"}),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from fedsim.core.types import Array, BoolArray, FloatArray, IntArray, NonNegativ
 
 _PERIODS = 1 << 32  # Draws per client: with more periods than that, a client would share the next one's luck.
 _HORIZON_SLOTS = 100_000  # 5.7 years of half hours: a change later than that is called never.
+
+
+Leaving = Literal["finish", "abort", "pause"]
+"""What becomes of a message whose client goes away. finish: it is seen to the end. abort: nothing is heard of it. pause: it goes on when
+the client is back."""
 
 
 class Availability(Protocol):

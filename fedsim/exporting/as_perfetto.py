@@ -131,6 +131,9 @@ def phases(task: Any, end_s: Seconds) -> Iterator[tuple[str, Seconds]]:
         ("download", task.received_s), ("waiting", task.started_s), (work, task.computed_s), ("upload", task.arrived_s),
     ):  # fmt: skip
         if not until_s >= 0:  # NaN: it never happened.
+            if task.stopped_s > from_s:  # Its client stopped in the middle.
+                yield phase, task.stopped_s
+                from_s = task.stopped_s
             if task.outcome == "in flight" and end_s > from_s:
                 yield phase, end_s
             elif task.arrived_s > from_s:  # An error came in the place of what was to come.

@@ -42,7 +42,7 @@ SHARED: dict[str, Meaning] = {
 OWN: dict[str, dict[str, Meaning]] = {
     "clients": CLIENTS,
     "tasks": {
-        "outcome": ("", "arrived, late, failed, in flight (the run ended first)"),
+        "outcome": ("", "arrived, late (or never answered), failed, in flight (the run ended first)"),
         "sent_s": (SECONDS, "when the message was sent"),
         "received_s": (SECONDS, "when it was at the client"),
         "started_s": (SECONDS, "when the client began to work on it"),
@@ -58,6 +58,8 @@ OWN: dict[str, dict[str, Meaning]] = {
         "waited_s": ("s (virtual)", "how long its steps waited for mini-batches"),
         "batch_size": (EXAMPLES, "what the client's batch policy chose; NaN without one: then training.batch_size holds"),
         "down_resent_bytes": (BYTES, "how much of the framing down was sent again, lost on the way before"),
+        "cause": ("", "why its client failed: a kind of clients.failures, or that it left; empty for others"),
+        "stopped_s": (SECONDS, "when its client stopped working on it; steps and flops are what was done by then"),
         "up_resent_bytes": (BYTES, "how much of the framing up was sent again, lost on the way before"),
     },
     "rounds": {

@@ -79,8 +79,8 @@ _JOB = {
 ROUND, VERSION = "server-round", "server-version"
 """Keys of a message's config: Flower's of the round, and ours of how often the server had aggregated, only where a schedule goes by it."""
 _STATE = "fedsim"
-CLIENT_RAISED, NODE_UNAVAILABLE = 2, 5
-"""Flower's ErrorCode of a client app that raised, and of a node that is not there."""
+UNKNOWN, CLIENT_RAISED, NODE_UNAVAILABLE, CLIENT_CRASHED = 0, 2, 5, 8
+"""Flower's ErrorCode of whatever has none, of a client app that raised, of a node that is not there, and of an app that died."""
 KINDS = ("train", "evaluate")
 """The message types that our client takes."""
 

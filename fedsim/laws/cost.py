@@ -1,4 +1,4 @@
-"""Laws of devices, their memory and power, links and availability: functions of (key, client, now), asked in any order. Knows no kind."""
+"""Laws of devices, memory, power, links, availability and failures: functions of (key, client, now), in any order. Knows no kind."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from fedsim.core.types import IntArray
 from fedsim.cost.availability import Availability
 from fedsim.cost.compute import Compute
 from fedsim.cost.energy import Energy
+from fedsim.cost.failures import ANSWERS, Failures
 from fedsim.cost.loading import Loader
 from fedsim.cost.network import Network, pieces
 from fedsim.cost.ram import Ram
 from fedsim.laws.broken import Law, Make, alike, luck, want
 
 CLIENTS = np.array([0, 1, 2, 3, 7, 40, 41, 999, 123_456], dtype=np.int64)
+WORK_S = (0.0, 1e-9, 7.0, 1e6)
+EVALUATION = 1 << 22
+"""Where a client's evaluations are numbered from."""
 TIMES = (0.0, 0.3, 0.1 + 0.2, 1800.0, 1799.9999999999998, 5000.0, 86_400.0, 3e5)
 
 
@@ -36,7 +40,21 @@ def answers(model: object, clients: IntArray) -> dict[int, list[float]]:
         loader = cast(Loader, model)
         rates = loader.examples_per_s(clients)
         return {int(client): [float(rate), float(loader.depth)] for client, rate in zip(clients, rates, strict=True)}
+    if hasattr(model, "fails"):
+        return _of_failures(cast(Failures, model), clients)
     return _of_availability(cast(Availability, model), clients)
+
+
+def _of_failures(failures: Failures, clients: IntArray) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for client in clients.tolist():
+        faults = [failures.fails(client, task, works_s) for task in (*range(12), EVALUATION) for works_s in WORK_S]
+        found[client] = [
+            number
+            for each in faults
+            for number in ((-1.0,) if each is None else (each.after_s, float(ANSWERS.index(each.answer)), each.away_s))
+        ]
+    return found
 
 
 def _of_compute(compute: Compute, clients: IntArray) -> dict[int, list[float]]:
@@ -216,6 +234,34 @@ def pieces_go_on_and_mean_out(make: Make) -> None:
             want(abs(found - mean) < 0.05 * mean, f"client {client} is said to have {mean} Mbit/s {way}, and has {found} in 20,000 s")
 
 
+# Of failures.
+
+
+def faults_lie_within_the_work(make: Make) -> None:
+    """A task breaks off within its work, or is answered wrongly after all of it, for a cause; one that is over sooner is not all done."""
+    for seed in range(3):
+        failures = cast(Failures, make(key=Key(seed)))
+        for client in CLIENTS.tolist():
+            for task in (*range(40), EVALUATION):
+                for works_s in WORK_S:
+                    fault = failures.fails(client, task, works_s)
+                    if fault is None:
+                        continue
+                    words = f"task {task} of client {client}, of {works_s} s: {fault}"
+                    want(0.0 <= fault.after_s <= works_s and 0.0 <= fault.away_s < math.inf, words)
+                    want(fault.breaks or fault.after_s == works_s, f"{words}: it breaks nothing, and not all is done")
+                    want(bool(fault.cause) and fault.answer in ANSWERS, words)
+
+
+def more_work_fails_no_less(make: Make) -> None:
+    """A task that fails fails where it is longer, too; otherwise a slow device would be safer than a fast one."""
+    failures = cast(Failures, make(key=Key(9)))
+    for client in CLIENTS.tolist():
+        for task in range(200):
+            failed = [failures.fails(client, task, works_s) is not None for works_s in (1.0, 30.0, 1000.0)]
+            want(failed == sorted(failed), f"task {task} of client {client} fails at 1, 30 and 1000 s of work: {failed}")
+
+
 # Of availability.
 
 
@@ -277,6 +323,7 @@ LAWS: dict[str, tuple[Law, ...]] = {
     "energy": (*_ALL, joules_go_with_time_and_bytes, constants_are_said),
     "ram": (*_ALL, sizes_are_positive_and_keep_shape),
     "loader": (*_ALL, rates_are_positive_and_keep_shape),
+    "failure": (*_ALL, faults_lie_within_the_work, more_work_fails_no_less),
     "compute": (*_ALL, tasks_take_finite_time_and_more_for_more, speeds_are_positive_and_keep_shape),
     "network": (
         *_ALL, messages_take_finite_time_and_more_for_more, times_follow_from_rates, pieces_go_on_and_mean_out,

@@ -15,7 +15,7 @@ from fedsim.record import clients, journal
 if TYPE_CHECKING:
     import pandas as pd
 
-EVENTS = ("received_s", "started_s", "computed_s", "arrived_s")
+EVENTS = ("received_s", "started_s", "computed_s", "arrived_s", "stopped_s")
 """Columns of the table ``tasks`` that hold -1.0 for what never happened; ``Frames.tasks`` holds NaN there."""
 SINGULAR = {
     "items": "item", "concepts": "concept", "alarms": "item", "drifts_s": "drift_s", "messages": "message", "clients": "client",

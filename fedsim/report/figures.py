@@ -193,7 +193,7 @@ def timeline_figure(seen: Seen) -> tuple[Any, int]:
     for outcome, (name, symbol, _) in MARKS.items():
         lost = tasks[tasks.outcome.where(tasks.failure != STREAM_ENDED, ENDED) == outcome]
         if len(lost):
-            ends = [(row.arrived_s if row.arrived_s >= 0 else seen.now_s) / unit for row in lost.itertuples()]
+            ends = [_end_s(row, seen.now_s) / unit for row in lost.itertuples()]
             figure.add_scatter(
                 x=ends, y=[place[client] for client in lost.client], mode="markers", name=name, hoverinfo="skip",
                 marker={"symbol": symbol, "color": ALARM, "size": 7},
@@ -256,8 +256,14 @@ class _Segment:
         size = megabytes(task.down_bytes + task.down_framing_bytes + task.up_bytes + task.up_framing_bytes)
         return (
             f"client {task.client}, round {task.round}: <b>{self.phase}</b><br>{lasted}, from {self.from_s:.3f} s to"
-            f" {self.to_s:.3f} s<br>{task.examples} examples, {size} down and up<br>{escape(task.outcome)}"
+            f" {self.to_s:.3f} s<br>{task.examples} examples, {size} down and up<br>"
+            f"{escape(f'{task.outcome} ({task.cause})' if task.cause else task.outcome)}"
         )
+
+
+def _end_s(task: Any, end_s: float) -> float:
+    """Return when a *task* that did not count was over: with its answer, when its client stopped, or with the run, at *end_s*."""
+    return next((moment for moment in (task.arrived_s, task.stopped_s) if moment >= 0), end_s)
 
 
 def _segments(task: Any, end_s: float) -> Iterable[_Segment]:
@@ -266,8 +272,8 @@ def _segments(task: Any, end_s: float) -> Iterable[_Segment]:
     from_s = task.sent_s
     for phase, to_s in ends:
         if not to_s >= 0:  # NaN: it never happened.
-            if task.outcome == "in flight":
-                yield _Segment(task, phase, from_s, max(from_s, end_s))
+            if task.outcome == "in flight" or task.stopped_s >= 0:
+                yield _Segment(task, phase, from_s, max(from_s, task.stopped_s if task.stopped_s >= 0 else end_s))
             return
         if to_s > from_s:
             yield _Segment(task, phase, from_s, to_s)

@@ -107,7 +107,7 @@ def _swings(seen: Seen) -> str:
 
 def _late(seen: Seen) -> str:
     tasks = seen.tasks[seen.tasks.kind == "train"]
-    late = float((tasks.outcome == "late").mean()) if len(tasks) else 0.0
+    late = float(((tasks.outcome == "late") & (tasks.cause == "")).mean()) if len(tasks) else 0.0  # Others never came at all.
     if late < MANY_LATE:
         return ""
     deadline_s = float(seen.about["scenario"]["server"]["round_timeout_s"])

@@ -8,23 +8,26 @@ from typing import TypedDict
 import numpy as np
 from scipy.special import ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
 
+from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
 from fedsim.core.types import FloatArray, IntArray
-from fedsim.cost.availability import Availability
+from fedsim.cost.availability import Availability, Leaving
 from fedsim.cost.carbon import KEY as INTENSITY
 from fedsim.cost.carbon import intensity
 from fedsim.cost.compute import Compute, Volumes
+from fedsim.cost.failures import Failures, silent_for_ever
 from fedsim.cost.loading import Loader
 from fedsim.cost.meter import Meter
-from fedsim.cost.network import Network, Overhead, ServerLink
+from fedsim.cost.network import Network, Overhead, ServerLink, pieces
 from fedsim.cost.transport import Transport
 from fedsim.data.federation import Federation
 from fedsim.data.source import finder
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
-from fedsim.scenario.schema import Energy
+from fedsim.scenario.schema import Energy, Scenario
 from fedsim.scenario.section import Overhead as OverheadSection
 from fedsim.scenario.section import ServerLink as LinkSection
+from fedsim.scenario.section import Table
 
 
 class Costs(TypedDict):
@@ -37,6 +40,8 @@ class Costs(TypedDict):
     loader: Loader | None
     server: ServerLink | None
     overhead: Overhead | None
+    failures: Failures | None
+    leaving: Leaving
     energy: Meter | None
 
 
@@ -45,6 +50,7 @@ def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
     scenario, clients = loaded.scenario, loaded.scenario.clients
     files = {name: finder(loaded.folder, f"clients.{name}.path") for name in ("compute", "network", "availability")}
     network: Network = made("network", clients.network, key=key.fold("link"), find=files["network"])
+    check_leaving(scenario, network)
     return {
         "compute": made("compute", clients.compute, key=key.fold("device"), find=files["compute"], volumes=volumes(federation)),
         "network": network,
@@ -52,9 +58,37 @@ def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
         "transport": None if scenario.transport is None else Transport(key.fold("transport"), **scenario.transport.model_dump()),
         "server": server_link(scenario.server.link),
         "overhead": overhead(clients.overhead),
+        "failures": None if clients.failures is None else failing(clients.failures, key.fold("failures"), clients.count),
+        "leaving": clients.leaving,
         "loader": None if clients.loading is None else made("loader", clients.loading, key=key.fold("loading")),
         "energy": meter(loaded, clients.energy, key, network, brought=scenario.transport is None),
     }
+
+
+def failing(table: Table, key: Key, count: int) -> Failures:
+    """Return the failures that *table* names. Raises ScenarioError where none of *count* clients would ever answer."""
+    found: Failures = made("failure", table, key=key)
+    if silent_for_ever(found, count):
+        raise ScenarioError(f"clients.failures: none of the {count:,} clients ever answers: all of them are silent. Take a smaller share.")
+    return found
+
+
+def check_leaving(scenario: Scenario, network: Network) -> None:
+    """Refuse to let clients go in the middle where what they are at is not theirs alone, or nobody knows yet how long it takes."""
+    leaving = scenario.clients.leaving
+    if leaving == "finish":
+        return
+    beside = [name for name, there in (("server.link", scenario.server.link), ("transport", scenario.transport)) if there is not None]
+    if beside:
+        raise ScenarioError(
+            f"clients.leaving = {leaving!r}: goes with links and devices of clients' own, and there is {' and '.join(beside)}. Leave"
+            f" that out, or take 'finish'."
+        )
+    if leaving == "pause" and pieces(network) is not None:
+        raise ScenarioError(
+            f"clients.leaving = 'pause': goes with links whose rates stay, and those of clients.network.kind ="
+            f" {scenario.clients.network['kind']!r} go with time. Take 'abort' or 'finish'."
+        )
 
 
 def meter(loaded: Loaded, section: Energy | None, key: Key, network: Network, *, brought: bool) -> Meter | None:

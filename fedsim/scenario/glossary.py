@@ -102,6 +102,14 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "mib": "MiB that a device has for training; of lognormal devices the median",
         "sigma": "how much devices differ: standard deviation of the logarithm of their memory",
     },
+    "failure": {
+        "probability": "chance of each task to fail",
+        "silent.probability": "chance of each task not to be answered",
+        "share": "share of the clients that never answer anything",
+        "per_s": "crashes per second of a task's work",
+        "what": "what dies: the device, of which nothing is heard until it is missed, or the app alone, whose SuperNode says so",
+        "away_s": "how long the device takes no other message then",
+    },
     "loader": {
         "examples_per_s": "how many examples a second a device reads; of those that differ the median",
         "sigma": "how much devices differ: standard deviation of the logarithm of their rate",

@@ -55,6 +55,7 @@ def slots() -> dict[str, Slot]:
     from fedsim.cost.availability import availabilities
     from fedsim.cost.compute import computes
     from fedsim.cost.energy import energies
+    from fedsim.cost.failures import failures
     from fedsim.cost.loading import loaders
     from fedsim.cost.network import networks
     from fedsim.cost.ram import rams
@@ -86,7 +87,7 @@ def slots() -> dict[str, Slot]:
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, rams, replays, detectors, reactions, triggers, arrivals, orders,
         labellings, changes, schedules, onsets, models, optimizers, clippings, objectives, rehearsals, algorithms, codecs, stoppings,
-        executors, lr_schedules, controllers, batch_policies, loaders, energies,
+        executors, lr_schedules, controllers, batch_policies, loaders, energies, failures,
     ]  # fmt: skip
     common: dict[str, type[BaseModel]] = {lr_schedules.noun: Schedule, energies.noun: Energy}
     return {registry.noun: Slot(registry.key, registry.noun, registry, common.get(registry.noun)) for registry in found}

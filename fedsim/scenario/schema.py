@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
+from fedsim.cost.availability import Leaving
 from fedsim.learn.pace import Clock
 from fedsim.scenario.section import FleetClients, Section, ServerLink, Table, Transport
 from fedsim.scenario.stop import Stop
@@ -18,6 +19,11 @@ Moment = Annotated[float, Field(ge=0)]
 
 _LOADING = "How fast each client's device loads mini-batches, and how many ahead of its steps; at once unless given."
 _BATCH_POLICY = "How a client's batch size goes from task to task, from batch_size on; as it is unless given."
+_FAILURES = "Which tasks break off, or are never answered, or wrongly; none unless given."
+_LEAVING = (
+    "What becomes of a message whose client goes away: it is seen to the end ('finish'), nothing is heard of it ('abort'), or it goes on"
+    " when the client is back ('pause')."
+)
 _ENERGY = "What each client's device draws, in joules; nothing is counted unless given."
 _INTENSITY = (
     "grams of CO2 for a kilowatt hour: a number, 'world' (475, the mean of the world's grids), or a file with the columns hour and"
@@ -98,6 +104,8 @@ class Clients(FleetClients):
     ram: Annotated[Table | None, Field(description=_RAM)] = None
     energy: Annotated[Energy | None, Field(description=_ENERGY)] = None
     loading: Annotated[Table | None, Field(description=_LOADING)] = None
+    failures: Annotated[Table | None, Field(description=_FAILURES)] = None
+    leaving: Annotated[Leaving, LATER, Field(description=_LEAVING)] = "finish"
     replay: Table | None = None
     detector: Table | None = None
     reaction: Table | None = None

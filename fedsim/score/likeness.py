@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FLEET = ("clients.count", "clients.compute", "clients.network", "clients.availability", "clients.ram", "clients.loading", "transport")
+FLEET = (
+    "clients.count", "clients.compute", "clients.network", "clients.availability", "clients.ram", "clients.loading",
+    "clients.failures", "clients.leaving", "transport",
+)  # fmt: skip
 DATA = ("data.source", "data.partition", "server.calibration_examples")
 STREAMS = ("stream.arrivals", "stream.order", "stream.labels", "stream.drift", "stream.items", "stream.stored")
 

@@ -85,7 +85,9 @@ class Run:
         is wrapped around it, by Flower and by the protocols of links), down_resent_bytes and up_resent_bytes (how much of that was sent
         again); loss (mean per example, over its mini-batches), result (SHA-256 of what the strategy was given), failure
         (why that was an error), waited_s (seconds that its steps waited for mini-batches), batch_size (examples, as chosen by
-        ``training.batch_policy``; NaN where none did: batches are then of ``training.batch_size``).
+        ``training.batch_policy``; NaN where none did: batches are then of ``training.batch_size``), cause (why its client failed, by
+        ``clients.failures`` or ``clients.leaving``; such a task is late where it was never answered), stopped_s (when the client stopped
+        working on it; steps and flops are what was done by then).
 
         On real clients NaN is also what their nodes did not tell; of a run that was killed there is what its server knew: number is -1
         there, steps and flops are 0.

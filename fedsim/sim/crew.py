@@ -12,7 +12,7 @@ from typing import Protocol
 from flwr.app import Message
 
 from fedsim.core.types import Seconds
-from fedsim.cost.availability import Availability
+from fedsim.cost.availability import Availability, Leaving
 from fedsim.cost.network import Network
 from fedsim.cost.transport import Transport
 from fedsim.sim.bulk import Foresight
@@ -40,7 +40,8 @@ class Clients(Protocol):
     def begin(self, delivery: Delivery, now: Seconds) -> Seconds:
         """Let the client begin, and return how long it takes; ``delivery.up`` is then known.
 
-        Raises Unable where it answers with an error.
+        Raises Unable where it answers with an error. ``delivery.fault`` then says what goes wrong with it, ``leaves_s`` before when the
+        client leaves.
         """
         ...
 
@@ -91,7 +92,10 @@ class Desk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """*count* clients behind their links, as *lay* lays them, and who carries and hands over for them."""
+    """*count* clients behind their links, as *lay* lays them, and who carries and hands over for them.
+
+    Where *leaving* is not "finish", links and devices are clients' own.
+    """
 
     count: int
     availability: Availability
@@ -101,3 +105,4 @@ class Crew:
     desk: Desk
     transport: Transport | None = None
     lay: Lay = Unshared
+    leaving: Leaving = "finish"

@@ -16,8 +16,9 @@ from fedsim.codec import Coding
 from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
 from fedsim.core.types import Seconds
-from fedsim.cost.availability import Availability
+from fedsim.cost.availability import Availability, Leaving
 from fedsim.cost.compute import Compute, step_s
+from fedsim.cost.failures import Failures
 from fedsim.cost.loading import Loader, waited
 from fedsim.cost.meter import Meter
 from fedsim.cost.network import Network, Overhead, ServerLink
@@ -38,6 +39,7 @@ class Fleet:
     *forms* are the type and shape of each array that a trained client sends back, by name, before *coding* makes something else of it.
     *transport* says when whose processes look for messages, where they do; *server* what the server's link carries at most,
     and *overhead* what the protocols of all links add. *energy* charges messages for what devices draw, where anything is counted.
+    *failures* says what goes wrong, where anything does, and *leaving* what becomes of messages whose client goes away.
     *monitor* says what is watched of training, where anything is; *trained* names the arrays that are parameters, and no buffers.
     """
 
@@ -61,6 +63,8 @@ class Fleet:
     transport: Transport | None = None
     server: ServerLink | None = None
     overhead: Overhead | None = None
+    failures: Failures | None = None
+    leaving: Leaving = "finish"
     energy: Meter | None = None
 
     def took(self, client: int, task: Task, number: int, flops: float, steps: int) -> tuple[Seconds, Seconds]:

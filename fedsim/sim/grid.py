@@ -55,12 +55,15 @@ class VirtualGrid(Grid):
         from fedsim.sim.programs import Programs
 
         invariants = Invariants()
+        if observed is not None:  # Whatever went wrong, it did so there.
+            fleet = dataclasses.replace(fleet, failures=None, leaving="finish")
         self._metered = None if fleet.energy is None or dry else Metered(observer, fleet.energy)
         observer = observer if self._metered is None else self._metered
         programs = Programs(fleet, engine, invariants)
         desk = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry)
         crew = Crew(
-            fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk, fleet.transport, laid(fleet.server)
+            fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk, fleet.transport, laid(fleet.server),
+            fleet.leaving,
         )
         if observed is not None:
             crew = dataclasses.replace(crew, availability=Always(), transport=None)
@@ -78,7 +81,10 @@ class VirtualGrid(Grid):
         compat.set_identity()
         self._crew, self._observer, self.invariants, self._observed = crew, observer, invariants, observed
         if observed is None:
-            self._world = World(crew.clients, crew.network, self._arrived, crew.lay, crew.transport)
+            self._world = World(
+                crew.clients, crew.network, self._arrived, crew.lay, crew.transport, self._lost,
+                None if crew.leaving == "finish" else (crew.availability, crew.leaving == "pause"),
+            )
         else:
             self._world = Repeating(crew.clients, observed, self._arrived)
         self._inbox = Inbox(self._world.env, self.invariants)
@@ -233,6 +239,8 @@ class VirtualGrid(Grid):
         missed = [delivery for delivery in sent if delivery.stage != "arrived"]
         for delivery in missed:
             self._crew.clients.abandon(delivery)
+            if delivery.lost:
+                self._lost(delivery)
         row = RoundRow(first.round, first.kind, started, self.now, len(ids), len(ready), 0, len(missed))
         if self._crew.transport is not None and self._crew.transport.server_s:
             self._inbox.sleep(self._crew.transport.server_s)
@@ -305,6 +313,13 @@ class VirtualGrid(Grid):
             self._crew.desk.late(delivery)
         else:
             self._inbox.put(delivery)
+
+    def _lost(self, delivery: Delivery) -> None:
+        """Take that nothing will ever be heard of *delivery*: its fate is sealed once nobody waits for it any more."""
+        self.invariants.at(self.now, f"the loss of {delivery.id}")
+        if delivery.abandoned:
+            del self._inbox.flying[delivery.id]
+            self._crew.desk.late(delivery)
 
     def _answered(self, ready: list[Delivery]) -> list[Message]:
         return self._crew.desk.answered(ready, self._inbox.flying.values(), self.now)

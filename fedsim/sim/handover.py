@@ -70,9 +70,13 @@ class Handover:
         monitored, trained = self._fleet.monitor is not None, dict[int, list[tuple[Delivery, Result]]]()  # By version, where watched.
         for delivery in ready:
             if delivery.failure or delivery.ticket is None:
-                code = records.CLIENT_RAISED if delivery.reached else records.NODE_UNAVAILABLE
+                code = delivery.code
+                if code is None:
+                    code = records.CLIENT_RAISED if delivery.reached else records.NODE_UNAVAILABLE
                 replies.append(Message(Error(code, delivery.failure), reply_to=delivery.message))
                 self.ledger.settle(delivery, "failed")
+                if delivery.kept is not None and delivery.ticket is not None:  # Its client has trained, all the same.
+                    self._late.append(delivery)
                 continue
             result = results[delivery.ticket]
             self._check(delivery, result)

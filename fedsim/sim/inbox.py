@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Sequence
 
 import simpy
 
+from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import Delivery
@@ -35,7 +37,10 @@ class Inbox:
         return [self._there.pop(message_id) for message_id in message_ids if message_id in self._there]
 
     def wait(self, message_ids: Sequence[str], timeout: Seconds | None = None, *, enough: int | None = None) -> None:
-        """Let time pass until all of *message_ids* are there that can be, or *enough* of them, or *timeout* is over."""
+        """Let time pass until all of *message_ids* are there that were sent, or *enough* of them, or *timeout* is over.
+
+        Raises RunError where there is no *timeout*, and what is missing will never come.
+        """
         ids = [message_id for message_id in message_ids if message_id in self.flying]
         left = len(ids) if enough is None else min(len(ids), enough - sum(map(self._there.__contains__, message_ids)))
         if left <= 0:
@@ -43,7 +48,17 @@ class Inbox:
         env, waiter = self._env, _Waiter(self._env, left)
         self._waiters = dict.fromkeys(ids, waiter)
         until = waiter.done if timeout is None else env.any_of([waiter.done, env.process(_deadline(env, timeout))])
-        env.run(until=until)
+        try:
+            env.run(until=until)
+        except RuntimeError as error:
+            lost = [delivery for delivery in map(self.flying.get, ids) if delivery is not None and delivery.lost]
+            if env.peek() < math.inf or not lost:  # It is not that nothing is left to happen.
+                raise
+            raise RunError(
+                f"server.strategy: waits without a timeout, at {float(env.now):,.1f} s, for replies that never come: {len(lost)} of"
+                f" {len(ids)} messages, the first to client {lost[0].client} ({lost[0].cause}). Give the wait a timeout, or"
+                f" clients.failures and clients.leaving settings under which everybody answers."
+            ) from error
         self._waiters = {}
         self._invariants.at(float(env.now), "the end of a wait")
 

@@ -43,6 +43,8 @@ class Invariants:
                 if not last <= moment <= now:
                     raise _broken(event(), f"its times are out of order: {_times(row)} at {now} s")
                 last = moment
+        if row.stopped_s >= 0 and not last <= row.stopped_s <= now and row.arrived_s < 0:
+            raise _broken(event(), f"it was stopped at {row.stopped_s}, its times being {_times(row)} at {now} s")
         self.settled_bytes += row.wire_bytes
 
     def finished(self) -> None:

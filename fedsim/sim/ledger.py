@@ -43,5 +43,5 @@ class Ledger:
     def finish(self) -> None:
         """Settle what has no fate yet: the run is over."""
         for delivery in self.open:
-            self.settle(delivery, "failed" if delivery.failure else "in flight")
+            self.settle(delivery, "failed" if delivery.failure else "late" if delivery.lost else "in flight")
         self.versions.finish()

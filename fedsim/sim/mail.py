@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +13,7 @@ from fedsim.client.kept import Kept
 from fedsim.client.program import Finished, Order, Program, reply_metrics
 from fedsim.core.errors import RunError, must
 from fedsim.core.types import Seconds
+from fedsim.cost.failures import Fault
 from fedsim.flower import compat, compat_lazy, records
 from fedsim.flower.records import Size
 from fedsim.learn.work import Task
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
     from fedsim.sim.fleet import Fleet
 
 NEVER = -1.0
+ANSWERED = {
+    "missed": (records.NODE_UNAVAILABLE, "the node is not available any more"),
+    "crashed": (records.CLIENT_CRASHED, "ClientApp stopped responding."),
+    "raised": (records.CLIENT_RAISED, "the app answered with nothing"), "garbled": (records.UNKNOWN, "the reply cannot be read"),
+}  # fmt: skip
+"""Code and reason of the error that a server hears of a fault, by the fault's ``answer``; of ``never`` it hears nothing."""
 UNAVAILABLE = "the node is not available"
 """The failure of a message to a client that is not there."""
 
@@ -88,6 +96,17 @@ class Delivery:
     """The size of the answer, where that is known only once it is computed."""
     program: Program | None = None
     """What its client does with it, where that is at hand."""
+    leaves_s: Seconds = math.inf
+    """When its client leaves, where that ends what it works on then."""
+    fault: Fault | None = None
+    """What goes wrong with the task, known once it has begun."""
+    cause: str = ""
+    """Why its client failed."""
+    stopped_s: Seconds = NEVER
+    code: int | None = None
+    """Flower's code of the error in the place of a reply, where a fault is why."""
+    lost: bool = False
+    """Whether nothing will ever be heard of it."""
     number: int = 0
     """Which message it is, in the order of sending, from 1."""
 
@@ -124,7 +143,7 @@ class Delivery:
     @property
     def wanted(self) -> bool:
         """Return whether somebody will want its numbers: its sender, or the client itself."""
-        return not self.abandoned or self.kept is not None
+        return self.kept is not None or not (self.abandoned or self.lost or self.fault is not None)
 
     def lose(self) -> None:
         """Answer at once that nobody is there."""
@@ -172,6 +191,28 @@ class Delivery:
         """Take that there is no reply but an error, and *why*."""
         self.failure = why
 
+    def stop(self, now: Seconds, worked_s: Seconds) -> None:
+        """Take that its client stops working on it *now*, by its fault, which leaves undone what *worked_s* would have taken besides."""
+        fault = self.fault
+        if fault is None:
+            raise RunError(f"message {self.id} to client {self.client} was stopped by nothing. This is a defect of fedsim.")
+        self.cause, self.stopped_s = fault.cause, now
+        done = fault.after_s / worked_s if worked_s else 1.0
+        if done < 1.0:
+            self.flops, self.steps, self.waited_s = self.flops * done, int(self.steps * done), self.waited_s * done
+
+    def hear(self) -> None:
+        """Take that an error stands in the place of its reply, by its fault."""
+        if self.fault is not None:
+            self.cause = self.fault.cause
+            self.code, self.failure = ANSWERED[self.fault.answer]
+
+    def drop(self, now: Seconds, cause: str = "") -> None:
+        """Take that nothing will ever be heard of it, from *now* on, and the *cause*; its fault's unless given."""
+        self.lost = True
+        if cause:
+            self.cause, self.stopped_s = cause, now
+
     def abandon(self) -> None:
         """Take that nobody waits for the reply any more."""
         self.abandoned = True
@@ -187,7 +228,7 @@ class Delivery:
             self.id, self.client, self.nth, parcel.kind, parcel.round, parcel.version, outcome,
             self.sent_s, self.received_s, self.started_s, self.computed_s, self.arrived_s, self.examples, self.steps, self.flops,
             down.payload, down.framing + up.back, up.payload, up.framing, loss, result, self.failure, self.waited_s, self.batch_size,
-            down.resent, up.resent,
+            down.resent, up.resent, self.cause, self.stopped_s,
         )  # fmt: skip
 
     def _go(self, stage: Stage) -> None:

@@ -5,6 +5,7 @@ Knows programs, tasks and what they cost. Knows no clock, and computes no number
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -15,6 +16,7 @@ from fedsim.client.kept import Kept, Parts
 from fedsim.client.program import Finished, Order, Program, Unable
 from fedsim.core.types import FloatArray, Seconds
 from fedsim.cost.compute import many_s
+from fedsim.cost.failures import Fault
 from fedsim.learn.engine import Engine
 from fedsim.learn.work import Result, Task
 from fedsim.sim.fleet import Fleet
@@ -109,13 +111,6 @@ class Programs:
             if result is not None:
                 self.finish(last, result)
 
-    def _measured(self, delivery: Delivery) -> int | None:
-        """Return how many steps a task comes to, computing it; None in a dry run, which takes the most."""
-        result = None if delivery.ticket is None else self.engine.peek(delivery.ticket)
-        if delivery.abandoned:  # Where it leaves something nobody but the client reads it, else nobody does.
-            self.abandon(delivery)
-        return None if result is None else int(result.metrics["steps"])
-
     # -- beforehand -------------------------------------------------------------------------------------------------
 
     @property
@@ -129,7 +124,10 @@ class Programs:
         return order is not None and order.job.stopping is None and delivery.client not in self._unread
 
     def took_s(self, deliveries: Sequence[Delivery], received_s: FloatArray) -> FloatArray:
-        """Return how long each of *deliveries* is worked on; NaN where the client cannot do it. Nothing begins. Shapes: (n,) -> (n,)."""
+        """Return how long each of *deliveries* is worked on; NaN where the client cannot do it, or fails. Nothing begins.
+
+        Shapes: (n,) -> (n,).
+        """
         self._ahead.clear()
         planned: list[_Planned | None] = []
         known: dict[tuple[int, int], tuple[int, float]] = {}  # Steps and operations by job and number of examples.
@@ -145,9 +143,12 @@ class Programs:
             flops, steps = np.array([plan.flops for plan in each]), np.array([plan.steps for plan in each])
             clients = np.array([deliveries[i].client for i in able])
             took_s[able] = many_s(self.fleet.compute, clients, numbers, flops, steps)
+        failures = self.fleet.failures
         for i, plan in zip(able, each, strict=True):
             if self.fleet.loader is not None:
                 took_s[i], plan.waited_s = self.fleet.took(deliveries[i].client, plan.task, plan.number, plan.flops, plan.steps)
+            if failures is not None and failures.fails(deliveries[i].client, plan.number, float(took_s[i])) is not None:
+                took_s[i] = np.nan
             self._ahead[deliveries[i].number] = plan
         return took_s
 
@@ -200,14 +201,32 @@ class Programs:
         if program.chained and (training or order.job.own_statistics):
             self._read(client)
         task, kept = self._plan(delivery, program, order, now)
-        # A task known to be lost, that leaves nothing, is not computed; unless nobody knows how long it takes before it is.
-        self._begun(delivery, program, task, kept)
-        measured = task.measured
-        if delivery.wanted or measured:
+        steps = None
+        if task.measured:  # Nobody knows how long it takes before it is computed.
             delivery.ticket = self.engine.submit(task)
-        steps = self._measured(delivery) if measured else None
+            result = self.engine.peek(delivery.ticket)  # None in a dry run, which takes the most.
+            steps = None if result is None else int(result.metrics["steps"])
         taken, flops = 0 if not training else task.steps if steps is None else steps, fleet.flops.of(task, steps)
-        self._keep(delivery, program, kept)
-        took_s, waited_s = fleet.took(client, task, task.number if training else EVALUATIONS + task.number, flops, taken)
+        number = task.number if training else EVALUATIONS + task.number
+        took_s, waited_s = fleet.took(client, task, number, flops, taken)
         delivery.plan(task, flops, taken, waited_s, self._chosen(task))
+        delivery.fault = self._fault(delivery, number, now, took_s)
+        if delivery.fault is not None and delivery.fault.breaks:  # All that it leaves is that it was begun: the next is another.
+            kept = dataclasses.replace(self.kept(client), trained=kept.trained, evaluated=kept.evaluated)
+        else:
+            self._begun(delivery, program, task, kept)
+        self._keep(delivery, program, kept)
+        if delivery.wanted:  # A task known to be lost, that leaves nothing, is not computed.
+            delivery.ticket = self.engine.submit(task) if delivery.ticket is None else delivery.ticket
+        elif delivery.ticket is not None:
+            self.engine.discard(delivery.ticket)
+            delivery.ticket = None
         return took_s
+
+    def _fault(self, delivery: Delivery, number: int, now: Seconds, works_s: Seconds) -> Fault | None:
+        """Return what goes wrong with a task of *works_s*, begun *now*: by the failures, or since its client leaves before."""
+        failures, leaves_s = self.fleet.failures, delivery.leaves_s
+        fault = None if failures is None else failures.fails(delivery.client, number, works_s)
+        if now + (works_s if fault is None else fault.after_s) > leaves_s:
+            return Fault("left while working", max(0.0, leaves_s - now), breaks=True)
+        return fault

@@ -10,7 +10,7 @@ from fedsim.core.types import FloatArray, IntArray, Seconds
 from fedsim.core.values import quick
 
 Outcome = Literal["arrived", "late", "failed", "in flight"]
-"""arrived: handed to the strategy. late: after the deadline, discarded. failed: an error reply. in flight: the
+"""arrived: handed to the strategy. late: after the deadline, or never, discarded. failed: an error reply. in flight: the
 run ended first."""
 
 
@@ -27,6 +27,8 @@ class TaskRow:
     was put on the wire, framing apart; of the framing, so many were *resent*, lost on the way before. *result* is the SHA-256 of what
     the strategy was given, *failure* the reason why it was given an error; both are empty otherwise. *waited_s* is how long its steps
     waited for mini-batches to be loaded, *batch_size* what the client's policy chose; both are 0 where there is no loader, and no policy.
+    *cause* says why its client failed, and *stopped_s* when it stopped working on it: *steps* and *flops* are then what was done by then,
+    to the share of its time. Bytes of a transfer that broke off count in full, as do those that are on their way when a run ends.
     """
 
     message: str
@@ -55,6 +57,8 @@ class TaskRow:
     batch_size: int = 0
     down_resent_bytes: int = 0
     up_resent_bytes: int = 0
+    cause: str = ""
+    stopped_s: Seconds = -1.0
 
     @property
     def wire_bytes(self) -> int:

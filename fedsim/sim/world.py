@@ -14,11 +14,14 @@ import simpy
 
 from fedsim.client.program import Unable
 from fedsim.core.types import Seconds
-from fedsim.cost.network import Network, pieces
+from fedsim.cost.availability import Availability
+from fedsim.cost.failures import HEARTBEATS_S, Fault
+from fedsim.cost.network import Network, pieces, way_s
 from fedsim.cost.transport import Transport, look_s
 from fedsim.sim import bulk
 from fedsim.sim.crew import Clients
 from fedsim.sim.host import Alone, Host, Shared
+from fedsim.sim.leaving import There
 from fedsim.sim.links import Lay, Unshared
 from fedsim.sim.mail import Delivery
 from fedsim.sim.rows import STREAM_ENDED
@@ -27,12 +30,15 @@ from fedsim.sim.rows import STREAM_ENDED
 class World:
     """Runs deliveries on the virtual clock. ``arrive`` is called, in virtual order, for each one that has ended; *lay* makes the links.
 
-    With a *transport* a client comes for its messages, when it looks; else they are brought.
+    With a *transport* a client comes for its messages, when it looks; else they are brought. *lost* is called for each one of which nothing
+    will ever be heard. *leaving* says who is there when, and whether what a client is at *pauses* while it is away, or is over then; a
+    client that is there when asked stays, unless that is given. It takes links and devices of clients' own.
     """
 
     def __init__(
         self, clients: Clients, network: Network, arrive: Callable[[Delivery], None], lay: Lay = Unshared,
-        transport: Transport | None = None,
+        transport: Transport | None = None, lost: Callable[[Delivery], None] = lambda _: None,
+        leaving: tuple[Availability, bool] | None = None,
     ) -> None:  # fmt: skip
         self.env = simpy.Environment()
         self._links, self._network = lay(self.env, network), network
@@ -41,8 +47,9 @@ class World:
             self._host = Shared(self.env, transport.cores, transport.crowd_from, transport.crowd_factor)
         self._transport = transport
         still = isinstance(self._links, Unshared) and pieces(network) is None
-        self._unshared = transport is None and still and isinstance(self._host, Alone)
-        self._clients, self._arrive = clients, arrive
+        self._there = None if leaving is None else There(self.env, leaving[0], pauses=leaving[1])
+        self._unshared = transport is None and still and isinstance(self._host, Alone) and leaving is None
+        self._clients, self._arrive, self._lost = clients, arrive, lost
         self._busy: dict[int, deque[simpy.Event]] = {}
         self._free_s: dict[int, Seconds] = {}  # By client: when it last sent a reply, and so looked for the next message.
         self._under_way: dict[int, Generator[simpy.Event, None, None]] = {}  # By message.
@@ -50,7 +57,9 @@ class World:
     def send(self, delivery: Delivery) -> None:
         """Put *delivery* on its way."""
         self._clients.sent(delivery)
-        self._under_way[delivery.number] = carried = self._carry(delivery)
+        self._under_way[delivery.number] = carried = (
+            self._carry(delivery) if self._there is None else self._carry_while(delivery, self._there)
+        )
         self.env.process(carried)
 
     def send_all(self, deliveries: Sequence[Delivery], until_s: Seconds) -> list[Delivery]:
@@ -76,7 +85,7 @@ class World:
             carried.close()  # The clock, which is a circle of its own, would keep each, and with it the world.
         self._under_way.clear()
         self._busy.clear()
-        del self._arrive
+        del self._arrive, self._lost
 
     def _carry(self, delivery: Delivery) -> Generator[simpy.Event, None, None]:
         env, client, transport, fetched_s = self.env, delivery.client, self._transport, 0.0
@@ -96,27 +105,111 @@ class World:
             delivery.fail(STREAM_ENDED)
         elif ready_s > env.now:
             yield self._until(ready_s)
-        delivery.start(env.now)
-        if not delivery.failure:
-            try:
-                took = self._clients.begin(delivery, env.now)
-            except Unable as error:
-                delivery.fail(str(error))
-            else:
-                yield self._host.work(took)
-                delivery.answer(env.now)
-                if transport is not None:  # Its SuperNode looks whether it has answered, from when it had the message on.
-                    yield self._until(look_s(fetched_s, transport.reply_poll_s, env.now))
-                yield self._links.up(client, delivery.up.total)
+        took = self._begin(delivery)
+        if took is not None:
+            fault = delivery.fault
+            yield self._host.work(took if fault is None else fault.after_s)
+            if fault is not None and fault.answer != "garbled":
+                yield from self._failed(delivery, fault, took)
+                return
+            delivery.answer(env.now)
+            if transport is not None:  # Its SuperNode looks whether it has answered, from when it had the message on.
+                yield self._until(look_s(fetched_s, transport.reply_poll_s, env.now))
+            yield self._links.up(client, delivery.up.total)
+            if fault is not None:
+                delivery.hear()
         delivery.arrive(env.now)
-        if transport is not None:
-            self._free_s[client] = env.now
+        self._over(delivery)
+        self._arrive(delivery)
+
+    def _carry_while(self, delivery: Delivery, there: There) -> Generator[simpy.Event, None, None]:
+        """Carry *delivery* while its client is *there*: as ``_carry`` without a transport, but that it may leave."""
+        env, client = self.env, delivery.client
+        if (yield from there.spend(client, way_s(self._network, "down", client, delivery.parcel.down.total, env.now))):
+            self._drop(delivery, "left while downloading", its_turn=False)
+            return
+        delivery.receive(env.now)
+        if not (yield from self._turn_while(client, there)):
+            self._drop(delivery, "left while waiting", its_turn=False)
+            return
+        ready_s = self._clients.ready_s(delivery, env.now)
+        if math.isinf(ready_s):
+            delivery.fail(STREAM_ENDED)
+        elif ready_s > env.now:
+            yield self._until(ready_s if there.pauses else min(ready_s, there.leaves_s(client)))
+        if not (yield from there.back(client)):
+            self._drop(delivery, "left while waiting")
+            return
+        if not there.pauses:
+            delivery.leaves_s = there.leaves_s(client)
+        took = self._begin(delivery)
+        if took is not None:
+            fault = delivery.fault
+            work_s = took if fault is None else fault.after_s
+            if there.pauses:
+                left_s = yield from there.spend(client, work_s)
+                if left_s:
+                    delivery.fault = fault = Fault("left while working", work_s - left_s, breaks=True)
+            else:
+                yield env.timeout(work_s)
+            if fault is not None and fault.answer != "garbled":
+                yield from self._failed(delivery, fault, took)
+                return
+            delivery.answer(env.now)
+            if (yield from there.spend(client, way_s(self._network, "up", client, delivery.up.total, env.now))):
+                self._drop(delivery, "left while uploading")
+                return
+            if fault is not None:
+                delivery.hear()
+        delivery.arrive(env.now)
+        self._over(delivery)
+        self._arrive(delivery)
+
+    def _begin(self, delivery: Delivery) -> Seconds | None:
+        """Let its client begin with *delivery*; return how long it takes, None where an error is the answer."""
+        delivery.start(self.env.now)
+        if delivery.failure:
+            return None
+        try:
+            return self._clients.begin(delivery, self.env.now)
+        except Unable as error:
+            delivery.fail(str(error))
+            return None
+
+    def _failed(self, delivery: Delivery, fault: Fault, took: Seconds) -> Generator[simpy.Event, None, None]:
+        """Let the server hear of a *fault* what it does, and its client be away as long as it is."""
+        began_s = self.env.now
+        delivery.stop(began_s, took)
+        if fault.answer == "never":
+            delivery.drop(began_s)
+            self._lost(delivery)
+        else:
+            if fault.answer != "raised":
+                yield self.env.timeout(HEARTBEATS_S)
+            delivery.hear()
+            delivery.arrive(self.env.now)
+            self._arrive(delivery)
+        if fault.away_s:
+            yield self._until(began_s + fault.away_s)
+        self._over(delivery)
+
+    def _drop(self, delivery: Delivery, cause: str, *, its_turn: bool = True) -> None:
+        delivery.drop(self.env.now, cause)
+        self._over(delivery, its_turn=its_turn)
+        self._lost(delivery)
+
+    def _over(self, delivery: Delivery, *, its_turn: bool = True) -> None:
+        """Take that *delivery* is under way no more, and that its client is free, where it was *its_turn*."""
+        client = delivery.client
+        del self._under_way[delivery.number]
+        if not its_turn:
+            return
+        if self._transport is not None:
+            self._free_s[client] = self.env.now
         if waiting := self._busy[client]:
             waiting.popleft().succeed()
         else:
             del self._busy[client]
-        del self._under_way[delivery.number]
-        self._arrive(delivery)
 
     def _turn(self, client: int) -> Generator[simpy.Event, None, None]:
         """Wait for *client*: it works on one message at a time, as on a real SuperNode."""
@@ -126,6 +219,18 @@ class World:
             yield turn
         else:
             self._busy[client] = deque()
+
+    def _turn_while(self, client: int, there: There) -> Generator[simpy.Event, None, bool]:
+        """Wait for *client* while it is *there*; return whether it is its turn."""
+        if there.pauses or client not in self._busy:
+            yield from self._turn(client)
+            return True
+        turn, gone_s = self.env.event(), there.leaves_s(client)
+        self._busy[client].append(turn)
+        yield turn if math.isinf(gone_s) else self.env.any_of([turn, self._until(gone_s)])
+        if not turn.triggered:
+            self._busy[client].remove(turn)
+        return turn.triggered
 
     def _until(self, moment_s: Seconds) -> simpy.Event:
         return self.env.timeout(max(0.0, moment_s - self.env.now))

@@ -32,6 +32,10 @@ WORLDS: dict[str, dict[str, Any]] = {
     "people come and go": {"clients.availability": {"kind": "onoff", "mean_on_s": 30.0, "mean_off_s": 5.0}, "clients.compute": SLOW,
         "clients.network": FAR, "server.round_timeout_s": 3.0, "server.strategy": {
             "kind": "FedAvg", "fraction_train": 0.9, "min_train_nodes": 2, "min_available_nodes": 2}},
+    "tasks that fail": {"clients.network": FAR, "clients.compute": SLOW, "server.round_timeout_s": 90.0,
+        "clients.failures": {"kind": "dropout", "probability": 0.3, "away_s": 30.0}, "evaluate.federated_fraction": 0.5},
+    "tasks that crash, and their clients keep something": {"clients.network": FAR, "clients.compute": SLOW, "server.round_timeout_s": 90.0,
+        "clients.failures": {"kind": "hazard", "per_s": 0.3, "what": "app"}, "training.algorithm": {"kind": "scaffold"}},
     "clients that keep something": {"training.algorithm": {"kind": "scaffold"}, "clients.network": FAR, "clients.compute": SLOW,
         "server.round_timeout_s": 5.0},
 }  # fmt: skip

@@ -20,6 +20,7 @@ from fedsim.cost.availability import Always, Availability, OnOff, availabilities
 from fedsim.cost.compute import Compute, ConstantCompute, computes
 from fedsim.cost.compute import lognormal as lognormal_compute
 from fedsim.cost.energy import ConstantEnergy, energies
+from fedsim.cost.failures import Fault, failures
 from fedsim.cost.loading import Prefetch, loaders
 from fedsim.cost.network import ConstantNetwork, Network, networks
 from fedsim.cost.network import lognormal as lognormal_network
@@ -39,6 +40,9 @@ REQUIRED: dict[str, dict[str, dict[str, Any]]] = {
     "energy": {"constant": {"compute_w": 10.0, "up_w": 2.0}, "phone": {"sigma": 0.5}},
     "ram": {name: {"mib": 512.0} for name in ("constant", "lognormal")},
     "loader": {"prefetch": {"examples_per_s": 2000.0}},
+    "failure": {
+        "hazard": {"per_s": 0.01}, "silent": {"share": 0.3}, **{name: {"probability": 0.3} for name in ("dropout", "corrupted", "empty")},
+    },
     "availability": {"onoff": {"mean_on_s": 600.0, "mean_off_s": 1800.0}, "trace": {"path": f"{TRACES}/phones.npz"}},
 }  # fmt: skip
 EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -62,6 +66,10 @@ EXTREMES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("phone", {"radio": "3g", "soc_w": 1e6, "sigma": 3.0}),
     ],
     "ram": [("constant", {"mib": 1e-6}), ("lognormal", {"mib": 512.0, "sigma": 10.0}), ("lognormal", {"mib": 512.0, "sigma": 0.0})],
+    "failure": [
+        ("dropout", {"probability": 0.99, "what": "app"}), ("dropout", {"probability": 0.0}), ("hazard", {"per_s": 1000.0, "away_s": 1e6}),
+        ("hazard", {"per_s": 0.0}), ("silent", {"share": 0.0, "probability": 0.5}), ("silent", {}),
+    ],
     "loader": [("prefetch", {"examples_per_s": 1e-6, "sigma": 10.0, "depth": 0})],
     "availability": [
         ("onoff", {"mean_on_s": 50.0, "mean_off_s": 1e9}),
@@ -150,6 +158,26 @@ class DrawnLoader:
 
     def examples_per_s(self, clients: IntArray) -> FloatArray:
         return 1.0 + self.draws.random(len(clients))
+
+
+@dataclass
+class DrawnFaults:
+    """Failures that are whatever their generator says next."""
+
+    draws: np.random.Generator
+
+    def fails(self, client: int, task: int, works_s: float) -> Fault | None:
+        return Fault("its generator said so", float(self.draws.random()) * works_s, breaks=True)
+
+
+@dataclass
+class Faulty:
+    """Failures of every task, by a rule of how much work it is."""
+
+    rule: Callable[[float], Fault | None]
+
+    def fails(self, client: int, task: int, works_s: float) -> Fault | None:
+        return self.rule(works_s)
 
 
 @dataclass
@@ -330,6 +358,18 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
         "adding_clients_leaves_the_others": [lambda key: DrawnLoader(fresh(key))],
         "rates_are_positive_and_keep_shape": [lambda key: Prefetch(0.0, 0.0, 2, key), lambda key: Prefetch(1.0, 0.5, -1, key)],
     },
+    "failure": {
+        "same_key_same_answer": [lambda key: DrawnFaults(fresh(key))],
+        "order_of_asking_does_not_matter": [lambda key: DrawnFaults(fresh(key))],
+        "adding_clients_leaves_the_others": [lambda key: DrawnFaults(fresh(key))],
+        "faults_lie_within_the_work": [
+            lambda key: Faulty(lambda works_s: Fault("late", works_s + 1.0, breaks=True)),
+            lambda key: Faulty(lambda works_s: Fault("before", -1.0, breaks=True)),
+            lambda key: Faulty(lambda works_s: Fault("half done, and all kept", works_s / 2)),
+            lambda key: Faulty(lambda works_s: Fault("", works_s)),
+        ],
+        "more_work_fails_no_less": [lambda key: Faulty(lambda works_s: Fault("short", works_s) if works_s < 10.0 else None)],
+    },
     "availability": {
         **SHARED,
         "next_change_is_later": [lambda key: Warped(sometimes(key), change=lambda inner, clients, now: now)],
@@ -342,7 +382,7 @@ WRONG: dict[str, dict[str, list[Callable[[Key], Any]]]] = {
         "answers_stay_as_given": [lambda key: OneArray(sometimes(key))],
     },
 }  # fmt: skip
-REGISTRIES: list[Registry[Any]] = [computes, networks, energies, rams, loaders, availabilities]
+REGISTRIES: list[Registry[Any]] = [computes, networks, energies, rams, loaders, availabilities, failures]
 
 
 @pytest.mark.parametrize(

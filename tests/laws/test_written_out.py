@@ -54,6 +54,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "clients.ram": {"kind": "constant", "mib": 9}, "training.too_large": "accumulate",
         "clients.loading": {"kind": "prefetch", "examples_per_s": 9},
     },
+    "failing": {"clients.failures": {"kind": "dropout", "probability": 0.5, "away_s": 9}, "clients.leaving": "abort"},
     "energy": {"clients.energy": {"kind": "phone", "radio": "lte", "soc_w": 4, "intensity": 475}},
     "energy by name": {"clients.energy": {"kind": "constant", "compute_w": 4, "intensity": "world"}},
     "there": {"clients.availability": {"kind": "onoff", "mean_on_s": 9, "mean_off_s": 9.5}},
