@@ -22,6 +22,7 @@ class Moments:
     """When messages were sent, received, begun, computed and back, in virtual seconds; NaN for what never happened. Shapes: all (n,).
 
     *waited_s* is how much of the work waited for mini-batches. Of those *open* the run's end came first: what had begun goes on to there.
+    *stopped_s* is when a client stopped for good, crashed or gone, NaN where it did not; None: nobody did.
     """
 
     sent_s: FloatArray
@@ -31,6 +32,7 @@ class Moments:
     arrived_s: FloatArray
     waited_s: FloatArray
     open: BoolArray
+    stopped_s: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +54,20 @@ class Spans:
 def spans(moments: Moments, end_s: Seconds) -> Spans:
     """Return what went on from when to when, in a run that ended at *end_s*.
 
-    A phase goes on until the next thing that happened to the message, or its reply or an error was there; or to the end of the run, where
-    that came first. What is known of no moment at all took no time.
+    A phase goes on until the next thing that happened to the message, or its reply or an error was there; to the end of the run, or until
+    its client stopped for good, where that came first. What is known of no moment at all took no time.
 
     >>> nan, f = np.nan, lambda value: np.array([value])
     >>> cut = spans(Moments(f(0.0), f(2.0), f(3.0), f(nan), f(nan), f(0.5), np.array([True])), end_s=5.0)
     >>> cut.compute_s.tolist(), cut.up[1] - cut.up[0]
     ([1.5], array([0.]))
+    >>> gone = Moments(f(0.0), f(2.0), f(3.0), f(nan), f(63.0), f(0.0), np.array([False]), stopped_s=f(4.0))
+    >>> spans(gone, end_s=99.0).compute_s.tolist()
+    [1.0]
     """
     last = np.where(moments.open & np.isnan(moments.arrived_s), end_s, moments.arrived_s)
+    if moments.stopped_s is not None:  # What the server hears of it, and when, is nothing that its device did.
+        last = np.where(np.isnan(moments.stopped_s), last, moments.stopped_s)
     steps = (moments.sent_s, moments.received_s, moments.started_s, moments.computed_s)
     nexts = (moments.received_s, moments.started_s, moments.computed_s, moments.arrived_s)
     found: list[tuple[FloatArray, FloatArray]] = []

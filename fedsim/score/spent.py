@@ -53,7 +53,7 @@ def went(tasks: Frame, end_s: Seconds) -> Spans:
     waited_s: FloatArray = tasks.waited_s.to_numpy(dtype=np.float64)
     return spans(Moments(
         times["sent"], times["received"], times["started"], times["computed"], times["arrived"], waited_s,
-        (tasks.outcome == "in flight").to_numpy(),
+        (tasks.outcome == "in flight").to_numpy(), tasks.stopped_s.to_numpy(dtype=np.float64) if "stopped_s" in tasks else None,
     ), end_s)  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def _moments(rows: Sequence[TaskRow]) -> Moments:
         sent_s=_times([row.sent_s for row in rows]), received_s=_times([row.received_s for row in rows]),
         started_s=_times([row.started_s for row in rows]), computed_s=_times([row.computed_s for row in rows]),
         arrived_s=_times([row.arrived_s for row in rows]), waited_s=np.array([row.waited_s for row in rows], dtype=np.float64),
-        open=np.array([row.outcome == "in flight" for row in rows], dtype=np.bool_),
+        open=np.array([row.outcome == "in flight" for row in rows], dtype=np.bool_), stopped_s=_times([row.stopped_s for row in rows]),
     )  # fmt: skip
 
 

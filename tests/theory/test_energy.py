@@ -138,7 +138,7 @@ def test_who_else_is_charged_moves_no_bit() -> None:
     sizes = draws.integers(1, 10**6, 300)
     whole = meter.charge(clients, moments, sizes, sizes, 0.0)
     for order in (draws.permutation(300), np.array([7]), np.arange(299, -1, -1)):
-        some = Moments(*(getattr(moments, name)[order] for name in Moments.__slots__))
+        some = Moments(*(getattr(moments, name)[order] for name in Moments.__slots__ if name != "stopped_s"))
         part = meter.charge(clients[order], some, sizes[order], sizes[order], 0.0)
         assert all(getattr(part, name).tolist() == getattr(whole, name)[order].tolist() for name in spent.JOULES)
 
@@ -275,3 +275,17 @@ def test_a_meter_that_counts_what_never_was_is_seen(counted: fedsim.Run) -> None
 
     assert twice.total_j.sum() != counted.manifest["energy"]["joules"]["total"]
     assert forgiven[forgiven.wasted].total_j.sum() == 0 < counted.manifest["energy"]["joules"]["wasted"]
+
+
+def test_a_client_that_crashes_draws_power_until_it_does(go: Any) -> None:
+    """Half of the tasks crash: each is charged, at 4 W, for the seconds from its start to the crash, and that is wasted."""
+    run = go({
+        "clients.energy": {"kind": "constant", "compute_w": 4.0}, "server.round_timeout_s": 30.0, "server.rounds": 4,
+        "clients.failures": {"kind": "dropout", "probability": 0.5}, "server.strategy.min_available_nodes": 1,
+    })  # fmt: skip
+    tasks, charged = run.tasks, run.charged
+    broke = tasks.stopped_s.notna() & tasks.started_s.notna()
+    worked_s = tasks.stopped_s.where(broke, tasks.computed_s) - tasks.started_s
+    assert 3 < broke.sum() < len(tasks) - 3
+    np.testing.assert_allclose(charged.compute_j, 4.0 * worked_s, atol=2e-6)
+    assert run.ledger().query("fate != 'counted'").compute_s.sum() == pytest.approx(worked_s[broke].sum())
