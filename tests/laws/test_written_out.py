@@ -77,7 +77,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "transport": {"transport": {"server_s": 0.5, "cores": 2.0, "crowd_from": 3, "crowd_factor": 1.2}},
     "floor": {"stop": {"noise_floor": 3}, "monitor": {}},
     "monitor": {"monitor": {"every": 5, "tasks": 0.5, "noise": 1, "noise_every": 2, "examples": 4}},
-    "engine": {"engine": {"dtype": "float64", "executor": {"kind": "local"}, "chunk": 2, "device": "auto", "workers": 1, "cuda_graphs": False}},
+    "engine": {"engine": {
+        "dtype": "float64", "executor": {"kind": "local"}, "chunk": 2, "device": "auto", "workers": 1, "cuda_graphs": False,
+    }},
     "stream": {"stream": {}},
     "drift": {
         **STREAM, "stream.drift": {"change": {"kind": "swap_labels", "pairs": [[0, 1]]}, "schedule": {"kind": "abrupt", "at_s": [9]}},
