@@ -10,6 +10,7 @@ et al. 2024, arXiv:2404.06430): 1000 users of 50 images, 50 a round, 5 steps of 
 from __future__ import annotations
 
 import argparse
+import gc
 import platform
 import sys
 import tempfile
@@ -239,6 +240,7 @@ def full_memory(bench: Bench) -> None:
     try:
         ran(wide, "cuda")
         most = torch.cuda.max_memory_allocated()
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(min(1.0, 0.6 * most / torch.cuda.get_device_properties(0).total_memory))
         try:

@@ -114,7 +114,8 @@ class Meter:
     def charge(self, clients: IntArray, moments: Moments, down_bytes: IntArray, up_bytes: IntArray, end_s: Seconds) -> Charged:
         """Return what messages to *clients* cost, each by itself: whoever else is charged with it moves no bit. Shapes: all (n,).
 
-        Of a transfer that the run's end cut off, so much was sent as the client's own link carries in that time.
+        Of a transfer that the run's end cut off, or its client when it left, so much was sent as the client's own link carries in that
+        time; by its mean rate, where that goes with time.
         """
         went = spans(moments, end_s)
         down_s, down_share = self._radio(downs_s(self.network, clients, down_bytes), went.down, moments.received_s, moments)
@@ -141,7 +142,8 @@ class Meter:
     ) -> tuple[FloatArray, FloatArray]:
         """Return how long each radio was on in *span*, and which share of the bytes went over it; *own_s* is what its link alone takes."""
         lasted = span[1] - span[0]
-        cut = moments.open & np.isnan(done_s)
+        over = moments.open if moments.stopped_s is None else moments.open | ~np.isnan(moments.stopped_s)
+        cut = over & np.isnan(done_s)
         share = np.where(cut, np.where(own_s > 0, np.minimum(1.0, lasted / np.where(own_s > 0, own_s, 1.0)), 1.0), 1.0)
         return (lasted if self.brought else np.minimum(lasted, own_s)), share
 

@@ -80,6 +80,9 @@ def tiers(
             raise ScenarioError(f"clients.compute.{name} = {values}: must be numbers > 0, one for each kind of device.")
     if len(slower) != len(shares):
         raise ScenarioError(f"clients.compute.shares = {shares}: are {len(shares)}, and slower has {len(slower)}. Give one for each kind.")
+    if speed_data_correlation:  # It goes from the fastest kind to the slowest.
+        order = np.argsort(slower, kind="stable").tolist()
+        slower, shares = [slower[i] for i in order], [shares[i] for i in order]
     edges = np.cumsum(shares) / np.sum(shares)
     checked_volumes(volumes, speed_data_correlation)
     return TieredCompute(gflops / np.array(slower), edges, overhead_s, step_s, key.fold("tier"), speed_data_correlation, volumes)

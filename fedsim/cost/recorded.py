@@ -126,6 +126,8 @@ def _only(sheet: Sheet, traces: list[IntArray], only: str | None, at: str) -> li
     if only is None:
         return traces
     kinds: Array = sheet.words("kind")
+    if len(kinds) != len(traces) and any((kinds[rows] != kinds[rows[0]]).any() for rows in traces):
+        raise ScenarioError(f"{at} = {only!r}: one trace in {sheet.path!r} is of several kinds. A column 'trace' tells traces apart.")
     of = kinds if len(kinds) == len(traces) else np.array([kinds[rows[0]] for rows in traces])
     found = [rows for rows, kind in zip(traces, of.tolist(), strict=True) if kind == only]
     if not found:

@@ -89,13 +89,14 @@ KINDS = ("train", "evaluate")
 class Size:
     """Bytes of one message: what it carries, what is wrapped around it, and what goes *back* to who sent it, as an answer to it.
 
-    *resent* says how much of the framing is there because it was sent more than once.
+    *resent* says how much of the framing is there because it was sent more than once, and *back_resent* how much of what goes back.
     """
 
     payload: int
     framing: int
     back: int = 0
     resent: int = 0
+    back_resent: int = 0
 
     @property
     def total(self) -> int:
@@ -107,8 +108,11 @@ class Size:
         if overhead is None:
             return self
         added, resent = overhead.of(self.total)
-        back = self.back + sum(overhead.of(self.back)) if self.back else 0
-        return Size(self.payload, self.framing + added + resent, back, resent)
+        if not self.back:
+            return Size(self.payload, self.framing + added + resent, 0, resent)
+        # It goes back over the connection that is there.
+        more, again = dataclasses.replace(overhead, message_bytes=0).of(self.back)
+        return Size(self.payload, self.framing + added + resent, self.back + more + again, resent, again)
 
 
 def forms_of(arrays: ArrayRecord) -> dict[str, tuple[str, tuple[int, ...]]]:

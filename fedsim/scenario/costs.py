@@ -51,8 +51,9 @@ def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
     files = {name: finder(loaded.folder, f"clients.{name}.path") for name in ("compute", "network", "availability")}
     network: Network = made("network", clients.network, key=key.fold("link"), find=files["network"])
     check_leaving(scenario, network)
+    held = volumes(federation, key.fold("volume"))
     return {
-        "compute": made("compute", clients.compute, key=key.fold("device"), find=files["compute"], volumes=volumes(federation)),
+        "compute": made("compute", clients.compute, key=key.fold("device"), find=files["compute"], volumes=held),
         "network": network,
         "availability": made("availability", clients.availability, key=key.fold("availability"), find=files["availability"]),
         "transport": None if scenario.transport is None else Transport(key.fold("transport"), **scenario.transport.model_dump()),
@@ -84,6 +85,11 @@ def check_leaving(scenario: Scenario, network: Network) -> None:
             f"clients.leaving = {leaving!r}: goes with links and devices of clients' own, and there is {' and '.join(beside)}. Leave"
             f" that out, or take 'finish'."
         )
+    if leaving == "pause" and scenario.clients.energy is not None:
+        raise ScenarioError(
+            "clients.leaving = 'pause': time away counts as time at work in seconds by phase, and would be charged as such by"
+            " clients.energy. Leave that out, or take 'abort' or 'finish'."
+        )
     if leaving == "pause" and pieces(network) is not None:
         raise ScenarioError(
             f"clients.leaving = 'pause': goes with links whose rates stay, and those of clients.network.kind ="
@@ -99,15 +105,18 @@ def meter(loaded: Loaded, section: Energy | None, key: Key, network: Network, *,
     return Meter(section.kind, model, network, intensity(section.intensity, finder(loaded.folder, INTENSITY)), brought)
 
 
-def volumes(federation: Federation) -> Volumes:
+def volumes(federation: Federation, key: Key) -> Volumes:
     """Return what says how much each client holds, as the normal score of its rank; worked out when it is first asked."""
     scores: list[FloatArray] = []
 
     def of(clients: IntArray) -> FloatArray:
         if not scores:
-            _, of_size, counts = np.unique(federation.sizes(np.arange(federation.count)), return_inverse=True, return_counts=True)
-            ranks = (counts.cumsum() - (counts - 1) / 2)[of_size]  # From 1; those who hold as much share the mean of their ranks.
-            scores.append(ndtri((ranks - 0.5) / federation.count))
+            everyone = np.arange(federation.count)
+            # Those who hold as much have an order of their own draw: shared ranks would spread less than a normal does.
+            order = np.lexsort((key.uniform(everyone), federation.sizes(everyone)))
+            ranks = np.empty(federation.count)
+            ranks[order] = everyone + 0.5
+            scores.append(ndtri(ranks / federation.count))
         return scores[0][clients]
 
     return of

@@ -56,7 +56,7 @@ class VirtualGrid(Grid):
 
         invariants = Invariants()
         if observed is not None:  # Whatever went wrong, it did so there.
-            fleet = dataclasses.replace(fleet, failures=None, leaving="finish")
+            fleet = dataclasses.replace(fleet, failures=None, leaving="finish", overhead=None)
         self._metered = None if fleet.energy is None or dry else Metered(observer, fleet.energy)
         observer = observer if self._metered is None else self._metered
         programs = Programs(fleet, engine, invariants)

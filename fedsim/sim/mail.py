@@ -228,7 +228,7 @@ class Delivery:
             self.id, self.client, self.nth, parcel.kind, parcel.round, parcel.version, outcome,
             self.sent_s, self.received_s, self.started_s, self.computed_s, self.arrived_s, self.examples, self.steps, self.flops,
             down.payload, down.framing + up.back, up.payload, up.framing, loss, result, self.failure, self.waited_s, self.batch_size,
-            down.resent, up.resent, self.cause, self.stopped_s,
+            down.resent + up.back_resent, up.resent, self.cause, self.stopped_s,
         )  # fmt: skip
 
     def _go(self, stage: Stage) -> None:

@@ -234,7 +234,7 @@ class CohortEngine:
             (x, y), rows, luck, partial(self._steps.aimed, together, f"{REHEARSING} {together.word}", plain), self._trained, plain,
             alone=len(tasks) == 1, told=watcher.gradients if watcher else None,
         )  # fmt: skip
-        with torch.no_grad():
+        with torch.no_grad(), self.arithmetic.at_work(self._device.type):
             parts, losses = together.train(updates, watcher)
         if watcher:
             steps = watcher.told(losses, together.sizes, tasks[0].step_rates)

@@ -9,7 +9,6 @@ tampered.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ def fingerprints(tensors: Sequence[Tensor]) -> Tensor:
         for first in range(0, words.shape[1], step):
             mine = words[:, first : first + step].to(torch.int64)
             for lane in range(LANES):
-                found[:, lane] += (mine * _odd(begun + first, mine.shape[1], lane, str(tensor.device))).sum(1)
+                found[:, lane] += (mine * _odd(begun + first, mine.shape[1], lane, tensor.device)).sum(1)
         begun += words.shape[1]
     return found
 
@@ -48,10 +47,21 @@ def _words(tensor: Tensor) -> Tensor:
     return flat.view(_WORDS[flat.element_size()])
 
 
-@lru_cache(maxsize=64)
-def _odd(first: int, count: int, lane: int, device: str) -> Tensor:
-    """Return the odd numbers of *count* places from the *first*. Shapes: -> (count,), int64."""
-    return torch.from_numpy(odd(np.arange(first, first + count, dtype=np.uint64), lane).view(np.int64)).to(device)
+def _odd(first: int, count: int, lane: int, device: torch.device) -> Tensor:
+    """Return the odd numbers of *count* places from the *first*, as ``odd`` does, made where they are wanted. Shapes: -> (count,)."""
+    mixed = (torch.arange(first, first + count, dtype=torch.int64, device=device) + (1 + (lane << 40))) * _signed(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ _right(mixed, 30)) * _signed(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ _right(mixed, 27)) * _signed(0x94D049BB133111EB)
+    return (mixed ^ _right(mixed, 31)) | 1
+
+
+def _signed(number: int) -> int:
+    return number - 2**64
+
+
+def _right(numbers: Tensor, by: int) -> Tensor:
+    """Return *numbers* shifted right, as those without a sign are."""
+    return (numbers >> by) & ((1 << (64 - by)) - 1)
 
 
 def odd(places: np.ndarray[Any, np.dtype[np.uint64]], lane: int) -> np.ndarray[Any, np.dtype[np.uint64]]:

@@ -7,10 +7,11 @@ step itself, on the batch at hand; what cannot be captured, or gives other numbe
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -44,19 +45,32 @@ class Cuda:
     """Captures CUDA's own graphs, in memory that they share: what comes out of one is taken before another runs."""
 
     def __init__(self) -> None:
-        self._pool = None
+        self._pool: Any = None
+        self._beside: torch.cuda.Stream | None = None
+        self._live: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     def capture(self, function: Callable[[], Sequence[Tensor]]) -> Replay:
-        """Return a graph of *function*, captured after a run on a stream beside: libraries make themselves ready in it."""
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            function()
-        torch.cuda.current_stream().wait_stream(beside)
+        """Return a graph of *function*, captured after a run on the stream beside: libraries make themselves ready in it.
+
+        Workspaces of libraries are let go before and after: those of a graph lie in the memory that graphs share, and go with it. The
+        stream that was current is so again, whatever happens.
+        """
+        beside = self._beside = self._beside or torch.cuda.Stream()
+        if not len(self._live):  # A pool whose graphs are all gone is gone, too.
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            found = function()
-        self._pool = self._pool or graph.pool()
+        beside.wait_stream(torch.cuda.current_stream())
+        clear: Callable[[], None] = getattr(getattr(torch, "_C"), "_cuda_clearCublasWorkspaces")  # As torch's own do.
+        try:
+            with torch.cuda.stream(beside):
+                function()
+                clear()
+                with torch.cuda.graph(graph, pool=self._pool, stream=beside):
+                    found = function()
+        finally:
+            clear()
+            torch.cuda.current_stream().wait_stream(beside)
+        self._live.add(graph)
 
         def replay() -> Sequence[Tensor]:
             graph.replay()

@@ -94,7 +94,7 @@ class Learner:
         recalled = [pupil.tensor(array) for array in method.recalled(turn, work)]
         losses = method.losses(Seen(self._objective, outputs, y, len(turn.items), method.way.draws, leaves, recalled))
         each = [pupil.gradients(loss, leaves, again=loss is not losses[-1]) for loss in losses]
-        method.noted(turn, outputs.detach().cpu().numpy(), work)
+        method.noted(turn, outputs.detach().to(leaves[0].dtype).cpu().numpy(), work)
         return losses[0], method.followed(each)
 
     def _interfered(self, drawn: Drawn, count: int, x: Tensor, y: Tensor, rate: float) -> Drawn:

@@ -97,7 +97,7 @@ class Pupil:
     def evaluated(self, params: list[Tensor], x: Tensor) -> Tensor:
         """Return the outputs for *x* of the model with *params*, evaluating and without gradient."""
         with torch.no_grad(), evaluating(self._model):
-            return self.forward(params, x)
+            return self.forward(params, x).to(params[0].dtype)  # Where products are of bfloat16, so is what they give.
 
     def gradients(self, loss: Tensor, leaves: list[Tensor], *, again: bool = False) -> list[Tensor]:
         """Return the gradients of *loss*; *again* if its graph is needed once more. Raises RunError for a loss that is not finite."""

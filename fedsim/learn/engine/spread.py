@@ -44,7 +44,7 @@ def compile_spread(
     step = compile_step(model, objective, x, y, more=more, **settings)
     if not spread or step.rows == "one" or step.parts is None:
         return step
-    if y.device.type != "cpu":
+    if y.device.type != "cpu" or settings["arithmetic"].graphs:
         return step  # Its rate is one tensor there, for CUDA graphs: rows go together that have the same.
     found = _apart(_spread(step, ()), step, model, (x, *more), y)
     if not found:

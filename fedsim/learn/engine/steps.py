@@ -80,14 +80,16 @@ class Steps:
         more = [self._store.sample(size, seed)[0] for seed in range(PROBED_BATCHES)]
         if cut:
             x, more = x[:, :cut].contiguous(), [each[:, :cut].contiguous() for each in more]
-        if self._kept.moves is None:
-            self._kept.moves = remembers(self._model, self._objective, x, y, self._kept)
-        before = Kept(self._model, self._objective) if self._kept.moves else self._kept  # A task may be under way.
-        # Named alike, they would be taken for one.
-        compiler, named = (partial(compile_spread, compile_step), {"spread": True}) if spread else (compile_step, {})
-        step = stored.step(
-            compiler, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets, more=more,
-            templates=templates, remembers=self._kept.moves, arithmetic=self._arithmetic, **named,
-        )  # fmt: skip
+        # As it will run: what a GPU's products are computed in would else differ between a step and what it is compared with.
+        with self._arithmetic.at_work(x.device.type):
+            if self._kept.moves is None:
+                self._kept.moves = remembers(self._model, self._objective, x, y, self._kept)
+            before = Kept(self._model, self._objective) if self._kept.moves else self._kept  # A task may be under way.
+            # Named alike, they would be taken for one.
+            compiler, named = (partial(compile_spread, compile_step), {"spread": True}) if spread else (compile_step, {})
+            step = stored.step(
+                compiler, self._model, objective, x, y, plain=plain, whole_targets=self._store.whole_targets, more=more,
+                templates=templates, remembers=self._kept.moves, arithmetic=self._arithmetic, **named,
+            )  # fmt: skip
         before.back()  # Tracing and probing have called it.
         return step
