@@ -167,7 +167,7 @@ def test_schema_is_json(cli: Callable[..., Any]) -> None:
     assert 0 == answer.code
     assert {"name", "data", "clients", "model", "training", "server"} <= set(found["properties"])
     fleets = json.loads(cli("schema", "--fleet").out)
-    assert {"name", "seed", "clients", "on_gflops", "compute", "transport", "engine"} == set(fleets["properties"])
+    assert {"name", "seed", "clients", "on_gflops", "compute", "server", "transport", "engine"} == set(fleets["properties"])
 
 
 def test_help_comes_at_once() -> None:

@@ -99,8 +99,19 @@ def detector(method, answer):
 def replay(method, answer, outputs, example_bytes):
     right = replays.call(replays.get("prioritised", at=""), {"capacity": 9}, outputs=outputs, example_bytes=example_bytes)
     return Wrong(right, method, answer)
+class ByGradients:
+    def __init__(self, right):
+        self.right = right
+    def __getattr__(self, name):
+        if name in ("losses", "right"):
+            raise AttributeError(name)
+        return getattr(vars(self)["right"], name)
+    def gradients(self, step, work):
+        loss = step.loss()
+        return loss, step.gradients(loss)
 def rehearsal(method, answer):
-    return Wrong(rehearsals.call(rehearsals.get("der", at=""), {}), method, answer)
+    right = rehearsals.call(rehearsals.get("der", at=""), {})
+    return Wrong(ByGradients(right) if method == "gradients" else right, method, answer)
 def reaction(method, answer):
     return Wrong(reactions.call(reactions.get("adapt", at=""), {"buffer": "shrink", "lr_factor": 2.0}), method, answer)
 
