@@ -7,8 +7,9 @@ about. Knows no clock, neither the host's nor the virtual one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Protocol
 
 import numpy as np
@@ -66,13 +67,52 @@ Volumes = Callable[[IntArray], FloatArray]
 Correlation = Annotated[float, Range(ge=-1, le=1, why="between speed and volume of data")]
 
 
-def checked_volumes(volumes: Volumes | None, correlation: float) -> None:
-    """Refuse a *correlation* with what nobody knows."""
+@dataclass(frozen=True, slots=True)
+class Luck:
+    """Normal scores of clients' devices: draws of *key* alone, or such as go with *volumes* by a *correlation*. See ``luck``."""
+
+    key: Key
+    volumes: Volumes | None
+    correlation: float
+
+    def __call__(self, clients: IntArray) -> FloatArray:
+        """Return the score of each client's device. Shapes: (n,) -> (n,)."""
+        own: FloatArray = ndtri(self.key.uniform(clients))
+        if self.volumes is None or not self.correlation:
+            return own
+        return self.correlation * self.volumes(clients) + math.sqrt(1.0 - self.correlation**2) * own
+
+
+def luck(key: Key, volumes: Volumes | None, correlation: float) -> Luck:
+    """Return standard normal scores, of that *correlation* with *volumes*. Raises ScenarioError where nobody knows these."""
     if correlation and volumes is None:
         raise ScenarioError(
             f"clients.compute.speed_data_correlation = {correlation:g}: nobody knows how much data clients hold here. Leave it out of a"
             f" fleet; scenarios take it."
         )
+    return Luck(key, volumes, correlation)
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyCompute:
+    """Devices whose *speeds*, in GFLOP/s by client, no task changes; those that were read from *files* name these with their SHA-256."""
+
+    speeds: Callable[[IntArray], FloatArray]
+    overhead_s: Seconds
+    step_s: Seconds = 0.0
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def gflops(self, clients: IntArray) -> FloatArray:
+        """Return the speed of each client's device, in GFLOP/s. Shapes: (n,) -> (n,)."""
+        return self.speeds(clients)
+
+    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
+        """Return the overhead, the steps' own, and the time at this client's speed."""
+        return self.overhead_s + flops / (float(self.speeds(np.array([client]))[0]) * _GIGA) + steps * self.step_s
+
+    def many_s(self, clients: IntArray, tasks: IntArray, flops: FloatArray, steps: IntArray) -> FloatArray:
+        """Return ``seconds`` of each. Shapes: (n,) -> (n,)."""
+        return self.overhead_s + flops / (self.speeds(clients) * _GIGA) + steps * self.step_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +145,14 @@ class LognormalCompute:
     overhead_s: Seconds
     key: Key
     step_s: Seconds = 0.0
-    correlation: float = 0.0
-    volumes: Volumes | None = None
 
     def gflops(self, clients: IntArray) -> FloatArray:
         """Return the speed of each client's device, in GFLOP/s. Shapes: (n,) -> (n,)."""
         normals: FloatArray = ndtri(self.key.uniform(clients))
-        if self.volumes is not None and self.correlation:
-            normals = self.correlation * self.volumes(clients) + math.sqrt(1.0 - self.correlation**2) * normals
         return self.median * np.exp(self.sigma * normals)
 
     def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
         """Return the overhead, the steps' own, and the time at this client's speed, which no task changes."""
-        if self.correlation:
-            return self.overhead_s + flops / (float(self.gflops(np.array([client]))[0]) * _GIGA) + steps * self.step_s
         # numpy's exp here too: Python's may differ from it in the last bit. Drawn anew each time, in 2 microseconds.
         speed = self.median * float(np.exp(self.sigma * ndtri(self.key.uniform_at(client))))
         return self.overhead_s + flops / (speed * _GIGA) + steps * self.step_s
@@ -170,7 +204,7 @@ def lognormal(
     overhead_s: NonNegative = 0.0,
     step_s: NonNegative = 0.0,
     speed_data_correlation: Correlation = 0.0,
-) -> LognormalCompute:
+) -> LognormalCompute | SteadyCompute:
     """Return devices of LogNormal speed with median *gflops*: fast and slow clients, each the same at every task.
 
     *sigma* is the standard deviation of the logarithm: at 0.6 the ninth decile is 4.7 times the first, and
@@ -184,8 +218,14 @@ def lognormal(
     >>> devices.seconds(3, task=0, flops=1e9) == devices.seconds(3, task=8, flops=1e9)
     True
     """
-    checked_volumes(volumes, speed_data_correlation)
-    return LognormalCompute(gflops, sigma, overhead_s, key.fold("speed"), step_s, speed_data_correlation, volumes)
+    if not speed_data_correlation:
+        return LognormalCompute(gflops, sigma, overhead_s, key.fold("speed"), step_s)
+    scores = luck(key.fold("speed"), volumes, speed_data_correlation)
+    return SteadyCompute(partial(_spread, gflops, sigma, scores), overhead_s, step_s)
+
+
+def _spread(median: float, sigma: float, scores: Luck, clients: IntArray) -> FloatArray:
+    return median * np.exp(sigma * scores(clients))
 
 
 @computes.register("exponential")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from fedsim.core.types import FloatArray, Seconds
+from fedsim.core.types import FloatArray, IntArray, Seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +38,39 @@ class Pieces:
         """
         return float((self.values * np.diff(self.starts, append=self.length_s)).sum()) / self.length_s
 
-    def at(self, moment_s: Seconds) -> tuple[float, Seconds]:
-        """Return the value at *moment_s*, from 0 on, and until when it is that: later than *moment_s*."""
-        turn = math.floor(moment_s / self.length_s)
-        begin = turn * self.length_s
-        if begin > moment_s:  # The quotient may round across an edge.
-            turn, begin = turn - 1, (turn - 1) * self.length_s
-        place = int(np.searchsorted(self.starts, moment_s - begin, side="right")) - 1
-        while True:
-            until = begin + float(self.starts[place + 1]) if place + 1 < len(self.starts) else (turn + 1) * self.length_s
-            if until > moment_s:
-                return float(self.values[place]), until
-            place += 1  # The sum may round to what is already over.
-            if place == len(self.starts):
-                place, turn = 0, turn + 1
-                begin = turn * self.length_s
+    def moment(self, nth: Any, ahead_s: Any) -> Any:
+        """Return when the *nth* piece begins, counted from the first turn's first, on a clock that pieces are *ahead_s* of.
+
+        Numbers, or arrays of them: the same bits either way.
+        """
+        return (nth // len(self.starts)) * self.length_s + self.starts[nth % len(self.starts)] - ahead_s
+
+    def at(self, now: Seconds, ahead_s: Seconds = 0.0) -> tuple[float, Seconds]:
+        """Return the value at *now*, from 0 on, and until when it is that: later than *now*, and up to there the same."""
+        turn = math.floor((now + ahead_s) / self.length_s)
+        place = int(np.searchsorted(self.starts, now + ahead_s - turn * self.length_s, side="right")) - 1
+        nth = turn * len(self.starts) + place
+        while self.moment(nth, ahead_s) > now:  # A quotient may round across an edge: go by the moments themselves.
+            nth -= 1
+        while self.moment(nth + 1, ahead_s) <= now:
+            nth += 1
+        return float(self.values[nth % len(self.starts)]), float(self.moment(nth + 1, ahead_s))
+
+    def latest(self, ahead_s: FloatArray, now: Seconds) -> IntArray:
+        """Return the number of the piece in which each of many clocks is at *now*, as ``at`` has it. Shapes: (n,) -> (n,)."""
+        within = now + ahead_s
+        turn = np.floor(within / self.length_s).astype(np.int64)
+        nth = turn * len(self.starts) + np.searchsorted(self.starts, within - turn * self.length_s, side="right") - 1
+        while (early := self.moment(nth, ahead_s) > now).any():
+            nth = nth - early
+        while (late := self.moment(nth + 1, ahead_s) <= now).any():
+            nth = nth + late
+        return nth
+
+    @property
+    def merged(self) -> Pieces:
+        """Return the same without pieces that are as the one before; one that never changes is of one piece."""
+        changed = self.values != np.roll(self.values, 1)
+        if not changed.any():
+            return Pieces(self.starts[:1], self.values[:1], self.length_s)
+        return Pieces(self.starts[changed], self.values[changed], self.length_s)

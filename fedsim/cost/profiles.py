@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from scipy.special import ndtr, ndtri  # pyright: ignore[reportMissingTypeStubs]  # It has none.
+from scipy.special import ndtr  # pyright: ignore[reportMissingTypeStubs]  # It has none.
 
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
-from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive, Seconds
-from fedsim.cost.compute import ConstantCompute, Correlation, Volumes, checked_volumes, computes
+from fedsim.core.types import FloatArray, IntArray, NonNegative, Positive
+from fedsim.cost.compute import ConstantCompute, Correlation, Luck, SteadyCompute, Volumes, computes, luck
 
 
 @computes.register("field_guide")
@@ -26,43 +26,11 @@ def field_guide(*, gflops: Positive = 5.0, ratio: Positive = 7.0, overhead_s: No
     return ConstantCompute(gflops / ratio, overhead_s)
 
 
-@dataclass(frozen=True, slots=True)
-class TieredCompute:
-    """Devices of a few kinds. See ``tiers``. *edges* are where, between 0 and 1, a kind ends and the next begins. Shapes: (k,), (k,)."""
-
-    speeds: FloatArray
-    edges: FloatArray
-    overhead_s: Seconds
-    step_s: Seconds
-    key: Key
-    correlation: float = 0.0
-    volumes: Volumes | None = None
-
-    def gflops(self, clients: IntArray) -> FloatArray:
-        """Return the speed of each client's device, in GFLOP/s. Shapes: (n,) -> (n,)."""
-        draws: FloatArray = self.key.uniform(clients)
-        if self.volumes is not None and self.correlation:
-            rest = float(np.sqrt(1.0 - self.correlation**2))
-            # The more data, the further up among the fast ones, which come first: hence the minus.
-            draws = ndtr(-self.correlation * self.volumes(clients) + rest * ndtri(draws))
-        return self.speeds[np.minimum(np.searchsorted(self.edges, draws, side="right"), len(self.speeds) - 1)]
-
-    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
-        """Return the overhead, the steps' own, and the time at this client's speed, which no task changes."""
-        speed = float(self.gflops(np.array([client]))[0])
-        return self.overhead_s + flops / (speed * 1e9) + steps * self.step_s
-
-    def many_s(self, clients: IntArray, tasks: IntArray, flops: FloatArray, steps: IntArray) -> FloatArray:
-        """Return ``seconds`` of each. Shapes: (n,) -> (n,)."""
-        return self.overhead_s + flops / (self.gflops(clients) * 1e9) + steps * self.step_s
-
-
-
 @computes.register("tiers")
 def tiers(
     key: Key, volumes: Volumes | None = None, *, gflops: Positive, slower: list[float] | None = None, shares: list[float] | None = None,
     overhead_s: NonNegative = 0.0, step_s: NonNegative = 0.0, speed_data_correlation: Correlation = 0.0,
-) -> TieredCompute:  # fmt: skip
+) -> SteadyCompute:  # fmt: skip
     """Return devices of a few kinds: those of the first do *gflops* GFLOP/s, those of each other kind are so many times *slower*.
 
     [1.0, 3.0, 8.0] unless given, of which a client is with the chances [0.3, 0.5, 0.2]: phones of the upper, the middle and the lower end.
@@ -83,6 +51,11 @@ def tiers(
     if speed_data_correlation:  # It goes from the fastest kind to the slowest.
         order = np.argsort(slower, kind="stable").tolist()
         slower, shares = [slower[i] for i in order], [shares[i] for i in order]
-    edges = np.cumsum(shares) / np.sum(shares)
-    checked_volumes(volumes, speed_data_correlation)
-    return TieredCompute(gflops / np.array(slower), edges, overhead_s, step_s, key.fold("tier"), speed_data_correlation, volumes)
+    speeds, edges = gflops / np.array(slower), np.cumsum(shares) / np.sum(shares)
+    scores = luck(key.fold("tier"), volumes, speed_data_correlation)
+    return SteadyCompute(partial(_tiered, speeds, edges, scores), overhead_s, step_s)
+
+
+def _tiered(speeds: FloatArray, edges: FloatArray, scores: Luck, clients: IntArray) -> FloatArray:
+    # The higher a score, the further up among the fast ones, which come first: hence the minus.
+    return speeds[np.minimum(np.searchsorted(edges, ndtr(-scores(clients)), side="right"), len(speeds) - 1)]

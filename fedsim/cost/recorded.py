@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.keys import Key
 from fedsim.core.types import Array, BoolArray, FloatArray, IntArray, NonNegative, Positive, Range, Seconds
 from fedsim.cost.availability import availabilities
-from fedsim.cost.compute import computes
+from fedsim.cost.compute import SteadyCompute, computes
 from fedsim.cost.network import MBIT_PER_BYTE, networks
 from fedsim.cost.pieces import Pieces
 from fedsim.cost.sheet import Sheet, read
@@ -81,9 +82,7 @@ class TraceNetwork:
 
     def _piece(self, way: Sequence[Pieces], client: int, now: Seconds) -> tuple[float, Seconds]:
         pieces = way[int(self.chosen.of(np.array([client]))[0])]
-        ahead = self.chosen.shift(client) * pieces.length_s
-        rate, until = pieces.at(now + ahead)
-        return rate, max(until - ahead, math.nextafter(now, math.inf))
+        return pieces.at(now, self.chosen.shift(client) * pieces.length_s)
 
 
 @networks.register("trace")
@@ -142,86 +141,30 @@ def _rates(sheet: Sheet, rows: IntArray, name: str, speed: float) -> Pieces:
     return Pieces.of(sheet.times("time_s", rows), rates)
 
 
-@dataclass(frozen=True, slots=True)
-class TraceCompute:
-    """Devices whose speeds were recorded, and never change. See ``devices``."""
-
-    speeds: FloatArray
-    overhead_s: Seconds
-    step_s: Seconds
-    chosen: Chosen
-    files: dict[str, str]
-
-    def gflops(self, clients: IntArray) -> FloatArray:
-        """Return the speed of each client's device, in GFLOP/s. Shapes: (n,) -> (n,)."""
-        return self.speeds[self.chosen.of(clients)]
-
-    def seconds(self, client: int, task: int, flops: float, steps: int = 0) -> Seconds:
-        """Return the overhead, the steps' own, and the time at this client's speed, which no task changes."""
-        speed = float(self.gflops(np.array([client]))[0])
-        return self.overhead_s + flops / (speed * 1e9) + steps * self.step_s
-
-    def many_s(self, clients: IntArray, tasks: IntArray, flops: FloatArray, steps: IntArray) -> FloatArray:
-        """Return ``seconds`` of each. Shapes: (n,) -> (n,)."""
-        return self.overhead_s + flops / (self.gflops(clients) * 1e9) + steps * self.step_s
-
-
 @computes.register("trace")
 def devices(
     key: Key, find: Find, *, path: str, speed: Positive = 1.0, overhead_s: NonNegative = 0.0, step_s: NonNegative = 0.0,
     assign: Assign = "drawn",
-) -> TraceCompute:  # fmt: skip
+) -> SteadyCompute:  # fmt: skip
     """Return devices whose speeds are the column ``gflops`` of a file, CSV or a numpy archive, times *speed*: a row a device.
 
     A client has a device of its own draw, or they are dealt out *in_turn*. Raises ScenarioError for a speed that is not above 0.
     """
     sheet = read(path, find, "clients.compute.path")
     speeds = sheet.numbers("gflops", least=0.0, above=True) * speed
-    return TraceCompute(speeds, overhead_s, step_s, Chosen(len(speeds), assign, False, key), sheet.files)
+    chosen = Chosen(len(speeds), assign, False, key)
+    return SteadyCompute(partial(_dealt, speeds, chosen), overhead_s, step_s, sheet.files)
 
 
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """When a recorded client comes and goes, over and over: *begins* (k,) within *length_s* at which it *is* (k,) there, or not.
-
-    No two neighbours are alike, the last and the first neither; one that never changes has one.
-    """
-
-    begins: FloatArray
-    there: BoolArray
-    length_s: Seconds
-
-    @staticmethod
-    def of(starts: FloatArray, there: BoolArray, length_s: Seconds) -> Turns:
-        """Return the same without what does not change."""
-        changed = there != np.roll(there, 1)
-        if not changed.any():
-            return Turns(starts[:1], there[:1], length_s)
-        return Turns(starts[changed], there[changed], length_s)
-
-    def moment(self, nth: IntArray, ahead_s: FloatArray) -> FloatArray:
-        """Return when the *nth* change comes, counted from the first turn's first, for clients *ahead_s* of the clock."""
-        turn, place = np.divmod(nth, len(self.begins))
-        return turn * self.length_s + self.begins[place] - ahead_s
-
-    def latest(self, ahead_s: FloatArray, now: Seconds) -> IntArray:
-        """Return the number of the change that each client saw last by *now*. Shapes: (n,) -> (n,)."""
-        within = now + ahead_s
-        turn = np.floor(within / self.length_s).astype(np.int64)
-        place = np.searchsorted(self.begins, within - turn * self.length_s, side="right") - 1
-        nth = turn * len(self.begins) + place
-        while (early := self.moment(nth, ahead_s) > now).any():  # A quotient may round across a change: go by the moments themselves.
-            nth = nth - early
-        while (late := self.moment(nth + 1, ahead_s) <= now).any():
-            nth = nth + late
-        return nth
+def _dealt(speeds: FloatArray, chosen: Chosen, clients: IntArray) -> FloatArray:
+    return speeds[chosen.of(clients)]
 
 
 @dataclass(frozen=True, slots=True)
 class TraceAvailability:
     """Clients that come and go as it was recorded. See ``recorded``."""
 
-    turns: Sequence[Turns]
+    turns: Sequence[Pieces]
     spread_s: Seconds
     chosen: Chosen
     files: dict[str, str]
@@ -230,18 +173,18 @@ class TraceAvailability:
         """Return which of *clients* are there at *now*. Shapes: (n,) -> (n,)."""
         there = np.zeros(len(clients), dtype=np.bool_)
         for turns, rows, ahead_s in self._each(clients):
-            there[rows] = turns.there[turns.latest(ahead_s, now) % len(turns.there)]
+            there[rows] = turns.values[turns.latest(ahead_s, now) % len(turns.values)] > 0
         return there
 
     def next_change(self, clients: IntArray, now: Seconds) -> Seconds:
         """Return when the first of *clients* comes or goes; infinity where none ever does."""
         first = math.inf
         for turns, _, ahead_s in self._each(clients):
-            if len(turns.begins) > 1:
+            if len(turns.starts) > 1:
                 first = min(first, float(turns.moment(turns.latest(ahead_s, now) + 1, ahead_s).min()))
         return first
 
-    def _each(self, clients: IntArray) -> Iterator[tuple[Turns, IntArray, FloatArray]]:
+    def _each(self, clients: IntArray) -> Iterator[tuple[Pieces, IntArray, FloatArray]]:
         """Yield each trace that one of *clients* has, their places, and by how much they are ahead: once for all where that is nothing."""
         of = self.chosen.of(clients)
         order = np.argsort(of, kind="stable")
@@ -285,20 +228,20 @@ def recorded(
         for rows in sheet.traces():
             pieces = Pieces.of(sheet.times("time_s", rows), sheet.numbers("available", rows=rows))
             found.append((pieces.starts, pieces.values, pieces.length_s))
-    turns = [Turns.of(starts, _known(sheet, values, unknown), length_s) for starts, values, length_s in found]
-    if not any(each.there.any() for each in turns):
+    turns = [Pieces(starts, _known(sheet, values, unknown), length_s).merged for starts, values, length_s in found]
+    if not any(each.values.any() for each in turns):
         raise ScenarioError(f"{at} = {path!r}: nobody is ever there: no 'available' is 1.")
     return TraceAvailability(turns, phase_spread_s, Chosen(len(turns), assign, False, key), sheet.files)
 
 
-def _known(sheet: Sheet, values: FloatArray, unknown: str) -> BoolArray:
-    """Return whether a client is there, of a trace's *values*."""
+def _known(sheet: Sheet, values: FloatArray, unknown: str) -> FloatArray:
+    """Return 1 where a client is there, and 0 where it is not, of a trace's *values*."""
     other = ~np.isin(values, (0.0, 1.0, _UNKNOWN))
     if other.any():
         raise ScenarioError(f"{sheet.at} = {sheet.path!r}: 'available' is {values[other][0]:g}; it is 1 (there), 0 (not) or -1 (unknown).")
     seen = values != _UNKNOWN
     if unknown != "last" or not seen.any():
-        return np.where(seen, values == 1.0, unknown == "on" and bool(seen.any()))
+        return np.where(seen, values, float(unknown == "on" and bool(seen.any())))
     last = np.maximum.accumulate(np.where(seen, np.arange(len(values)), -1))
     last[last < 0] = int(np.argmax(seen))
-    return values[last] == 1.0
+    return values[last]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TypedDict
 
 import numpy as np
@@ -14,7 +15,7 @@ from fedsim.core.types import FloatArray, IntArray
 from fedsim.cost.availability import Availability, Leaving
 from fedsim.cost.carbon import KEY as INTENSITY
 from fedsim.cost.carbon import intensity
-from fedsim.cost.compute import Compute, Volumes
+from fedsim.cost.compute import Compute
 from fedsim.cost.failures import Failures, silent_for_ever
 from fedsim.cost.loading import Loader
 from fedsim.cost.meter import Meter
@@ -51,7 +52,7 @@ def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
     files = {name: finder(loaded.folder, f"clients.{name}.path") for name in ("compute", "network", "availability")}
     network: Network = made("network", clients.network, key=key.fold("link"), find=files["network"])
     check_leaving(scenario, network)
-    held = volumes(federation, key.fold("volume"))
+    held = Held(federation, key.fold("volume"))
     return {
         "compute": made("compute", clients.compute, key=key.fold("device"), find=files["compute"], volumes=held),
         "network": network,
@@ -105,21 +106,28 @@ def meter(loaded: Loaded, section: Energy | None, key: Key, network: Network, *,
     return Meter(section.kind, model, network, intensity(section.intensity, finder(loaded.folder, INTENSITY)), brought)
 
 
-def volumes(federation: Federation, key: Key) -> Volumes:
-    """Return what says how much each client holds, as the normal score of its rank; worked out when it is first asked."""
-    scores: list[FloatArray] = []
+class Held:
+    """Says how much each client holds, as the normal score of its rank; worked out when it is first asked, and before it travels."""
 
-    def of(clients: IntArray) -> FloatArray:
-        if not scores:
-            everyone = np.arange(federation.count)
-            # Those who hold as much have an order of their own draw: shared ranks would spread less than a normal does.
-            order = np.lexsort((key.uniform(everyone), federation.sizes(everyone)))
-            ranks = np.empty(federation.count)
-            ranks[order] = everyone + 0.5
-            scores.append(ndtri(ranks / federation.count))
-        return scores[0][clients]
+    def __init__(self, federation: Federation, key: Key) -> None:
+        self._federation, self._key = federation, key
 
-    return of
+    def __call__(self, clients: IntArray) -> FloatArray:
+        """Return the score of each of *clients*. Shapes: (n,) -> (n,)."""
+        return self._scores[clients]
+
+    def __getstate__(self) -> dict[str, FloatArray]:
+        """Return the scores: where they go nobody needs the examples for them."""
+        return {"_scores": self._scores}
+
+    @cached_property
+    def _scores(self) -> FloatArray:
+        everyone = np.arange(self._federation.count)
+        # Those who hold as much have an order of their own draw: shared ranks would spread less than a normal does.
+        order = np.lexsort((self._key.uniform(everyone), self._federation.sizes(everyone)))
+        ranks = np.empty(len(everyone))
+        ranks[order] = everyone + 0.5
+        return ndtri(ranks / len(everyone))
 
 
 def files_of(costs: Iterable[object]) -> dict[str, str]:

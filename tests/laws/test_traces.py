@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from fedsim.cost.compute import lognormal
 from fedsim.cost.network import MBIT_PER_BYTE, Network, way_s
 from fedsim.cost.profiles import tiers
 from fedsim.cost.recorded import devices, recorded, trace
+from fedsim.scenario.costs import Held
 from fedsim.sim.links import Shared
 
 TRACES = Path(__file__).parents[1] / "traces"
@@ -188,3 +191,31 @@ def test_what_protocols_add_is_on_the_clock_and_in_the_bytes(go: Any) -> None:
     assert ((more.arrived_s - more.computed_s) > (plain.arrived_s - plain.computed_s)).all()
     assert over.ledger().resent.sum() == more.up_resent_bytes.sum() + more.down_resent_bytes.sum() > 0
     assert bare.ledger().resent.sum() == 0
+
+
+def test_clients_that_hold_as_much_differ_as_their_devices_do() -> None:
+    """With equal volumes, at a correlation of 0.9, speeds spread as without (sigma 0.6, chances .3, .5, .2), whatever the kinds' order."""
+    some: Any = SimpleNamespace(count=20_000, sizes=lambda clients: np.full(len(clients), 30))
+    clients, scores = np.arange(20_000), Held(some, Key(9))
+    spread = pickle.loads(pickle.dumps(lognormal(Key(3), scores, gflops=5.0, speed_data_correlation=0.9)))  # As a node's kit has it.
+    logs = np.log(spread.gflops(clients))
+    assert abs(logs.std() - 0.6) < 0.01
+    for slower, shares in (([1.0, 3.0, 8.0], [0.3, 0.5, 0.2]), ([8.0, 1.0, 3.0], [0.2, 0.3, 0.5])):
+        speeds = tiers(Key(3), scores, gflops=8.0, slower=slower, shares=shares, speed_data_correlation=0.9).gflops(clients)
+        assert [round(float((speeds == speed).mean()), 2) for speed in (8.0, 8.0 / 3.0, 1.0)] == [0.3, 0.5, 0.2]
+        assert np.corrcoef(np.log(speeds), scores(clients))[0, 1] > 0.7
+
+
+def test_what_is_lost_of_answers_is_resent_too(go: Any) -> None:
+    """With loss and nothing else, all that framing grew by was sent again, answers to replies included; a reply has one handshake."""
+    bare, lossy, hands = (go({"clients.overhead": table}) for table in ({}, {"loss": 0.2}, {"message_bytes": 500}))
+    framing = [int((run.tasks.down_framing_bytes + run.tasks.up_framing_bytes).sum()) for run in (bare, lossy, hands)]
+
+    assert framing[1] - framing[0] == lossy.ledger().resent.sum() > 0
+    assert framing[2] - framing[0] == 2 * 500 * len(bare.tasks)
+
+
+def test_rows_of_several_kinds_are_no_trace_of_one(tmp_path: Path) -> None:
+    (tmp_path / "mixed.csv").write_text("time_s,down_mbps,up_mbps,kind\n0,1,1,bus\n1,9,9,tram\n", encoding="utf-8")
+    with pytest.raises(ScenarioError, match="one trace in 'mixed.csv' is of several kinds"):
+        trace(Key(0), lambda path: tmp_path / path, path="mixed.csv", only="bus")

@@ -289,3 +289,15 @@ def test_a_client_that_crashes_draws_power_until_it_does(go: Any) -> None:
     assert 3 < broke.sum() < len(tasks) - 3
     np.testing.assert_allclose(charged.compute_j, 4.0 * worked_s, atol=2e-6)
     assert run.ledger().query("fate != 'counted'").compute_s.sum() == pytest.approx(worked_s[broke].sum())
+
+
+def test_a_transfer_that_its_client_broke_off_is_charged_as_far_as_it_came() -> None:
+    """1 MB on 1 Mbit/s takes 8 s; who left after 1 s sent an eighth by LTE: its slope's watts and its base for one second, no more."""
+    def of(value: float) -> np.ndarray:
+        return np.array([value])
+
+    nan, meter = np.nan, Meter("phone", phone(Key(0), radio="lte"), links(down_mbps=8.0, up_mbps=1.0))
+    gone = Moments(of(0.0), of(0.0), of(0.0), of(0.0), of(nan), of(0.0), np.array([False]), of(1.0))
+    found = meter.charge(np.array([0]), gone, np.array([0]), np.array([1_000_000]), end_s=99.0)
+
+    assert found.up_j[0] == pytest.approx(0.43839 + 1.28804, rel=1e-5)
