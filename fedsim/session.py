@@ -67,6 +67,7 @@ TOLD = 100_000
 """Of so many clients at most the journal tells what each of them is: larger fleets cost nothing until they are touched."""
 
 
+UNKNOWN = "clients are real, and what goes wrong with them, and what their links carry, is their own; a run on virtual time goes by it."
 UNMETERED = "clients.energy: nothing was counted, because the clients are real; a run on virtual time, or a retraced one, counts."
 
 
@@ -342,11 +343,16 @@ class _Session:
             f" for what clients do, or wait for (fedsim check tells how long a round takes)."
         ]
 
-    def _unmetered(self) -> list[str]:
-        """Return that nothing is charged where clients are real, if the scenario asks for it."""
-        asked = self.parts.fleet.energy is not None and self.lay is not virtual
-        ground = getattr(self, "ground", None)
-        return [UNMETERED] if asked and ground is not None and "energy" not in ground.described() else []
+    def _unheeded(self) -> list[str]:
+        """Return what of the scenario is not gone by where clients are real."""
+        ground, fleet = getattr(self, "ground", None), self.parts.fleet
+        if self.lay is virtual or ground is None:
+            return []
+        asked = {"clients.failures": fleet.failures, "clients.overhead": fleet.overhead, "server.link": fleet.server,
+                 "clients.leaving": fleet.leaving != "finish" or None}  # fmt: skip
+        ignored = [name for name, table in asked.items() if table is not None]
+        metered = fleet.energy is None or "energy" in ground.described()
+        return [*([] if metered else [UNMETERED]), *([f"{', '.join(ignored)}: {UNKNOWN}"] if ignored else [])]
 
     def manifest(self, status: str, error: str = "") -> dict[str, Any]:
         """Return what the manifest says."""
@@ -361,7 +367,7 @@ class _Session:
             wasted_bytes=journal.wasted_bytes if journal else 0,
             notes=[
                 *self.rests, *parts.notes, *parts.engine.notes, *self.watched.notes, *(self.privacy.notes if self.privacy else ()),
-                *self._warnings(status), *(ground.notes if ground else ()), *self._unmetered(),
+                *self._warnings(status), *(ground.notes if ground else ()), *self._unheeded(),
                 *self.heard.lines("while it ran", parts.warned),
             ],
             privacy=self.privacy.section() if self.privacy else None,

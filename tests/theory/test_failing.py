@@ -16,6 +16,8 @@ import fedsim
 from fedsim.core.errors import RunError, ScenarioError
 from fedsim.core.keys import Key
 from fedsim.cost.failures import HEARTBEATS_S, dropout, hazard, silent
+from fedsim.scenario.load import load
+from fedsim.session import execute, virtual
 
 Go = Callable[..., fedsim.Run]
 LINKS = str(Path(__file__).parents[1] / "traces" / "links.csv")
@@ -293,3 +295,13 @@ def test_who_is_silent_is_a_share() -> None:
 
     assert abs(mute.sum() - 2000) < 4 * math.sqrt(10_000 * 0.2 * 0.8)
     assert [failures.fails(client, 5, 1.0) is not None for client in range(200)] == mute[:200].tolist()
+
+
+def test_what_real_clients_do_not_go_by_is_noted(tiny: Any, tmp_path: Path) -> None:
+    """On ground that is not the virtual one a note names each table that nothing goes by; on the virtual one there is none."""
+    loaded = load(tiny({"clients.overhead": {"share": 0.1}, "clients.leaving": "abort"}))
+    there = execute(loaded, tmp_path / "there", lay=lambda *given: virtual(*given))
+    here = execute(loaded, tmp_path / "here")
+
+    assert any(note.startswith("clients.overhead, clients.leaving: clients are real") for note in there.manifest["notes"])
+    assert not any("clients are real" in note for note in here.manifest["notes"])
