@@ -143,9 +143,10 @@ def overview(width: int) -> list[str]:
     rest = [noun for noun in names if not any(noun in pair for pair in paired)]
     wrapped = {noun: textwrap.wrap(", ".join(names[noun]), max(20, width - COLUMN), break_on_hyphens=False) for noun in rest}
     while sum(map(len, wrapped.values())) + len(pairs) > LINES - 1:  # The longest lists give way first.
-        longest = max(wrapped, key=lambda noun: len(wrapped[noun]) - (noun == STRATEGY))  # Those of strategies a line later.
-        if len(wrapped[longest]) == 1:
+        long = [noun for noun, found in wrapped.items() if len(found) > 1]
+        if not long:
             break
+        longest = max(long, key=lambda noun: len(wrapped[noun]) - (noun == STRATEGY))  # Those of strategies a line later.
         wrapped[longest] = _cut(names[longest], max(20, width - COLUMN), len(wrapped[longest]) - 1)
     lines = [f"{'' if i else noun:<{COLUMN}}{line}" for noun, found in wrapped.items() for i, line in enumerate(found)]
     return [*lines, *pairs, *textwrap.wrap(FOOTER, width)]

@@ -34,7 +34,8 @@ from fedsim.scenario.kinds import slots
 FILES = {"idx", "npz", "csv", "csv_stream", "windows", "river", "openml"}
 """Sources that read: what they give is in test_sources and its like."""
 ELSEWHERE = {
-    "partition", "replay", "compute", "network", "ram", "energy", "loader", "availability", "arrivals", "detector", "codec", "executor",
+    "partition", "replay", "compute", "network", "ram", "energy", "failure", "loader", "availability", "arrivals", "detector", "codec",
+    "executor",
 }  # fmt: skip
 """Nouns whose kinds are held to their laws in files of their own."""
 NEEDED: dict[str, dict[str, dict[str, Any]]] = {

@@ -61,8 +61,8 @@ def test_runs_that_another_thread_hits_too_do_not_make_it_the_models(monkeypatch
     beside(monkeypatch, "make_fx", random.random, lambda call: call == 0)
     count, real = iter(range(10**6)), trace.gradient_of
 
-    def hit(*args: Any) -> Callable[..., list[Tensor]]:
-        step = real(*args)
+    def hit(*args: Any, **kwargs: Any) -> Callable[..., list[Tensor]]:
+        step = real(*args, **kwargs)
 
         def run(*flat: Tensor) -> list[Tensor]:
             if 0 < next(count) < trace.RUNS:  # The first is the trace's own; then all runs but one.
