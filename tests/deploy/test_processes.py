@@ -86,7 +86,8 @@ def test_the_launcher_is_killed(number: signal.Signals, marker: str, stubborn: P
     (private / "certificates").mkdir(parents=True)
     (private / "certificates" / "node-0.key").write_text("secret", encoding="utf-8")
     launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER, str(tmp_path), str(stubborn), str(private)], stdout=subprocess.PIPE)
-    until(lambda: len(left_of(marker, "stubborn")) == 2)
+    assert launcher.stdout is not None and b"started\n" == launcher.stdout.readline()
+    until(lambda: len(left_of(marker, "stubborn")) == 3)  # The launcher names it, too.
     launcher.send_signal(number)
     there_to_the_end = private.exists()
     launcher.communicate()

@@ -137,14 +137,17 @@ def test_a_watched_task_is_the_task() -> None:
 
 
 def test_chunks_see_the_same() -> None:
-    """Rows see the same bits alone, in twos and all together, in float32, stacked or one by one; single examples to rounding."""
+    """Rows see the same bits alone, in twos and all together, in float32, stacked or one by one; single examples to rounding.
+
+    Of these the square of the signal is the difference of two that are like each other, in float32.
+    """
     for name, job in (("mlp", JOBS["plain"]), ("mlp", JOBS["accumulate"]), ("logreg", JOBS["momentum"])):
         one, *others = (seen(replace(job, epochs=1), chunk, 2, name, torch.float32)[1] for chunk in (1, 2, 4))
         for other in others:
             for a, b in zip(one, other, strict=True):
                 assert a.digest == b.digest and a.watched.keys() == b.watched.keys()
                 assert not a.watched or np.array_equal(a.watched["steps"], b.watched["steps"])
-                assert not a.watched or "noise" not in a.watched or np.allclose(a.watched["noise"], b.watched["noise"], rtol=1e-4)
+                assert not a.watched or "noise" not in a.watched or np.allclose(a.watched["noise"], b.watched["noise"], rtol=1e-3)
 
 
 def test_which_tasks_are_watched_hangs_on_their_keys(go: Go) -> None:
