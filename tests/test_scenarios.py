@@ -42,7 +42,7 @@ def test_it_runs_shrunk(path: Path, tmp_path: Path, request: Any, monkeypatch: p
     table = tomllib.loads(path.read_text())
     if table["data"]["source"]["kind"] == "idx":
         monkeypatch.setenv("FEDSIM_DATA", str(request.getfixturevalue("images")))
-    elif "path" in table["data"]["source"]:
+    elif any("path" in part for part in (table["data"]["source"], *table["clients"].values()) if isinstance(part, dict)):
         request.getfixturevalue("data_folder")
     smaller = {"server.strategy.clients_per_round": min(3, table["clients"]["count"])} if "clients_per_round" in path.read_text() else {}
     if "examples_per_client" in table["data"]["source"]:
