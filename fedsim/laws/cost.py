@@ -217,21 +217,27 @@ def times_follow_from_rates(make: Make) -> None:
         want(np.allclose(took, expected, rtol=1e-9, atol=1e-12), f"1 GB {name}: {took.tolist()} s, by {name}_mbps {expected.tolist()} s")
 
 
+LONG_S, LONG = 20_000.0, 200
+"""How long, and for how many changes, a rate that goes with time is looked at: until both are over."""
+
+
 def pieces_go_on_and_mean_out(make: Make) -> None:
     """A rate that goes with time holds until a later moment, is the same until there, and is the rate that is said over a long time."""
     network = cast(Network, make(key=Key(6)))
     for way, piece in (pieces(network) or {}).items():
         said = getattr(network, f"{way}_mbps")(CLIENTS)
         for client, mean in zip(CLIENTS[:4].tolist(), said.tolist(), strict=False):
-            now, sent = 12.3, 0.0
-            while now < 20_000.0:
+            began_s = now = 12.3
+            sent, changes = 0.0, 0
+            while now < LONG_S or changes < LONG:  # Of rates that go by the hour some days are seen.
                 rate, until = piece(client, now)
                 want(until > now, f"the rate {way} of client {client} at {now!r} s is said to hold until {until!r} s")
                 last = max(now, math.nextafter(until, -math.inf))
                 alike(rate, piece(client, last)[0], f"the rate {way} of client {client} before {until!r} s")
-                sent, now = sent + rate * (min(until, 20_000.0) - now), until
-            found = sent / (20_000.0 - 12.3)
-            want(abs(found - mean) < 0.05 * mean, f"client {client} is said to have {mean} Mbit/s {way}, and has {found} in 20,000 s")
+                end = max(LONG_S, now + 1.0) if math.isinf(until) else until
+                sent, now, changes = sent + rate * (end - now), end, LONG if math.isinf(until) else changes + 1
+            found = sent / (now - began_s)
+            want(abs(found - mean) < 0.05 * mean, f"client {client} is said to have {mean} Mbit/s {way}, and has {found} in {now:,.0f} s")
 
 
 # Of failures.
