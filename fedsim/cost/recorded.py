@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -46,6 +46,12 @@ class Chosen:
         return float(self.key.fold("shift").uniform_at(client)) if self.shifted else 0.0
 
 
+@lru_cache(maxsize=1 << 14)  # A transfer asks for piece after piece.
+def _one(chosen: Chosen, client: int) -> tuple[int, float]:
+    """Return the number of the trace of *client*, and its shift."""
+    return int(chosen.of(np.array([client]))[0]), chosen.shift(client)
+
+
 @dataclass(frozen=True, slots=True)
 class TraceNetwork:
     """Links whose rates go as they were recorded, piece by piece. See ``trace``."""
@@ -81,8 +87,8 @@ class TraceNetwork:
         return self._piece(self.up, client, now)
 
     def _piece(self, way: Sequence[Pieces], client: int, now: Seconds) -> tuple[float, Seconds]:
-        pieces = way[int(self.chosen.of(np.array([client]))[0])]
-        return pieces.at(now, self.chosen.shift(client) * pieces.length_s)
+        number, shift = _one(self.chosen, client)
+        return way[number].at(now, shift * way[number].length_s)
 
 
 @networks.register("trace")
