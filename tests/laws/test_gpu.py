@@ -13,6 +13,7 @@ import torch
 from analysis.benchmarks import gpu
 from fedsim.learn.arithmetic import Arithmetic
 from fedsim.learn.engine.cohort import CohortEngine
+from fedsim.learn.engine.graphs import Cuda
 from fedsim.learn.job import Job
 from fedsim.learn.objectives import Classification
 from fedsim.learn.store import Store
@@ -40,6 +41,39 @@ def test_training_is_a_cpus(name: str, graphs: bool) -> None:
     for ours, theirs, second in zip(there, here, again, strict=True):
         assert ours.digest == second.digest
         assert all(np.abs(ours.params[n] - theirs.params[n]).max() < 1e-9 for n in ours.params)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_graphs_run_all_of_what_they_can_in_float32(name: str) -> None:
+    """In float32, with five numbers of rows in turn so that memory that stays is let go: no note, and what steps come to without graphs."""
+    fed, job = nets.federation(name), Job(epochs=2, batch_size=8, lr=0.1)
+
+    def trained(graphs: bool) -> tuple[list[Any], CohortEngine]:
+        model = nets.net(name, torch.float32).to("cuda")
+        engine = CohortEngine(model, Classification(), Store(fed, torch.float32, torch.device("cuda")), arithmetic=Arithmetic(graphs=graphs))
+        tasks = nets.tasks(model, job, fed)
+        return [result for _ in range(4) for rows in range(1, 6) for result in engine.run(tasks[:rows])], engine
+
+    (by_graphs, engine), (by_steps, _) = trained(True), trained(False)
+    assert engine.graphs is not None and engine.graphs.replayed > 0 and [] == engine.notes
+    for ours, theirs in zip(by_graphs, by_steps, strict=True):
+        assert all(np.allclose(ours.params[n], theirs.params[n], rtol=1e-4, atol=1e-6) for n in ours.params)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_capture_that_raises_leaves_the_device_as_it_was() -> None:
+    """What cannot go into a graph (a number that the host wants to see) is told, and the stream captures the next one all the same."""
+    graphs, x = Cuda(), torch.arange(4.0, device="cuda")
+    with pytest.raises(RuntimeError):
+        graphs.capture(lambda: [x * float(x.sum().item())])
+    replay = graphs.capture(lambda: [x * 2.0])
+    x.fill_(3.0)
+
+    assert [6.0] * 4 == replay()[0].tolist()
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
 
 
 @pytest.mark.gpu

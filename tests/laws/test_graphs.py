@@ -173,22 +173,44 @@ def test_what_goes_into_no_graph_is_told(name: str, why: str) -> None:
     assert 0 == capture.captured and any(why in note for note in graphed.notes), graphed.notes
 
 
-def test_a_full_memory_lets_go_of_graphs() -> None:
+class Full(Again):
+    """Finds no room for its first graph."""
+
+    def capture(self, function: Callable[[], Sequence[Tensor]]) -> graphs.Replay:
+        if self.captured == 0:
+            self.captured += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return super().capture(function)
+
+
+def test_a_graph_that_finds_no_room_is_left_out() -> None:
+    """Memory that is too short for a graph is not for its step: the chunk stays as wide as it was, and other steps have theirs."""
+    engine, tasks = work("mlp", JOBS["plain"])
+    expected = bits(engine().run(tasks))
+    graphed = engine(capture=Full())
+
+    assert all(expected == bits(graphed.run(tasks)) for _ in range(4))
+    assert graphed.room.most is None and any("find no room to be captured" in note for note in graphed.notes), graphed.notes
+    assert graphed.graphs is not None and 0 < graphed.graphs.replayed
+
+
+def test_a_full_memory_lets_go_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept to be quick is let go when memory is short; where there is nothing to halve, for good."""
     engine, tasks = work("mlp", JOBS["plain"])
     tasks = tasks[:1]
     expected = bits(engine().run(tasks))
+    graphed, full = engine(capture=Again()), iter([True])
+    place = Graphs.place
 
-    class Full(Again):
-        def capture(self, function: Callable[[], Sequence[Tensor]]) -> graphs.Replay:
-            if self.captured == 0:
-                self.captured += 1
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-            return super().capture(function)
+    def placed(self: Graphs, rows: graphs.Laid) -> None:
+        place(self, rows)
+        if self._at is not None and next(full, False):  # As the memory that it would keep is laid out.
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    graphed = engine(capture=Full())
-    assert all(expected == bits(graphed.run(tasks)) for _ in range(3))
+    monkeypatch.setattr(Graphs, "place", placed)
+    assert all(expected == bits(graphed.run(tasks)) for _ in range(4))
     assert graphed.graphs is not None and 0 == graphed.graphs.replayed  # One client alone: what is kept to be quick is what was too much.
+    assert any("find no room beside one client" in note for note in graphed.notes), graphed.notes
 
 
 def test_memory_is_kept_for_a_few_shapes() -> None:

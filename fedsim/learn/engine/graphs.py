@@ -210,9 +210,8 @@ class Graphs:
             _put(mine, begun)
             found = [each.clone() for each in (*replay(), *mine)]
         except RuntimeError as error:  # Whatever does not go into a graph: torch has no type of its own for it.
-            if is_full(error):
-                raise
-            self._left[f"cannot be captured ({reason(error)[:160]})"] += 1
+            full = is_full(error)  # The step itself found room: only its graph does without.
+            self._left["find no room to be captured" if full else f"cannot be captured ({reason(error)[:160]})"] += 1
             return None
         finally:
             _put(mine, begun)
