@@ -52,7 +52,8 @@ def test_graphs_run_all_of_what_they_can_in_float32(name: str) -> None:
 
     def trained(graphs: bool) -> tuple[list[Any], CohortEngine]:
         model = nets.net(name, torch.float32).to("cuda")
-        engine = CohortEngine(model, Classification(), Store(fed, torch.float32, torch.device("cuda")), arithmetic=Arithmetic(graphs=graphs))
+        store = Store(fed, torch.float32, torch.device("cuda"))
+        engine = CohortEngine(model, Classification(), store, arithmetic=Arithmetic(graphs=graphs))
         tasks = nets.tasks(model, job, fed)
         return [result for _ in range(4) for rows in range(1, 6) for result in engine.run(tasks[:rows])], engine
 
