@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 import fedsim
 from fedsim.score import fairness
@@ -53,7 +54,11 @@ def test_spearman_is_pearson_of_ranks() -> None:
     ranks = np.array([1, 2.5, 2.5, 4, 5]), np.array([2, 1, 3.5, 3.5, 5])
     found = fairness.correlation(ours, theirs)
 
+    scipys = spearmanr(ours[:5], theirs[:5])
+
     assert 5 == found.clients and math.isclose(np.corrcoef(*ranks)[0, 1], found.rho, rel_tol=1e-12)
+    assert math.isclose(scipys.statistic, found.rho, rel_tol=1e-12) and math.isclose(scipys.pvalue, found.p, rel_tol=1e-9)
+    assert (1.0, 0.0) == (fairness.correlation(ours[2:], ours[2:]).rho, fairness.correlation(ours[2:], ours[2:]).p)
     assert math.isnan(fairness.correlation(np.ones(5), np.arange(5)).rho) and math.isnan(fairness.correlation(ours[:2], theirs[:2]).rho)
 
 
