@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from fedsim.flower.compat_lazy import mean_arrays
 from fedsim.flower.records import client_of
 from fedsim.preview import preview
 from fedsim.real.folder import write_app
+from fedsim.report.page import write_report
 from fedsim.scenario.load import load
 from fedsim.sim import edges as at_work
 from fedsim.sim.invariants import Invariants
@@ -206,9 +208,9 @@ def test_times_are_the_sums_they_are_by_hand(go: Go) -> None:
 def test_the_clients_of_an_edge_share_what_it_carries_and_no_other(go: Go) -> None:
     """Of an edge that carries as much as one client's link, k clients' transfers take k times as long; the next edge's are its own."""
     assign = [0, 0, 0, 0, 1, 1]
-    alone = go({**EVEN, **edges(2, assign=assign), "server.rounds": 1}).tasks.set_index("client")
+    alone: Any = go({**EVEN, **edges(2, assign=assign), "server.rounds": 1}).tasks.set_index("client")
     run = go({**EVEN, **edges(2, assign=assign, access={"egress_mbps": 2.0, "ingress_mbps": 1.0}), "server.rounds": 1})
-    shared = run.tasks.set_index("client")
+    shared: Any = run.tasks.set_index("client")
     for client, times in enumerate([4, 4, 4, 4, 2, 2]):
         for begin, end in (("sent_s", "received_s"), ("computed_s", "arrived_s")):
             takes = alone[end][client] - alone[begin][client] - 0.05
@@ -275,6 +277,17 @@ def test_what_a_dry_run_foretells_comes_true(go: Go, tiny: Any) -> None:
     assert (told.foretold.down_bytes, told.foretold.up_bytes) == (run.manifest["bytes_down"], run.manifest["bytes_up"])
     assert {"bytes_down_per_round": between["bytes_down"] / 2, "bytes_up_per_round": between["bytes_up"] / 2} == told.plain()["edges"]
     assert "3 edges play 2 rounds among their clients for each round of the server's" == told.plain()["together"]["edges"]
+
+
+def test_the_page_and_the_lines_tell_both_tiers(go: Go, cli: Any) -> None:
+    """The report has a section on edges, and the summary a line; without edges there is neither."""
+    run = go(edges(2, rounds=2))
+    page, shown, told = write_report(run).read_text(encoding="utf-8"), cli("show", run.path), cli("show", run.path, "--json")
+
+    assert all(word in page for word in ("By way of edges", "server-edge", "plays 2 rounds among its clients"))
+    assert "server to edges" in shown.out
+    assert "By way of edges" not in write_report(go({})).read_text(encoding="utf-8")
+    assert {"count", "rounds", "bytes_down", "bytes_up", "bytes_wasted"} == {*json.loads(told.out)["edges"]}
 
 
 # What goes wrong.
