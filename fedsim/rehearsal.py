@@ -88,12 +88,12 @@ class Foretold:
 
 @dataclass(slots=True)
 class _Heard:
-    """Counts what a rehearsal's rounds asked and missed; *also* hears each row of a task or a round."""
+    """Counts what a rehearsal's rounds asked and missed; *also* hears each row of a task, a round or an edge."""
 
     asked: int = 0
     missed: int = 0
     batches: int = 0
-    also: Callable[[TaskRow | RoundRow], None] | None = None
+    also: Callable[[TaskRow | RoundRow | EdgeRow], None] | None = None
 
     def task(self, row: TaskRow) -> None:
         if self.also:
@@ -121,7 +121,8 @@ class _Heard:
         raise AssertionError("a rehearsal charges nothing")
 
     def edge(self, row: EdgeRow) -> None:
-        pass
+        if self.also:
+            self.also(row)
 
     def round(self, row: RoundRow) -> None:
         if self.also:
@@ -212,10 +213,10 @@ def lasting(parts: Parts) -> FloatArray:
         stage.grid.close()
 
 
-def told(parts: Parts, *, wall_s: float, also: Callable[[TaskRow | RoundRow], None]) -> int:
+def told(parts: Parts, *, wall_s: float, also: Callable[[TaskRow | RoundRow | EdgeRow], None]) -> int:
     """Rehearse the rounds of *parts* one after the other for about *wall_s*, all that there is time for; return how many.
 
-    *also* hears each row of a task or a round, those on the wire at the end too. Raises RunError as ``rehearse`` does.
+    *also* hears each row of a task, a round or an edge, those on the wire at the end too. Raises RunError as ``rehearse`` does.
     """
     stage = _Stage(parts)
     stage.heard.also = also
