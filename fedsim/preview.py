@@ -144,6 +144,7 @@ class Preview:
             "bytes_up_per_round": self.up_bytes_per_round,
             "bytes_down": told.down_bytes,
             "bytes_up": told.up_bytes,
+            **({} if told.edges is None else {"edges": dict(zip(("bytes_down_per_round", "bytes_up_per_round"), told.edges, strict=True))}),
             **self._kept(),
             "notes": self.notes,
         }

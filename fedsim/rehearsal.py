@@ -25,7 +25,7 @@ from fedsim.flower.rounds import Course, rounds
 from fedsim.scenario.build import Parts
 from fedsim.sim.fleet import Fleet
 from fedsim.sim.grid import VirtualGrid
-from fedsim.sim.rows import EnergyRow, ExaminedRow, HeardRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
+from fedsim.sim.rows import EdgeRow, EnergyRow, ExaminedRow, HeardRow, NoiseRow, PredictionRow, RoundRow, StepRow, TaskRow, VersionRow
 from fedsim.timekeeping import Timekeeper, Work
 from fedsim.walking import Room, by_phase, walk
 
@@ -72,6 +72,8 @@ class Foretold:
     work: Work = field(default_factory=Work)
     """What the training tasks of the rehearsed rounds come to."""
     stopped: str = ""
+    edges: tuple[float, float] | None = None
+    """Bytes of a round between the server and its edges, down and up, where there are any."""
 
     @property
     def whole(self) -> bool:
@@ -86,12 +88,12 @@ class Foretold:
 
 @dataclass(slots=True)
 class _Heard:
-    """Counts what a rehearsal's rounds asked and missed; *also* hears each row of a task or a round."""
+    """Counts what a rehearsal's rounds asked and missed; *also* hears each row of a task, a round or an edge."""
 
     asked: int = 0
     missed: int = 0
     batches: int = 0
-    also: Callable[[TaskRow | RoundRow], None] | None = None
+    also: Callable[[TaskRow | RoundRow | EdgeRow], None] | None = None
 
     def task(self, row: TaskRow) -> None:
         if self.also:
@@ -117,6 +119,10 @@ class _Heard:
 
     def energy(self, row: EnergyRow) -> None:
         raise AssertionError("a rehearsal charges nothing")
+
+    def edge(self, row: EdgeRow) -> None:
+        if self.also:
+            self.also(row)
 
     def round(self, row: RoundRow) -> None:
         if self.also:
@@ -186,7 +192,10 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
     """
     stage = _Stage(parts)
     try:
-        return _rehearsed(stage, wall_s, rounds, watch)
+        told, sent = _rehearsed(stage, wall_s, rounds, watch), stage.grid.invariants
+        if parts.fleet.edges is None:
+            return told
+        return replace(told, edges=(sent.edge_down_bytes / told.rehearsed, sent.edge_up_bytes / told.rehearsed))
     finally:
         stage.grid.close()
 
@@ -204,10 +213,10 @@ def lasting(parts: Parts) -> FloatArray:
         stage.grid.close()
 
 
-def told(parts: Parts, *, wall_s: float, also: Callable[[TaskRow | RoundRow], None]) -> int:
+def told(parts: Parts, *, wall_s: float, also: Callable[[TaskRow | RoundRow | EdgeRow], None]) -> int:
     """Rehearse the rounds of *parts* one after the other for about *wall_s*, all that there is time for; return how many.
 
-    *also* hears each row of a task or a round, those on the wire at the end too. Raises RunError as ``rehearse`` does.
+    *also* hears each row of a task, a round or an edge, those on the wire at the end too. Raises RunError as ``rehearse`` does.
     """
     stage = _Stage(parts)
     stage.heard.also = also

@@ -38,6 +38,7 @@ from fedsim.record.leaving import Interrupted, Spent, Steps
 from fedsim.record.model import save_model
 from fedsim.record.place import check_place
 from fedsim.scenario import held
+from fedsim.scenario.between import refuse_real
 from fedsim.scenario.build import Parts, build, opened
 from fedsim.scenario.described import described
 from fedsim.scenario.everywhere import REAL, refuse
@@ -89,6 +90,7 @@ def execute(
     """
     if lay is not virtual:
         refuse(loaded.scenario, REAL)
+        refuse_real(loaded.scenario)
     if apart.needed(loaded.scenario):
         return apart.execute(loaded, out, watch, budget_s)
     check_place(loaded.scenario.name, loaded.scenario.seed, out)

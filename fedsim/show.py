@@ -92,12 +92,12 @@ def studying(name: str, *, silent: bool) -> Generator[Callable[[int, int, str], 
 def summary_line(run: Run) -> dict[str, Any]:
     """Return the figures of a run as one table: what ``--json`` prints.
 
-    ``online`` is there where clients have streams, ``energy`` where joules were counted.
+    ``online`` is there where clients have streams, ``energy`` where joules were counted, ``edges`` where there are some.
     """
     from fedsim.score.online import pooled
 
     about = run.manifest
-    energy = {"energy": about["energy"]} if "energy" in about else {}
+    energy = {name: about[name] for name in ("energy", "edges") if name in about}
     streams = {"online": pooled(run.tested)} if "stream" in about["scenario"] else {}
     return {
         "run": str(run.path), "status": run.status, "digest": about["digest"], "metrics_digest": about["metrics_digest"],
@@ -152,6 +152,9 @@ def summary(run: Run, parts: Mapping[str, float] | None = None) -> None:
     figures.append(("sent down, up", f"{megabytes(about['bytes_down'])}, {megabytes(about['bytes_up'])}"))
     if about["bytes_wasted"]:
         figures.append(("of it wasted", megabytes(about["bytes_wasted"])))
+    if edges := about.get("edges"):
+        between = f"{megabytes(edges['bytes_down'])}, {megabytes(edges['bytes_up'])}"
+        figures.append(("server to edges", f"{between} (down, up; the above is between edges and clients)"))
     if energy := about.get("energy"):
         figures.append(("energy", _drawn(energy)))
     tasks = run.tasks
@@ -293,6 +296,9 @@ def preview(foretold: Preview, wall: Wall) -> None:
         shown.append(("warning", "not one client answers in time: nothing would be learned. Raise server.round_timeout_s."))
     elif figures["missed_per_round"]:
         shown.append(("of it late", f"{figures['missed_per_round']:.3g} clients a round miss the deadline"))
+    if told := figures.get("edges"):
+        between = f"{megabytes(told['bytes_down_per_round'])} down, {megabytes(told['bytes_up_per_round'])} up"
+        shown.append(("to edges", f"{between} between them and the server; what follows is between them and clients"))
     shown.append(("a round sends", f"{megabytes(figures['bytes_down_per_round'])} down,"
                   f" {megabytes(figures['bytes_up_per_round'])} up"))  # fmt: skip
     told = foretold.foretold

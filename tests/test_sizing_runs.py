@@ -56,6 +56,18 @@ def test_a_dry_run_is_the_run_untrained(tiny: Any, go: Any) -> None:
     assert not np.array_equal(dry.ends_s, other.ends_s)
 
 
+def test_with_edges_the_server_sends_what_goes_to_them(tiny: Any, go: Any) -> None:
+    """Dry and run alike, the server's bytes are those between it and its edges, and a client's its own."""
+    behind = {**SLOW, "edges": {"count": 3, "rounds": 2, "network": {"kind": "constant", "down_mbps": 1.0, "up_mbps": 1.0}}}
+    run = go(behind)
+    seen, about = [Seen.of_run(run), dried(tiny(behind))], run.manifest
+
+    for each in [figures(each, 6) for each in seen]:
+        assert (about["edges"]["bytes_down"], about["edges"]["bytes_up"]) == (each.server_down, each.server_up)
+        assert each.client_bytes.sum() == about["bytes_down"] + about["bytes_up"]
+        assert each.whole_s == pytest.approx(about["virtual_s"])
+
+
 def test_figures_are_those_of_check(tiny: Any) -> None:
     """Late replies, bytes and the time of all rounds agree with what ``fedsim check`` foretells of the same scenario."""
     found, checked = figures(dried(tiny(SLOW)), 6), preview(load(tiny(SLOW))).foretold

@@ -112,7 +112,7 @@ class ServerLink:
 
 
 networks: Registry[Callable[..., Network]] = Registry(
-    "network", given=["key", "find"], key="clients.network",
+    "network", given=["key", "find"], key="clients.network", also=("edges.network",),
     gives=answers.Gives(
         "a Network", ("down_s", "up_s"),
         {

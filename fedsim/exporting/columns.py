@@ -16,7 +16,7 @@ TABLES: dict[str, Callable[[Run], Frame]] = {
     "metrics": lambda run: run.metrics, "clients": lambda run: run.clients, "devices": lambda run: run.devices,
     "tested": lambda run: run.tested, "alarms": lambda run: run.alarms, "drifts": lambda run: run.drifts, "steps": lambda run: run.steps,
     "noise": lambda run: run.noises[0], "examined": lambda run: run.noises[1], "worked": lambda run: run.worked,
-    "energy": lambda run: run.charged,
+    "energy": lambda run: run.charged, "edges": lambda run: run.edges,
 }  # fmt: skip
 SHARED: dict[str, Meaning] = {
     "message": ("", "the message, numbered in the order of sending"),
@@ -61,6 +61,22 @@ OWN: dict[str, dict[str, Meaning]] = {
         "cause": ("", "why its client failed: a kind of clients.failures, or that it left; empty for others"),
         "stopped_s": (SECONDS, "when its client stopped working on it; steps and flops are what was done by then"),
         "up_resent_bytes": (BYTES, "how much of the framing up was sent again, lost on the way before"),
+        "edge_round": ("", "which of its edge's own rounds it was, from 0; moments and bytes are then those on its client's link"),
+    },
+    "edges": {
+        "edge": ("", "the edge, from 0"),
+        "outcome": ("", "arrived, late, failed (nobody behind it answered), in flight (the run ended first)"),
+        "sent_s": (SECONDS, "when the server sent the model"),
+        "received_s": (SECONDS, "when the edge had it"),
+        "answered_s": (SECONDS, "when the edge sent its own model up"),
+        "arrived_s": (SECONDS, "when that was at the server"),
+        "played": ("rounds", "how many the edge played among its clients"),
+        "asked": ("clients", "how many of its clients it asked in each"),
+        "down_bytes": (BYTES, "from the server to the edge, framing apart"),
+        "down_framing_bytes": (BYTES, "what is wrapped around it, and answers to what came up"),
+        "up_bytes": (BYTES, "from the edge to the server, framing apart"),
+        "up_framing_bytes": (BYTES, "what is wrapped around that"),
+        "messages": ("", "numbers of the messages that it sent to its clients"),
     },
     "rounds": {
         "asked": ("messages", "how many were sent"),

@@ -13,6 +13,7 @@ from fedsim.core.errors import ScenarioError
 from fedsim.real import commands
 from fedsim.real.deployment import check_port
 from fedsim.record.place import check_place
+from fedsim.scenario.between import refuse_real
 from fedsim.scenario.everywhere import REAL, refuse
 from fedsim.scenario.load import Loaded, plain
 
@@ -64,6 +65,7 @@ class Asked:
 def check(asked: Asked) -> None:
     """Refuse what cannot be deployed here, before anything is started. Raises ScenarioError."""
     refuse(asked.loaded.scenario, REAL)
+    refuse_real(asked.loaded.scenario)
     if asked.nodes > MOST:
         raise ScenarioError(
             f"clients.count = {asked.nodes}: are too many SuperNodes for one machine, where each message starts a process that imports"

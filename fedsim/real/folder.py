@@ -15,6 +15,7 @@ from fedsim.core.errors import ScenarioError
 from fedsim.record.leaving import spoken
 from fedsim.record.manifest import own_kinds
 from fedsim.report.page import toml
+from fedsim.scenario.between import refuse_real
 from fedsim.scenario.everywhere import REAL, refuse
 from fedsim.scenario.load import Loaded, load
 
@@ -45,6 +46,7 @@ def write_app(folder: Path, loaded: Loaded, *, source: Path | None = None, nodes
     files of data that lie beside the original are named where they are. Raises ScenarioError where the folder holds something.
     """
     refuse(loaded.scenario, REAL)
+    refuse_real(loaded.scenario)
     name = _name(loaded.scenario.name)
     text = source.read_text(encoding="utf-8-sig") if source else toml(loaded.scenario.plain()) + "\n"
     code = own_files(loaded)

@@ -80,6 +80,14 @@ class _Energy(_Part):
     joules: _Joules
 
 
+class _Edges(_Part):
+    count: Counted
+    rounds: Counted
+    bytes_down: Counted
+    bytes_up: Counted
+    bytes_wasted: Counted
+
+
 class _Process(_Part):
     pid: int
     host: str
@@ -111,6 +119,7 @@ class About(_Part):
     rests_on: dict[str, dict[str, str]] = {}
     notes: list[str] = []
     energy: _Energy | None = None
+    edges: _Edges | None = None
     classes: list[str] = []
     natural_clients: list[str] = []
     files: dict[str, str]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 EVENTS = ("received_s", "started_s", "computed_s", "arrived_s", "stopped_s")
 """Columns of the table ``tasks`` that hold -1.0 for what never happened; ``Frames.tasks`` holds NaN there."""
+EDGES = ("received_s", "answered_s", "arrived_s")
+"""Those of the table ``edges``."""
 SINGULAR = {
     "items": "item", "concepts": "concept", "alarms": "item", "drifts_s": "drift_s", "messages": "message", "clients": "client",
     "numbers": "number", "rounds": "round", "versions": "version", "steps": "step",
@@ -48,6 +50,10 @@ class Frames:
         down = tasks.down_bytes + tasks.down_framing_bytes
         up = tasks.up_bytes + tasks.up_framing_bytes
         wasted = (down + up).where(tasks.outcome != "arrived", 0)
+        began: Any = self._edges.explode("messages").dropna(subset=["messages"]).set_index("messages").sent_s
+        if len(began):  # What an edge sends belongs to the batch that the server sent the edge's own with.
+            numbers: Any = tasks.message.str[1:].astype("int64")
+            tasks = tasks.assign(sent_s=numbers.map(began).fillna(tasks.sent_s))
         sums = tasks.assign(down_bytes=down, up_bytes=up, wasted_bytes=wasted).groupby(["round", "kind", "sent_s"], sort=False)
         totals: Any = sums[["down_bytes", "up_bytes", "wasted_bytes"]].sum()
         return self._rounds.join(totals, on=["round", "kind", "started_s"])
@@ -101,6 +107,12 @@ class Frames:
     def energy(self) -> pd.DataFrame:
         """Return what messages cost the devices of their clients, a row per message; none where nothing was counted."""
         return self._energy.copy()
+
+    @property
+    def edges(self) -> pd.DataFrame:
+        """Return what passed between the server and its edges, a row per edge and batch, with NaN for what never happened."""
+        times: Any = self._edges[list(EDGES)]
+        return self._edges.assign(**times.where(times >= 0))
 
     @property
     def clients(self) -> pd.DataFrame:
@@ -164,6 +176,12 @@ class Frames:
         rows = self._table("versions")
         with door(f"{self.folder / journal.FILE}: table versions", "cannot be read:", wrong=RunError):
             return rows.assign(merged=[journal.arrays({"merged": merged})["merged"] for merged in rows.merged])
+
+    @cached_property
+    def _edges(self) -> pd.DataFrame:
+        rows = self._table("edges")
+        with door(f"{self.folder / journal.FILE}: table edges", "cannot be read:", wrong=RunError):
+            return rows.assign(messages=[journal.arrays({"messages": sent})["messages"] for sent in rows.messages])
 
     @cached_property
     def _metrics(self) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from fedsim.core.types import Array, Params, Seconds
 from fedsim.record import digest
 from fedsim.sim.rows import (
     DevicesRow,
+    EdgeRow,
     EnergyRow,
     ExaminedRow,
     HeardRow,
@@ -64,16 +65,16 @@ class MetricRow:
 _TABLES: dict[str, type] = {
     "tasks": TaskRow, "settled": TaskRow, "rounds": RoundRow, "metrics": MetricRow, "tested": PredictionRow, "versions": VersionRow,
     "steps": StepRow, "examined": ExaminedRow, "noise": NoiseRow, "worked": WorkRow, "heard": HeardRow, "devices": DevicesRow,
-    "energy": EnergyRow,
+    "energy": EnergyRow, "edges": EdgeRow,
 }  # fmt: skip
-LATER = ("settled", "versions", "steps", "examined", "noise", "worked", "heard", "devices", "energy")
+LATER = ("settled", "versions", "steps", "examined", "noise", "worked", "heard", "devices", "energy", "edges")
 """Tables that journals of earlier versions do not have; there, they are empty."""
 _SQL = {"int": "INTEGER", "float": "REAL", "Seconds": "REAL", "float | None": "REAL", "IntArray": "BLOB", "FloatArray": "BLOB"}
 _STORED = {"INTEGER": "'integer'", "REAL": "'real', 'integer', 'null'", "TEXT": "'text', 'null'", "BLOB": "'blob'"}
 """What SQLite may hold in columns of a type. A NaN is NULL there."""
 ARRAYS: dict[str, str] = {
     f.name: "<f8" if f.type == "FloatArray" else "<i8"
-    for row in (PredictionRow, VersionRow, StepRow, HeardRow, DevicesRow, EnergyRow)
+    for row in (PredictionRow, VersionRow, StepRow, HeardRow, DevicesRow, EnergyRow, EdgeRow)
     for f in dataclasses.fields(row) if "Array" in str(f.type)
 }  # fmt: skip
 """The arrays in rows, by name, and how they are written."""
@@ -178,6 +179,11 @@ class Journal:
         self._rows["energy"].append(_written(row))
         self._maybe_flush()
 
+    def edge(self, row: EdgeRow) -> None:
+        """Record what passed between the server and an edge; no digest covers it."""
+        self._rows["edges"].append(_written(row))
+        self._maybe_flush()
+
     def worked(self, row: WorkRow) -> None:
         """Record what a real node's processor took; no digest covers it."""
         self._rows["worked"].append(self._values["worked"](row))
@@ -256,10 +262,10 @@ def _write(journal: weakref.ref[Journal], due: threading.Event) -> None:
         del mine
 
 
-def _written(row: PredictionRow | VersionRow | StepRow | HeardRow | DevicesRow | EnergyRow) -> tuple[Any, ...]:
+def _written(row: PredictionRow | VersionRow | StepRow | HeardRow | DevicesRow | EnergyRow | EdgeRow) -> tuple[Any, ...]:
     """Return the values of *row* as the file holds them: arrays as bytes."""
     return tuple(
-        np.ascontiguousarray(value, dtype=ARRAYS[name]).tobytes() if name in ARRAYS else value
+        np.ascontiguousarray(value, dtype=ARRAYS[name]).tobytes() if isinstance(value, np.ndarray) else value
         for name, value in ((f.name, getattr(row, f.name)) for f in dataclasses.fields(row))
     )
 

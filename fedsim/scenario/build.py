@@ -55,7 +55,7 @@ from fedsim.learn.pace import Pace, Scaling
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
-from fedsim.scenario import around, batches, composing, costs, everywhere, judge, placing
+from fedsim.scenario import around, batches, between, composing, costs, everywhere, judge, placing
 from fedsim.scenario.floor import check_floor, floor_remark
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
@@ -229,6 +229,10 @@ def _built(loaded: Loaded) -> Parts:
     if policy is not None:
         fleet = replace(fleet, sizing=Sizing.of(policy, fleet.compute, counted, federation.count, fleet.loader))
     fleet = replace(fleet, coding=_coding(scenario, job, fleet, first, model))
+    if fleet.edges is not None:
+        between.check_goes(scenario, strategy, job)
+        weight = str(getattr(strategy.strategy, "weighted_by_key", fleet.edges.weight))
+        fleet = replace(fleet, edges=replace(fleet.edges, weight=weight))
     extras, statistics = around.put(scenario, strategy, job, first, list(trainable(model)), calibration)
     told = reply_metrics(job, scores, fleet.client(0).tells)[1:]
     controller = _controller(scenario, strategy, scores, (*told, *strategy.extra_metrics))

@@ -16,6 +16,7 @@ from fedsim.cost.availability import Availability, Leaving
 from fedsim.cost.carbon import KEY as INTENSITY
 from fedsim.cost.carbon import intensity
 from fedsim.cost.compute import Compute
+from fedsim.cost.edges import Edges
 from fedsim.cost.failures import Failures, silent_for_ever
 from fedsim.cost.loading import Loader
 from fedsim.cost.meter import Meter
@@ -23,6 +24,7 @@ from fedsim.cost.network import Network, Overhead, ServerLink, pieces
 from fedsim.cost.transport import Transport
 from fedsim.data.federation import Federation
 from fedsim.data.source import finder
+from fedsim.scenario import between
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
 from fedsim.scenario.schema import Energy, Scenario
@@ -44,6 +46,7 @@ class Costs(TypedDict):
     failures: Failures | None
     leaving: Leaving
     energy: Meter | None
+    edges: Edges | None
 
 
 def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
@@ -63,6 +66,7 @@ def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
         "failures": None if clients.failures is None else failing(clients.failures, key.fold("failures"), clients.count),
         "leaving": clients.leaving,
         "loader": None if clients.loading is None else made("loader", clients.loading, key=key.fold("loading")),
+        "edges": None if scenario.edges is None else between.edges(loaded, key.fold("edges")),
         "energy": meter(loaded, clients.energy, key, network, brought=scenario.transport is None),
     }
 
@@ -80,7 +84,9 @@ def check_leaving(scenario: Scenario, network: Network) -> None:
     leaving = scenario.clients.leaving
     if leaving == "finish":
         return
-    beside = [name for name, there in (("server.link", scenario.server.link), ("transport", scenario.transport)) if there is not None]
+    access = None if scenario.edges is None else scenario.edges.access
+    shared = (("server.link", scenario.server.link), ("edges.access", access), ("transport", scenario.transport))
+    beside = [name for name, there in shared if there is not None]
     if beside:
         raise ScenarioError(
             f"clients.leaving = {leaving!r}: goes with links and devices of clients' own, and there is {' and '.join(beside)}. Leave"

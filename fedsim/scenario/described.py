@@ -29,6 +29,7 @@ def described(parts: Parts, loaded: Loaded) -> Setup:
         },
         hindsight=federation.hindsight, classes=federation.classes, clients=federation.clients,
         files={**federation.files, **costs.files_of(
-            (fleet.compute, fleet.network, fleet.availability, fleet.energy and fleet.energy.intensity)
+            (fleet.compute, fleet.network, fleet.availability, fleet.energy and fleet.energy.intensity,
+             fleet.edges and fleet.edges.network)
         )}, asks=loaded.asks, rests=rests,
     )  # fmt: skip

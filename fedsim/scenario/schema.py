@@ -264,6 +264,28 @@ class Server(Section):
     link: Annotated[ServerLink | None, Field(description=_SERVER_LINK)] = None
 
 
+_EDGES = "Edges between the clients and the server, which average for their clients; clients send to the server unless given."
+_ASSIGN = (
+    "which clients are behind which edge: in 'blocks' of their numbers, as even as can be; dealt out 'in_turn'; 'drawn', each by itself;"
+    " or a list with the edge of each client, from 0"
+)
+_EDGE_ROUNDS = "how many rounds an edge plays among its clients before it sends its model up: kappa2 of HierFAVG"
+_EDGE_NETWORK = "How fast the link of each edge with the server is: up is to the server."
+_EDGE_TIMEOUT = "how many seconds an edge waits for its clients in each of its rounds; until all have answered unless given"
+_ACCESS = "What each edge's own link towards its clients carries, shared by their transfers; more than is ever asked unless given."
+
+
+class Edges(Section):
+    """Edges between the clients and the server: each hands one copy of the model on, averages, and sends one model up."""
+
+    count: Annotated[int, Field(ge=1, le=1_000_000, description="how many edges there are")]
+    assign: Annotated[Literal["blocks", "in_turn", "drawn"] | list[Annotated[int, Field(ge=0)]], Field(description=_ASSIGN)] = "blocks"
+    rounds: Annotated[int, Field(ge=1, le=1_000_000, description=_EDGE_ROUNDS)] = 1
+    timeout_s: Annotated[float | None, Field(gt=0, description=_EDGE_TIMEOUT)] = None
+    network: Annotated[Table, Field(description=_EDGE_NETWORK)] = Field(default_factory=lambda: {"kind": "ideal"})
+    access: Annotated[ServerLink | None, Field(description=_ACCESS)] = None
+
+
 class Codec(Section):
     """What travels in the place of plain arrays, to the clients and back."""
 
@@ -341,6 +363,7 @@ class Scenario(Section):
     model: Model
     training: Training
     server: Server
+    edges: Annotated[Edges | None, Field(description=_EDGES)] = None
     codec: Codec | None = None
     evaluate: Evaluate = Evaluate()
     stop: Stop | None = None

@@ -79,6 +79,9 @@ def together(parts: Parts) -> dict[str, str]:
         sent = ", ".join([*([f"sends {' and '.join(down)} along"] if down else []), *([f"gets {' and '.join(up)} back"] if up else [])])
         half = f"its server's half stands around {strategy}" if parts.extras else f"{strategy} aggregates"
         found["algorithm"] = f"{scenario.training.algorithm['kind']}: {half}{f', {sent}' if sent else ''}"
+    if (edges := parts.fleet.edges) is not None:
+        played = "a round" if edges.rounds == 1 else f"{edges.rounds} rounds"
+        found["edges"] = f"{edges.count:,} edges play {played} among their clients for each round of the server's"
     if (asked := scenario.training.schedule) is not None:
         warm = f", after a warm-up of {asked.warmup:g}" if asked.warmup else ""
         found["rate"] = f"{asked.table['kind']} from {job.lr:g}, on the clock {asked.clock!r}{warm}"

@@ -87,7 +87,8 @@ class Run:
         (why that was an error), waited_s (seconds that its steps waited for mini-batches), batch_size (examples, as chosen by
         ``training.batch_policy``; NaN where none did: batches are then of ``training.batch_size``), cause (why its client failed, by
         ``clients.failures`` or ``clients.leaving``; such a task is late where it was never answered), stopped_s (when the client stopped
-        working on it; steps and flops are what was done by then).
+        working on it; steps and flops are what was done by then), edge_round (which of its edge's own rounds it was, from 0; behind an
+        edge moments and bytes are those between edge and client).
 
         On real clients NaN is also what their nodes did not tell; of a run that was killed there is what its server knew: number is -1
         there, steps and flops are 0.
@@ -122,6 +123,28 @@ class Run:
         messages, framing included), wasted_bytes (both ways, of those that did not count).
         """
         return self._frames.rounds
+
+    @property
+    def edges(self) -> pd.DataFrame:
+        """Return one row per edge and batch of messages: what passed between the server and the edge. Empty without [edges].
+
+        Columns: round, kind (train, evaluate), edge (from 0), version (of the model that it was sent), outcome (arrived, late, failed
+        where nobody behind it answered, in flight); sent_s, received_s, answered_s (when it sent its model up) and arrived_s, in virtual
+        seconds, NaN for never; played (rounds among its clients), asked (clients); down_bytes and up_bytes (payload),
+        down_framing_bytes and up_framing_bytes, between server and edge alone; messages (an array: the numbers of those that it sent to
+        its clients).
+        """
+        return self._frames.edges
+
+    def tiers(self) -> Frame:
+        """Return the bytes of a run with [edges] by tier: between server and edges, and between edges and clients, by kind of message.
+
+        Columns: tier, kind, messages (those down), and bytes: down and up (payload), down_framing, up_framing, total; wasted (of what did
+        not come to anything). Without edges there is one tier, between server and clients.
+        """
+        from fedsim.score import spent
+
+        return spent.tiers(self.tasks, self.edges)
 
     @property
     def versions(self) -> pd.DataFrame:

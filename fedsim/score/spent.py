@@ -89,6 +89,33 @@ def ledger(tasks: Frame, end_s: Seconds) -> Frame:
     return in_order(found)
 
 
+TIERS = ("server-edge", "edge-client")
+
+
+def tiers(tasks: Frame, edges: Frame) -> Frame:
+    """Return the bytes of *tasks*, and of what *edges* passed on, by tier and kind of message: a row each.
+
+    Columns: tier (server-edge, edge-client; server-client where there are no edges), kind, messages, and bytes: down, up (payload),
+    down_framing, up_framing, total; wasted (both ways, of what did not count).
+    """
+    import pandas as pd
+
+    found: list[Frame] = []
+    for tier, rows in zip(TIERS if len(edges) else ("", "server-client"), (edges, tasks), strict=True):
+        if not tier:
+            continue
+        bytes_of = rows[["down_bytes", "up_bytes", "down_framing_bytes", "up_framing_bytes"]]
+        total = bytes_of.sum(axis=1)
+        grouped: Frame = rows.assign(total=total, wasted=total.where(rows.outcome != "arrived", 0)).groupby("kind", sort=False)
+        sums: Frame = grouped[[*bytes_of.columns, "total", "wasted"]].sum()
+        sums.columns = ["down", "up", "down_framing", "up_framing", "total", "wasted"]
+        sums.insert(0, "messages", grouped.size())
+        sums.insert(0, "tier", tier)
+        found.append(sums.reset_index())
+    whole: Frame = pd.concat(found, ignore_index=True)
+    return whole[["tier", "kind", *whole.columns[2:]]]
+
+
 JOULES = ("compute_j", "down_j", "up_j", "idle_j")
 
 

@@ -33,6 +33,7 @@ from fedsim.sim.world import World
 if TYPE_CHECKING:
     from fedsim.flower.apps import Mod
     from fedsim.learn.engine import Engine
+    from fedsim.sim.edges import Relay
     from fedsim.sim.fleet import Fleet
 
 OBSERVED = "Times are those of a run on real clients, which this one repeats. Its digest is the same for a second run at these times."
@@ -51,6 +52,7 @@ class VirtualGrid(Grid):
         self, fleet: Fleet, engine: Engine, observer: Observer, *, mods: Sequence[Mod] = (), writable: bool = True, dry: bool = False,
         observed: Observed | None = None,
     ) -> None:  # fmt: skip
+        from fedsim.sim.edges import Relay, behind
         from fedsim.sim.handover import Handover  # Only now, torch with them: other crews do without.
         from fedsim.sim.programs import Programs
 
@@ -60,14 +62,18 @@ class VirtualGrid(Grid):
         self._metered = None if fleet.energy is None or dry else Metered(observer, fleet.energy)
         observer = observer if self._metered is None else self._metered
         programs = Programs(fleet, engine, invariants)
-        desk = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry)
+        desk, mail = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry), Mail(fleet)
         crew = Crew(
-            fleet.federation.count, fleet.availability, fleet.network, programs, Mail(fleet), desk, fleet.transport, laid(fleet.server),
-            fleet.leaving,
+            fleet.federation.count, fleet.availability, fleet.network, programs, mail, desk, fleet.transport,
+            laid(fleet.server) if fleet.edges is None else behind(fleet.edges), fleet.leaving,
         )
         if observed is not None:
             crew = dataclasses.replace(crew, availability=Always(), transport=None)
         self._put(crew, observer, invariants, observed)
+        if fleet.edges is not None:
+            self._relay = Relay(
+                fleet.edges, self._world.env, fleet.server, self._inbox, invariants, observer, mail, desk, self._push_on, self._drop
+            )
 
     @classmethod
     def of(cls, crew: Crew, observer: Observer, invariants: Invariants) -> VirtualGrid:
@@ -80,6 +86,7 @@ class VirtualGrid(Grid):
     def _put(self, crew: Crew, observer: Observer, invariants: Invariants, observed: Observed | None = None) -> None:
         compat.set_identity()
         self._crew, self._observer, self.invariants, self._observed = crew, observer, invariants, observed
+        self._relay: Relay | None = None  # What is between the server and its clients, where anything is.
         if observed is None:
             self._world = World(
                 crew.clients, crew.network, self._arrived, crew.lay, crew.transport, self._lost,
@@ -106,9 +113,10 @@ class VirtualGrid(Grid):
         return self
 
     def described(self) -> Mapping[str, Any]:
-        """Return what a manifest says of the ground: nothing, where its times are its own, but for joules, where they are counted."""
+        """Return what a manifest says of the ground: nothing, where its times are its own, but for joules and edges if there are any."""
         where = {} if self._observed is None else {"ground": "observed", "promise": OBSERVED}
-        return {**where, **({} if self._metered is None else {"energy": self._metered.described()})}
+        joules = {} if self._metered is None else {"energy": self._metered.described()}
+        return {**where, **joules, **({} if self._relay is None else {"edges": self._relay.described()})}
 
     @property
     def asked(self) -> int:
@@ -157,10 +165,17 @@ class VirtualGrid(Grid):
 
         A reply at the very deadline is in time. Those that come later are recorded as late, and never applied.
         """
-        ready, row = self._exchange(messages, timeout)
+        passed: list[Message] = []
+        if self._relay is None:
+            ready, row = self._exchange(messages, timeout)
+        else:
+            ready, passed, row = self._relay.exchange(messages, timeout)
+            self._look_who_ended(ready, 0 if row is None else row.asked)
         if row is None:
             return []
         replies = self._answered(ready)
+        if passed:
+            replies = sorted([*replies, *passed], key=lambda reply: reply.metadata.src_node_id)
         failed = sum(reply.has_error() for reply in replies)
         self._observer.round(dataclasses.replace(row, arrived=row.arrived - failed, failed=failed))
         return replies
@@ -207,6 +222,8 @@ class VirtualGrid(Grid):
         """Settle what has no fate yet, and check that no byte is missing, unless the run is *broken* anyway."""
         self.invariants.at(self.now, "the end of the run")
         self._crew.desk.finish(broken=broken)
+        if self._relay is not None:
+            self._relay.finish(broken=broken)
         if self._metered is not None:
             self._metered.finish(self.now)
         if not broken:
@@ -215,6 +232,8 @@ class VirtualGrid(Grid):
     def close(self) -> None:
         """Let go of all that took part, once nothing more is going to happen: it goes in circles, with what is still under way."""
         self._world.close()
+        if self._relay is not None:
+            self._relay.close()
         del self._crew, self._inbox
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -283,6 +302,22 @@ class VirtualGrid(Grid):
         for delivery in there:
             self._world.send(delivery)
         return sent, []
+
+    def _push_on(self, messages: Sequence[Message], read: Read) -> list[Delivery]:
+        """Send *messages* now, for somebody on the way; *read* holds what was read of what they carry."""
+        sent = [self._opened(self._crew.post.delivery(message, self.now, read)) for message in messages]
+        for delivery in sent:
+            if delivery.reached:
+                self._world.send(delivery)
+        return sent
+
+    def _drop(self, delivery: Delivery) -> None:
+        """Wait for *delivery* no more."""
+        self._crew.clients.abandon(delivery)
+        if delivery.stage == "arrived":
+            self._crew.desk.late(delivery)
+        elif delivery.lost:
+            self._lost(delivery)
 
     def _opened(self, delivery: Delivery) -> Delivery:
         """Take that *delivery* was sent, or that nobody is there to have it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from flwr.app import Context, Error, Message, RecordDict
 
@@ -23,6 +23,15 @@ from fedsim.sim.mail import Delivery
 from fedsim.sim.programs import Programs
 from fedsim.sim.rows import Observer, PredictionRow
 from fedsim.sim.watched import Head, Made, examined_of, noise_of, steps_of
+
+
+class Held(NamedTuple):
+    """A reply that is no error, with what will be told of it once its fate is sealed: its loss, its digest, and what its client said."""
+
+    delivery: Delivery
+    loss: float | None
+    digest: str
+    said: Said | None
 
 
 class Handover:
@@ -55,19 +64,56 @@ class Handover:
 
         What is *flying* may be computed with them.
         """
+        replies, held = self._filled(ready, flying, now, merge=True)
+        self._tell(held, now)
+        return replies
+
+    def passed(self, ready: list[Delivery], flying: Iterable[Delivery], now: Seconds) -> tuple[list[Message], list[Held]]:
+        """Return the replies to *ready*, as ``answered``, for somebody on the way to the server, and what is held until its fate is known.
+
+        ``merged`` or ``dropped`` is to be told of that then; an error has its fate at once.
+        """
+        return self._filled(ready, flying, now, merge=False)
+
+    def merged(self, held: Sequence[Held], now: Seconds) -> None:
+        """Take that what was made of the replies *held* has come to the server."""
+        for each in held:
+            self._merge(each, now)
+        self._tell(held, now)
+
+    def dropped(self, held: Iterable[Held]) -> None:
+        """Take that the server waits no more for what was made of the replies *held*."""
+        for each in held:
+            self.ledger.settle(each.delivery, "late")
+
+    def _merge(self, each: Held, now: Seconds) -> None:
+        self.ledger.settle(each.delivery, "arrived", each.loss, each.digest)
+        if each.delivery.kind == "train" and not self._dry:
+            self.ledger.versions.handed(each.delivery.number, now)
+
+    def _filled(
+        self, ready: list[Delivery], flying: Iterable[Delivery], now: Seconds, *, merge: bool
+    ) -> tuple[list[Message], list[Held]]:
+        """Return the replies to *ready*, and what is known of each that is no error: sealed at once where it is to *merge*."""
+        held: list[Held] = []
         if self._dry:
             for delivery in ready:
-                self.ledger.settle(delivery, "failed" if delivery.failure else "arrived")
-            return []
+                if delivery.failure:
+                    self.ledger.settle(delivery, "failed")
+                    continue
+                held.append(Held(delivery, None, "", None))
+                if merge:
+                    self._merge(held[-1], now)
+            return [], held
         ready.sort(key=lambda delivery: (delivery.client, delivery.id))
         computed = [delivery for delivery in ready if not delivery.failure]
         tickets = [delivery.ticket for delivery in computed if delivery.ticket is not None]
         others = [d.ticket for d in [*self._late, *flying] if d.ticket is not None and d.wanted]
         results = dict(zip(tickets, self._engine.collect(tickets, others), strict=True))
         replies: list[Message] = []
-        said: list[Said] = []
         self._tell_late()
-        monitored, trained = self._fleet.monitor is not None, dict[int, list[tuple[Delivery, Result]]]()  # By version, where watched.
+        # By the model that they are of, where watched: a version of the server's, or what an edge made of it.
+        monitored, trained = self._fleet.monitor is not None, dict[tuple[int, int, int], list[tuple[Delivery, Result]]]()
         for delivery in ready:
             if delivery.failure or delivery.ticket is None:
                 code = delivery.code
@@ -81,7 +127,8 @@ class Handover:
             result = results[delivery.ticket]
             self._check(delivery, result)
             if monitored and delivery.kind == "train":
-                trained.setdefault(delivery.parcel.version, []).append((delivery, result))
+                model = delivery.parcel.version, delivery.parcel.edge, delivery.parcel.edge_round
+                trained.setdefault(model, []).append((delivery, result))
             finished = self._clients.finish(delivery, result)
             if finished.news is not None:
                 self._told(delivery, finished.news)
@@ -93,20 +140,18 @@ class Handover:
                 loss = result.metrics.get("train_loss", result.metrics.get("loss"))
                 coding = self._fleet.coding
                 other = self._mods or (coding is not None and coding.changes_up)  # Then what travels is not what was computed.
-                self.ledger.settle(delivery, "arrived", loss, records.digest_of_reply(reply) if other else result.digest)
-                said.append(said_in(delivery, records.told(reply.content) if self._mods else finished.reply.metrics))
-                if delivery.kind == "train":
-                    self.ledger.versions.handed(delivery.number, now)
+                told = said_in(delivery, records.told(reply.content) if self._mods else finished.reply.metrics)
+                held.append(Held(delivery, loss, records.digest_of_reply(reply) if other else result.digest, told))
+                if merge:
+                    self._merge(held[-1], now)
             replies.append(reply)
-        for row in heard_of(said, now):
-            self._observer.heard(row)
-        self._watched([each for version in trained.values() for each in version])
-        for version in sorted(trained):
-            self._noise(version, trained[version], now)
+        self._watched([each for model in trained.values() for each in model])
+        for model in sorted(trained):
+            self._noise(model[0], trained[model], now)
         weights = [d.task.examples for d in computed if d.task and not d.failure]
         if weights:
             self._invariants.weights(computed[0].round, weights)
-        return replies
+        return replies, held
 
     def finish(self, *, broken: bool = False) -> None:
         """Settle what has no fate yet, telling what it leaves behind unless the run is *broken*."""
@@ -117,6 +162,11 @@ class Handover:
             if delivery.ticket is not None:
                 self._engine.discard(delivery.ticket)
         self.ledger.finish()
+
+    def _tell(self, held: Sequence[Held], now: Seconds) -> None:
+        """Tell what clients told of themselves in the replies *held*."""
+        for row in heard_of([each.said for each in held if each.said is not None], now):
+            self._observer.heard(row)
 
     def _check(self, delivery: Delivery, result: Result) -> None:
         """Raise RunError where a number of *result* is none."""

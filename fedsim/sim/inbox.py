@@ -45,12 +45,42 @@ class Inbox:
         left = len(ids) if enough is None else min(len(ids), enough - sum(map(self._there.__contains__, message_ids)))
         if left <= 0:
             return
-        env, waiter = self._env, _Waiter(self._env, left)
+        waiter = _Waiter(self._env, left)
         self._waiters = dict.fromkeys(ids, waiter)
-        until = waiter.done if timeout is None else env.any_of([waiter.done, env.process(_deadline(env, timeout))])
+        self._run(waiter.done, timeout, ids)
+        self._waiters = {}
+        self._invariants.at(float(self._env.now), "the end of a wait")
+
+    def run(self, done: simpy.Event, timeout: Seconds | None) -> None:
+        """Let time pass until *done* happens, or *timeout* is over. Raises RunError as ``wait`` does."""
+        self._run(done, timeout, None)
+        self._invariants.at(float(self._env.now), "the end of a wait")
+
+    def whole(self, message_ids: Iterable[str]) -> simpy.Event:
+        """Return what happens when those of *message_ids* that are on their way are there; for who waits while ``run`` goes on."""
+        ids = [message_id for message_id in message_ids if message_id in self.flying]
+        waiter = _Waiter(self._env, len(ids))
+        self._waiters |= dict.fromkeys(ids, waiter)
+        if not ids:
+            waiter.done.succeed()
+        return waiter.done
+
+    def forget(self, message_ids: Iterable[str]) -> None:
+        """Wait no more for *message_ids*."""
+        for message_id in message_ids:
+            self._waiters.pop(message_id, None)
+
+    def deadline(self, timeout: Seconds) -> simpy.Event:
+        """Return the end of *timeout* from now on, after whatever else happens at its last instant."""
+        return self._env.process(_deadline(self._env, timeout))
+
+    def _run(self, done: simpy.Event, timeout: Seconds | None, among: Sequence[str] | None) -> None:
+        """Let time pass until *done* happens; where nothing is left to happen, say who of those *among* the flying is lost."""
+        env = self._env
         try:
-            env.run(until=until)
+            env.run(until=done if timeout is None else env.any_of([done, self.deadline(timeout)]))
         except RuntimeError as error:
+            ids = list(self.flying) if among is None else among
             lost = [delivery for delivery in map(self.flying.get, ids) if delivery is not None and delivery.lost]
             if env.peek() < math.inf or not lost:  # It is not that nothing is left to happen.
                 raise
@@ -59,8 +89,6 @@ class Inbox:
                 f" {len(ids)} messages, the first to client {lost[0].client} ({lost[0].cause}). Give the wait a timeout, or"
                 f" clients.failures and clients.leaving settings under which everybody answers."
             ) from error
-        self._waiters = {}
-        self._invariants.at(float(env.now), "the end of a wait")
 
     def sleep(self, duration_s: Seconds) -> None:
         """Let *duration_s* pass, and whatever happens in it, its last instant included."""

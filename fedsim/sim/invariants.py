@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
-from fedsim.sim.rows import TaskRow
+from fedsim.sim.rows import EdgeRow, TaskRow
 
 
 class Invariants:
@@ -17,6 +17,9 @@ class Invariants:
         self.down_bytes = 0
         self.up_bytes = 0
         self.settled_bytes = 0
+        self.edge_down_bytes = 0
+        self.edge_up_bytes = 0
+        self.edge_settled_bytes = 0
 
     def at(self, now: Seconds, event: str) -> None:
         """Check that the clock does not go back."""
@@ -28,6 +31,27 @@ class Invariants:
         """Count bytes put on the wire."""
         self.down_bytes += down
         self.up_bytes += up
+
+    def passed(self, *, down: int = 0, up: int = 0) -> None:
+        """Count bytes put on the links between the server and its edges."""
+        self.edge_down_bytes += down
+        self.edge_up_bytes += up
+
+    def balanced(self, event: str, open_bytes: int) -> None:
+        """Check that what passed between the server and its edges is settled or among the *open_bytes*: received, lost, or in flight."""
+        sent = self.edge_down_bytes + self.edge_up_bytes
+        if sent != self.edge_settled_bytes + open_bytes:
+            raise _broken(event, f"{sent} bytes passed between server and edges, {self.edge_settled_bytes + open_bytes} accounted for")
+
+    def edge(self, row: EdgeRow) -> None:
+        """Check what passed between the server and an edge, once its fate is sealed."""
+        last, now = 0.0, self._now
+        for moment in (row.sent_s, row.received_s, row.answered_s, row.arrived_s):
+            if moment >= 0:
+                if not last <= moment <= now:
+                    raise _broken(f"edge {row.edge} in round {row.round}", f"its times are out of order at {now} s: {row}")
+                last = moment
+        self.edge_settled_bytes += row.wire_bytes
 
     def settled(self, row: TaskRow, version: int) -> None:
         """Check a task whose fate is sealed, against the newest model *version*."""

@@ -58,6 +58,9 @@ class Parcel:
     up: Size
     order: Order | None
     failure: str
+    edge: int = -1
+    """Whose model it is, where an edge made it of the server's version."""
+    edge_round: int = 0
 
 
 @dataclass(slots=True)
@@ -228,7 +231,7 @@ class Delivery:
             self.id, self.client, self.nth, parcel.kind, parcel.round, parcel.version, outcome,
             self.sent_s, self.received_s, self.started_s, self.computed_s, self.arrived_s, self.examples, self.steps, self.flops,
             down.payload, down.framing + up.back, up.payload, up.framing, loss, result, self.failure, self.waited_s, self.batch_size,
-            down.resent + up.back_resent, up.resent, self.cause, self.stopped_s,
+            down.resent + up.back_resent, up.resent, self.cause, self.stopped_s, parcel.edge_round,
         )  # fmt: skip
 
     def _go(self, stage: Stage) -> None:
@@ -239,15 +242,26 @@ class Delivery:
 
 _NOTHING = Size(0, 0)
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """By which *edge* a model was made, of which *version* of the server's, and in which of the edge's rounds it is sent, from 0."""
+
+    edge: int
+    version: int
+    edge_round: int
+
+
 @dataclass(slots=True)
 class Read:
     """The *parcels* of one push, by content and type; the content is kept alive, so that no other gets its id.
 
     Messages that are all there before the first is read are *still*: nobody's code runs between them, and what they carry stays.
+    *made* says of which *version* and in which of its rounds an edge made what they carry: such a model is no version of the server's.
     """
 
     parcels: dict[tuple[int, str], tuple[RecordDict, Parcel]] = field(default_factory=dict[tuple[int, str], tuple[RecordDict, Parcel]])
     still: bool = False
+    made: Made | None = None
 
 
 class Mail:
@@ -272,16 +286,20 @@ class Mail:
             message = compat.with_metadata(message.content, copy.copy(message.metadata))
         compat_lazy.set_message_id(message, message_id)
         # Strategies put one content into all messages of a round: it is read and copied once, until it changes.
+        return Delivery(message_id, records.client_of(node), message, self.parcel(message, kind, read), now)
+
+    def parcel(self, message: Message, kind: str, read: Read) -> Parcel:
+        """Return what *message*, of a *kind*, carries as it is now."""
         content = message.content
         same = (id(content), kind)
         held = read.parcels.get(same)
         if held is None or not (read.still or records.unchanged(content, held[1].content)):
-            held = read.parcels[same] = (content, self._parcel(message, kind))
-        return Delivery(message_id, records.client_of(node), message, held[1], now)
+            held = read.parcels[same] = (content, self._parcel(message, kind, read.made))
+        return held[1]
 
-    def _parcel(self, message: Message, kind: str) -> Parcel:
+    def _parcel(self, message: Message, kind: str, made: Made | None) -> Parcel:
         content = records.snapshot(message.content)
-        version = self._starts.version(next(iter(content.array_records.values()), None))
+        version = self._starts.version(next(iter(content.array_records.values()), None)) if made is None else made.version
         order, up, failure = None, records.Size(0, 0), ""
         if kind not in records.KINDS:
             failure = f"our client takes messages of type {' and '.join(records.KINDS)} only"
@@ -294,4 +312,5 @@ class Mail:
             up = records.reply_size(coding.up.forms(forms) if coding else forms, (*names, *extra))
         over = self._fleet.overhead
         down = records.size_of(content, records.DOWN).over(over)
-        return Parcel(content, kind, records.round_of(content), version, down, up.over(over) if up.total else up, order, failure)
+        own = (-1, 0) if made is None else (made.edge, made.edge_round)
+        return Parcel(content, kind, records.round_of(content), version, down, up.over(over) if up.total else up, order, failure, *own)

@@ -14,6 +14,7 @@ import numpy as np
 from fedsim.core.types import FloatArray, Seconds
 from fedsim.cost.meter import Meter, Moments
 from fedsim.sim.rows import (
+    EdgeRow,
     EnergyRow,
     ExaminedRow,
     HeardRow,
@@ -114,6 +115,10 @@ class Metered:
     def energy(self, row: EnergyRow) -> None:
         """Hear of joules that somebody else charged."""
         self._observer.energy(row)
+
+    def edge(self, row: EdgeRow) -> None:
+        """Hear what passed between the server and an edge."""
+        self._observer.edge(row)
 
 
 def _moments(rows: Sequence[TaskRow]) -> Moments:

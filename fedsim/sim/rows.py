@@ -29,6 +29,8 @@ class TaskRow:
     waited for mini-batches to be loaded, *batch_size* what the client's policy chose; both are 0 where there is no loader, and no policy.
     *cause* says why its client failed, and *stopped_s* when it stopped working on it: *steps* and *flops* are then what was done by then,
     to the share of its time. Bytes of a transfer that broke off count in full, as do those that are on their way when a run ends.
+    Behind an edge all moments are those between edge and client, *version* is the server's that the edge was sent, and *edge_round* says
+    which of the edge's own rounds it was, from 0.
     """
 
     message: str
@@ -59,6 +61,7 @@ class TaskRow:
     up_resent_bytes: int = 0
     cause: str = ""
     stopped_s: Seconds = -1.0
+    edge_round: int = 0
 
     @property
     def wire_bytes(self) -> int:
@@ -78,6 +81,37 @@ class RoundRow:
     arrived: int
     failed: int
     missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRow:
+    """What passed between the server and one edge in a round: a model down, and one up; times are virtual seconds, -1.0 for never.
+
+    *answered_s* is when the edge put its model on the link, once it had *played* so many rounds of *asked* messages each. *messages* (n,)
+    are the numbers of those that it sent to its clients. Bytes as in TaskRow, and not those of clients. No digest covers these rows.
+    """
+
+    round: int
+    kind: str
+    edge: int
+    version: int
+    outcome: Outcome
+    sent_s: Seconds
+    received_s: Seconds
+    answered_s: Seconds
+    arrived_s: Seconds
+    played: int
+    asked: int
+    down_bytes: int
+    down_framing_bytes: int
+    up_bytes: int
+    up_framing_bytes: int
+    messages: IntArray
+
+    @property
+    def wire_bytes(self) -> int:
+        """Return all bytes that went over the link between the server and the edge."""
+        return self.down_bytes + self.down_framing_bytes + self.up_bytes + self.up_framing_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +300,10 @@ class Observer(Protocol):
 
     def energy(self, row: EnergyRow) -> None:
         """Hear what messages cost the devices of their clients."""
+        ...
+
+    def edge(self, row: EdgeRow) -> None:
+        """Hear what passed between the server and an edge."""
         ...
 
     def round(self, row: RoundRow) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from fedsim.core.types import Array, FloatArray, IntArray, Seconds
 from fedsim.record.manifest import whole
 from fedsim.score.run import Run
-from fedsim.sim.rows import RoundRow, TaskRow
+from fedsim.sim.rows import EdgeRow, RoundRow, TaskRow
 
 OUTCOMES = ("arrived", "late", "failed", "in flight")
 
@@ -37,12 +37,17 @@ class Setting:
         return {**asked, "server.round_timeout_s": self.timeout_s}
 
 
+def _none() -> IntArray:
+    return np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """Rounds 1 to r of *count* clients, and the messages of these.
 
     Shapes: begins_s, ends_s (r,); client, round, outcome (a place in OUTCOMES; -1 where nothing was to be trained), down and up
-    (bytes), took_s (from sending to the reply, NaN without one) (m,).
+    (bytes), took_s (from sending to the reply, NaN without one) (m,); edge_round, edge_down and edge_up (e,) of what went between the
+    server and edges, where there are any: then that is what the server sends and receives.
     """
 
     count: int
@@ -54,6 +59,9 @@ class Seen:
     down: IntArray
     up: IntArray
     took_s: FloatArray
+    edge_round: IntArray = field(default_factory=_none)
+    edge_down: IntArray = field(default_factory=_none)
+    edge_up: IntArray = field(default_factory=_none)
 
     @property
     def rounds(self) -> int:
@@ -72,14 +80,16 @@ class Seen:
             tasks.client.to_numpy(np.int64), tasks["round"].to_numpy(np.int64),
             tasks.outcome.map({name: i for i, name in enumerate(OUTCOMES)}).where(tasks.kind == "train", -1).to_numpy(np.int64),
             down.to_numpy(np.int64), (tasks.up_bytes + tasks.up_framing_bytes).to_numpy(np.int64),
-            (tasks.arrived_s - tasks.sent_s).to_numpy(np.float64),
+            (tasks.arrived_s - tasks.sent_s).to_numpy(np.float64), run.edges["round"].to_numpy(np.int64),
+            (run.edges.down_bytes + run.edges.down_framing_bytes).to_numpy(np.int64),
+            (run.edges.up_bytes + run.edges.up_framing_bytes).to_numpy(np.int64),
         )  # fmt: skip
 
     @classmethod
     def read(cls, path: Path) -> Seen:
         """Return those that ``write`` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            return cls(int(file["count"]), **{name: file[name] for name in cls.__slots__ if name != "count"})
+            return cls(int(file["count"]), **{name: file[name] for name in cls.__slots__ if name != "count" and name in file})
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""
@@ -97,12 +107,15 @@ class Noted:
     spans: dict[int, tuple[float, float]] = field(default_factory=dict[int, tuple[float, float]])
     messages: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     took_s: list[float] = field(default_factory=list[float])
+    edges: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
 
-    def __call__(self, row: TaskRow | RoundRow) -> None:
+    def __call__(self, row: TaskRow | RoundRow | EdgeRow) -> None:
         """Take a row."""
         if isinstance(row, RoundRow):
             begins, ends = self.spans.get(row.round, (math.inf, -math.inf))
             self.spans[row.round] = (min(begins, row.started_s), max(ends, row.ended_s))
+        elif isinstance(row, EdgeRow):
+            self.edges.append((row.round, row.down_bytes + row.down_framing_bytes, row.up_bytes + row.up_framing_bytes))
         else:
             self.took_s.append(row.arrived_s - row.sent_s if row.arrived_s >= 0 else math.nan)
             self.messages.append((
@@ -115,7 +128,9 @@ class Noted:
         spans = np.array([self.spans[number] for number in sorted(self.spans)], dtype=np.float64).reshape(-1, 2)
         columns: Array = np.array(self.messages, dtype=np.int64).reshape(-1, 5)
         client, number, outcome, down, up = columns.T
-        return Seen(self.count, spans[:, 0], spans[:, 1], client, number, outcome, down, up, np.array(self.took_s, dtype=np.float64))
+        took_s: FloatArray = np.array(self.took_s, dtype=np.float64)
+        edges: Array = np.array(self.edges, dtype=np.int64).reshape(-1, 3)
+        return Seen(self.count, spans[:, 0], spans[:, 1], client, number, outcome, down, up, took_s, *edges.T)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +139,8 @@ class Figures:
 
     *whole_s* is the virtual time since the run began, *round_s* (r,) that of each round. *late* is the share of messages whose reply missed
     its round, *failed* of those without one. Bytes are both ways, framing included: *client_bytes* of each client (count,); *server_down*
-    and *server_up* of all. *unheard* is the share of clients of whom no reply ever counted, *heard* how many replies a round took in.
+    and *server_up* of all, or of all edges. *unheard* is the share of clients of whom no reply ever counted, *heard* how many replies a round
+    took in.
     """
 
     rounds: float
@@ -152,6 +168,8 @@ def figures(seen: Seen, rounds: float) -> Figures:
     asked, heard = (np.bincount(client[which], minlength=seen.count) for which in (outcome >= 0, outcome == OUTCOMES.index("arrived")))
     moved: Any = np.bincount(client, weights=(down + up).astype(np.float64), minlength=seen.count)
     sent = max(1, sum(counts.values()))
+    if len(seen.edge_round):
+        down, up = (bytes_of[seen.edge_round <= known] for bytes_of in (seen.edge_down, seen.edge_up))
     return Figures(
         rounds, float(begins[0] + (ends[-1] - begins[0]) * more), lasted,  # The wait for the first clients is there once.
         (counts["late"] + counts["in flight"]) / sent, counts["failed"] / sent, counts["arrived"] / known, moved * more,

@@ -64,6 +64,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "a full server": {"server.link": {"ingress_mbps": 100, "egress_mbps": 9.5}},
     "a server full one way": {"server.link": {"ingress_mbps": 100.0}},
+    "edges": {"edges": {"count": 2}},
+    "edges' own": {"edges": {
+        "count": 2, "assign": "in_turn", "rounds": 3, "timeout_s": 9, "network": {"kind": "constant", "down_mbps": 9, "up_mbps": 9},
+        "access": {"egress_mbps": 9, "ingress_mbps": 9.5},
+    }},
+    "listed edges": {"edges": {"count": 2, "assign": [0, 1, 0, 1, 0, 1], "access": {"ingress_mbps": 9}}},
     "protocols": {"clients.overhead": {"message_bytes": 5000, "share": 0.03, "loss": 0.01}},
     "protocols of nothing": {"clients.overhead": {}},
     "server": {"server.round_timeout_s": 9, "server.controller": {"kind": "plateau"}},

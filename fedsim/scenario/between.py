@@ -1,0 +1,86 @@
+"""What is between the clients and the server, from its table; what does not go with it is refused. Knows no clock and no message."""
+
+from __future__ import annotations
+
+from fedsim.core.errors import ScenarioError, choices
+from fedsim.core.keys import Key
+from fedsim.cost.edges import Edges, assigned
+from fedsim.cost.network import Network, ServerLink
+from fedsim.data.source import finder
+from fedsim.flower.rounds import starts_itself
+from fedsim.learn.job import Job
+from fedsim.scenario.load import Loaded
+from fedsim.scenario.making import made
+from fedsim.scenario.schema import Scenario
+from fedsim.strategy.stock import AT, MEANS, Built, family_of
+
+REAL = "edges: real clients are a SuperLink's, and nothing of ours stands between them. Leave [edges] out, or simulate with fedsim run."
+"""Why no edges stand where clients are real."""
+
+
+def refuse_real(scenario: Scenario) -> None:
+    """Refuse edges where clients are real. Raises ScenarioError."""
+    if scenario.edges is not None:
+        raise ScenarioError(REAL)
+
+
+def edges(loaded: Loaded, key: Key) -> Edges:
+    """Return the edges of a scenario that has some. Raises ScenarioError."""
+    scenario, asked = loaded.scenario, loaded.scenario.edges
+    if asked is None:
+        raise ScenarioError("edges: there are none.")
+    clients = scenario.clients.count
+    _check(scenario)
+    of = assigned(asked.assign, clients, asked.count, key.fold("assign"))
+    find = finder(loaded.folder, "edges.network.path")
+    network: Network = made("network", asked.network, place="edges.network", key=key.fold("link"), find=find)
+    access = None if asked.access is None else ServerLink(asked.access.egress_mbps, asked.access.ingress_mbps)
+    return Edges(asked.count, of, network, asked.rounds, asked.timeout_s, access)
+
+
+def _check(scenario: Scenario) -> None:
+    """Refuse edges that are not there for all clients, and what is elsewhere in *scenario* that they do not go with."""
+    asked, clients = scenario.edges, scenario.clients.count
+    if asked is None:
+        return
+    if asked.count > clients:
+        raise ScenarioError(f"edges.count = {asked.count}: more edges than the {clients} clients (clients.count), and each needs one.")
+    if isinstance(asked.assign, list):
+        if len(asked.assign) != clients:
+            raise ScenarioError(f"edges.assign: lists the edges of {len(asked.assign)} clients, and clients.count = {clients}.")
+        if (worst := max(asked.assign)) >= asked.count:
+            raise ScenarioError(
+                f"edges.assign: client {asked.assign.index(worst)} is behind edge {worst}, and edges.count = {asked.count}: edges are 0 to"
+                f" {asked.count - 1}."
+            )
+    if scenario.codec is not None:
+        raise ScenarioError(
+            "edges: average models as they are, and [codec] has something else travel in their place. Leave one of them out."
+        )
+    if scenario.transport is not None:
+        raise ScenarioError(
+            "edges: hand messages on at once, and [transport] has Flower's processes look for them at a SuperLink. Leave one of them out."
+        )
+
+
+def check_goes(scenario: Scenario, built: Built, job: Job) -> None:
+    """Refuse edges where what they hand on, means, is not what the server's half of a method goes by. Raises ScenarioError."""
+    if scenario.edges is None:
+        return
+    kind = scenario.server.strategy["kind"]
+    family = family_of(type(built.strategy))
+    if family is not None and family not in MEANS:
+        raise ScenarioError(
+            f"{AT}.kind = {kind!r}: looks at each client's reply, and [edges] send up means of theirs. {choices('', MEANS)}"
+        )
+    if starts_itself(built.strategy):
+        raise ScenarioError(
+            f"{AT}.kind = {kind!r}: has a start() of its own, which sends and waits as it likes, and [edges] are at work in rounds. Leave"
+            f" [edges] out."
+        )
+    algorithm = job.algorithm
+    if algorithm is not None and (algorithm.up or algorithm.down or algorithm.server(scenario.clients.count) is not None):
+        raise ScenarioError(
+            f"training.algorithm.kind = {(scenario.training.algorithm or {})['kind']!r}: has a server's half that goes by each client's"
+            f" reply, and [edges] send up means of theirs. Leave one of them out."
+        )
