@@ -46,7 +46,7 @@ def test_a_table_is_read_once(old: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for times in (1, 2):
         run = fedsim.load(old)
         _ = [getattr(run, name) for name in FRAMES for _ in range(2)], run.freshness(), run.weights(), run.series("accuracy")
-        assert times * ["metrics", "rounds", "settled", "tasks", "tested", "versions"] == [*sorted(read[:6]), *sorted(read[6:])]
+        assert times * ["edges", "metrics", "rounds", "settled", "tasks", "tested", "versions"] == [*sorted(read[:7]), *sorted(read[7:])]
 
 
 def spoils(read: Callable[[], Any]) -> bool:

@@ -139,8 +139,8 @@ class Figures:
 
     *whole_s* is the virtual time since the run began, *round_s* (r,) that of each round. *late* is the share of messages whose reply missed
     its round, *failed* of those without one. Bytes are both ways, framing included: *client_bytes* of each client (count,); *server_down*
-    and *server_up* of all, or of all edges. *unheard* is the share of clients of whom no reply ever counted, *heard* how many replies a round
-    took in.
+    and *server_up* of all, or of all edges. *unheard* is the share of clients of whom no reply ever counted, *heard* how many replies a
+    round took in.
     """
 
     rounds: float
