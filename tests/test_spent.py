@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from fedsim.report.figures import POINTS, Seen, thinned
 from fedsim.report.page import write_report
 from fedsim.scenario.asked import asked
 from fedsim.score import spent
+from fedsim.score.stragglers import stragglers
 
 Go = Callable[..., fedsim.Run]
 LATE: dict[str, Any] = {
@@ -206,3 +208,27 @@ def test_a_browser_draws_every_figure(late: fedsim.Run, tmp_path: Path) -> None:
     assert wanted >= 6
     assert wanted == len(re.findall(r'class="plot js-plotly-plot"', done.stdout))
     assert page.stat().st_size < 3_000_000
+
+
+def test_rounds_wait_for_who_answers_last(late: fedsim.Run) -> None:
+    """A round's time is that of the client named, phase by phase, or the deadline's; without it, the one before ends it."""
+    table, tasks = late.stragglers(), late.tasks[late.tasks.kind == "train"]
+    phases = table[["download_s", "waiting_s", "training_s", "upload_s"]]
+    to_the_end, by_deadline = table[table.waited_for != "deadline"], table[table.waited_for == "deadline"]
+
+    assert len(table) == late.final["rounds"] and len(to_the_end) and len(by_deadline)
+    assert np.allclose(phases.sum(axis=1)[to_the_end.index], to_the_end.round_s, rtol=1e-9)
+    assert (by_deadline.round_s == 3.0).all() and (by_deadline.spared_s.dropna() == 0.0).all()
+    for row in to_the_end.itertuples():
+        others = tasks[(tasks["round"] == row.round) & (tasks.client != row.client)]
+        assert row.round_s - row.spared_s == pytest.approx((others.arrived_s - others.sent_s).max())
+        assert row.waited_for == phases.loc[row.Index].idxmax().removesuffix("_s")
+    assert "Whom rounds waited for" in write_report(late).read_text(encoding="utf-8")
+
+
+def test_a_round_that_nobody_answered_waited_for_its_deadline(late: fedsim.Run) -> None:
+    """Nobody is named then, and nothing would have been spared."""
+    tasks = late.tasks.assign(arrived_s=math.nan)
+    table = stragglers(tasks, late.rounds)
+
+    assert {"deadline"} == {*table.waited_for} and table.client.isna().all() and table.spared_s.isna().all()

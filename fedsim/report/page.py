@@ -13,7 +13,7 @@ from typing import Any
 
 from fedsim.core.errors import RunError, door
 from fedsim.record import manifest
-from fedsim.report import between, clients, figures, findings, foretold, holding, introduced, joules, monitoring, online, times
+from fedsim.report import between, clients, figures, findings, foretold, holding, introduced, joules, monitoring, online, times, waited
 from fedsim.report.drawing import Drawing
 from fedsim.report.figures import MEANINGS, Seen
 from fedsim.report.sections import Section, part, sections
@@ -175,6 +175,7 @@ OURS = {
     "learning": Section("Learning", _always, figures.learning),
     "online": Section("Online learning", lambda seen: "stream" in seen.about["scenario"], online.streams),
     "times": Section("How long messages take", times.timed, times.times),
+    "stragglers": Section("Whom rounds waited for", waited.there, waited.waited),
     "bytes": Section("Where the bytes went", times.sent, times.bytes_sent),
     "edges": Section("By way of edges", between.there, between.edges),
     "energy": Section("Where the joules went", joules.counted, joules.energy),

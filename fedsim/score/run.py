@@ -242,6 +242,17 @@ class Run:
 
         return spent.phases(self.tasks)
 
+    def stragglers(self) -> Frame:
+        """Return whom each training round waited for, and what that client was at: a row a round; see ``score.stragglers``.
+
+        Columns: round, client (<NA> where nobody was in time), waited_for (download, waiting, training, upload: the longest phase of who
+        answered last; or deadline), download_s, waiting_s, training_s, upload_s, round_s, and spared_s, by how much it was later than the
+        reply before it. Virtual seconds. Behind edges these are the moments between edges and their clients.
+        """
+        from fedsim.score.stragglers import stragglers
+
+        return stragglers(self.tasks, self.rounds)
+
     def ledger(self) -> Frame:
         """Return where the bytes went: a row for each kind of message and each fate that there was.
 
