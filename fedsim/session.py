@@ -351,7 +351,7 @@ class _Session:
         if self.lay is virtual or ground is None:
             return []
         asked = {"clients.failures": fleet.failures, "clients.overhead": fleet.overhead, "server.link": fleet.server,
-                 "clients.leaving": fleet.leaving != "finish" or None}  # fmt: skip
+                 "clients.cells": fleet.cells, "clients.leaving": fleet.leaving != "finish" or None}  # fmt: skip
         ignored = [name for name, table in asked.items() if table is not None]
         metered = fleet.energy is None or "energy" in ground.described()
         return [*([] if metered else [UNMETERED]), *([f"{', '.join(ignored)}: {UNKNOWN}"] if ignored else [])]

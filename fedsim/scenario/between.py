@@ -1,16 +1,19 @@
-"""What is between the clients and the server, from its table; what does not go with it is refused. Knows no clock and no message."""
+"""What is between the clients and the server, edges and cells, from its table; what does not go with it is refused. Knows no clock."""
 
 from __future__ import annotations
 
 from fedsim.core.errors import ScenarioError, choices
 from fedsim.core.keys import Key
-from fedsim.cost.edges import Edges, assigned
+from fedsim.core.types import IntArray
+from fedsim.cost.cells import Cells
+from fedsim.cost.edges import Assign, Edges, assigned
 from fedsim.cost.network import Network, ServerLink
 from fedsim.data.source import finder
 from fedsim.flower.rounds import starts_itself
 from fedsim.learn.job import Job
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
+from fedsim.scenario.schema import Cells as CellsSection
 from fedsim.scenario.schema import Scenario
 from fedsim.strategy.stock import AT, MEANS, Built, family_of
 
@@ -31,28 +34,36 @@ def edges(loaded: Loaded, key: Key) -> Edges:
         raise ScenarioError("edges: there are none.")
     clients = scenario.clients.count
     _check(scenario)
-    of = assigned(asked.assign, clients, asked.count, key.fold("assign"))
+    of = _assigned("edges", asked.assign, clients, asked.count, key)
     find = finder(loaded.folder, "edges.network.path")
     network: Network = made("network", asked.network, place="edges.network", key=key.fold("link"), find=find)
     access = None if asked.access is None else ServerLink(asked.access.egress_mbps, asked.access.ingress_mbps)
     return Edges(asked.count, of, network, asked.rounds, asked.timeout_s, access)
 
 
-def _check(scenario: Scenario) -> None:
-    """Refuse edges that are not there for all clients, and what is elsewhere in *scenario* that they do not go with."""
-    asked, clients = scenario.edges, scenario.clients.count
-    if asked is None:
-        return
-    if asked.count > clients:
-        raise ScenarioError(f"edges.count = {asked.count}: more edges than the {clients} clients (clients.count), and each needs one.")
-    if isinstance(asked.assign, list):
-        if len(asked.assign) != clients:
-            raise ScenarioError(f"edges.assign: lists the edges of {len(asked.assign)} clients, and clients.count = {clients}.")
-        if (worst := max(asked.assign)) >= asked.count:
+def cells(asked: CellsSection, clients: int, key: Key) -> Cells:
+    """Return the cells that *clients* clients are in. Raises ScenarioError."""
+    of = _assigned("clients.cells", asked.assign, clients, asked.count, key)
+    return Cells(asked.count, of, asked.down_mbps, asked.up_mbps)
+
+
+def _assigned(at: str, assign: Assign | list[int], clients: int, count: int, key: Key) -> IntArray:
+    """Return which of *count* edges or cells, told of *at* a key, each client has. Raises ScenarioError."""
+    each = at.rpartition(".")[2].removesuffix("s")
+    if count > clients:
+        raise ScenarioError(f"{at}.count = {count}: more {each}s than the {clients} clients (clients.count), and each needs one.")
+    if isinstance(assign, list):
+        if len(assign) != clients:
+            raise ScenarioError(f"{at}.assign: lists the {each}s of {len(assign)} clients, and clients.count = {clients}.")
+        if (worst := max(assign)) >= count:
             raise ScenarioError(
-                f"edges.assign: client {asked.assign.index(worst)} is behind edge {worst}, and edges.count = {asked.count}: edges are 0 to"
-                f" {asked.count - 1}."
+                f"{at}.assign: client {assign.index(worst)} has {each} {worst}, and {at}.count = {count}: {each}s are 0 to {count - 1}."
             )
+    return assigned(assign, clients, count, key.fold("assign"))
+
+
+def _check(scenario: Scenario) -> None:
+    """Refuse what is elsewhere in *scenario* that edges do not go with."""
     if scenario.codec is not None:
         raise ScenarioError(
             "edges: average models as they are, and [codec] has something else travel in their place. Leave one of them out."

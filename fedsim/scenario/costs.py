@@ -15,6 +15,7 @@ from fedsim.core.types import FloatArray, IntArray
 from fedsim.cost.availability import Availability, Leaving
 from fedsim.cost.carbon import KEY as INTENSITY
 from fedsim.cost.carbon import intensity
+from fedsim.cost.cells import Cells
 from fedsim.cost.compute import Compute
 from fedsim.cost.edges import Edges
 from fedsim.cost.failures import Failures, silent_for_ever
@@ -47,6 +48,7 @@ class Costs(TypedDict):
     leaving: Leaving
     energy: Meter | None
     edges: Edges | None
+    cells: Cells | None
 
 
 def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
@@ -66,6 +68,7 @@ def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
         "failures": None if clients.failures is None else failing(clients.failures, key.fold("failures"), clients.count),
         "leaving": clients.leaving,
         "loader": None if clients.loading is None else made("loader", clients.loading, key=key.fold("loading")),
+        "cells": None if clients.cells is None else between.cells(clients.cells, clients.count, key.fold("cells")),
         "edges": None if scenario.edges is None else between.edges(loaded, key.fold("edges")),
         "energy": meter(loaded, clients.energy, key, network, brought=scenario.transport is None),
     }
@@ -85,7 +88,10 @@ def check_leaving(scenario: Scenario, network: Network) -> None:
     if leaving == "finish":
         return
     access = None if scenario.edges is None else scenario.edges.access
-    shared = (("server.link", scenario.server.link), ("edges.access", access), ("transport", scenario.transport))
+    shared = (
+        ("server.link", scenario.server.link), ("clients.cells", scenario.clients.cells), ("edges.access", access),
+        ("transport", scenario.transport),
+    )  # fmt: skip
     beside = [name for name, there in shared if there is not None]
     if beside:
         raise ScenarioError(

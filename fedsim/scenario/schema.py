@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from fedsim.cost.availability import Leaving
+from fedsim.cost.edges import Assign
 from fedsim.learn.pace import Clock
 from fedsim.scenario.section import FleetClients, Section, ServerLink, Table, Transport
 from fedsim.scenario.stop import Stop
@@ -98,11 +99,31 @@ class Energy(BaseModel):
         return {"kind": self.kind, **(self.model_extra or {})}
 
 
+_CELLS = "Households, offices or radio cells whose clients share a link, and cross it and whatever lies beyond at once; none unless given."
+_CELL = "which clients are in which cell: 'blocks' of their numbers, dealt out 'in_turn', 'drawn', or a list with the cell of each, from 0"
+
+
+class Cells(Section):
+    """Cells whose clients share a link, max-min fairly, each no faster than its own; server.link and edges.access are crossed at once."""
+
+    count: Annotated[int, Field(ge=1, le=1_000_000, description="how many cells there are")]
+    assign: Annotated[Assign | list[Annotated[int, Field(ge=0)]], Field(description=_CELL)] = "blocks"
+    down_mbps: Annotated[float | None, Field(gt=0, description="what a cell's link carries to its clients; never full unless given")] = None
+    up_mbps: Annotated[float | None, Field(gt=0, description="what a cell's link carries from its clients; never full unless given")] = None
+
+    @model_validator(mode="after")
+    def _some_way(self) -> Cells:
+        if self.down_mbps is None and self.up_mbps is None:
+            raise ValueError("give down_mbps, up_mbps, or both, like up_mbps = 10.0")
+        return self
+
+
 class Clients(FleetClients):
     """How many clients, their devices, links and availability, and what they do with what streams in."""
 
     ram: Annotated[Table | None, Field(description=_RAM)] = None
     energy: Annotated[Energy | None, Field(description=_ENERGY)] = None
+    cells: Annotated[Cells | None, Field(description=_CELLS)] = None
     loading: Annotated[Table | None, Field(description=_LOADING)] = None
     failures: Annotated[Table | None, Field(description=_FAILURES)] = None
     leaving: Annotated[Leaving, LATER, Field(description=_LEAVING)] = "finish"
@@ -279,7 +300,7 @@ class Edges(Section):
     """Edges between the clients and the server: each hands one copy of the model on, averages, and sends one model up."""
 
     count: Annotated[int, Field(ge=1, le=1_000_000, description="how many edges there are")]
-    assign: Annotated[Literal["blocks", "in_turn", "drawn"] | list[Annotated[int, Field(ge=0)]], Field(description=_ASSIGN)] = "blocks"
+    assign: Annotated[Assign | list[Annotated[int, Field(ge=0)]], Field(description=_ASSIGN)] = "blocks"
     rounds: Annotated[int, Field(ge=1, le=1_000_000, description=_EDGE_ROUNDS)] = 1
     timeout_s: Annotated[float | None, Field(gt=0, description=_EDGE_TIMEOUT)] = None
     network: Annotated[Table, Field(description=_EDGE_NETWORK)] = Field(default_factory=lambda: {"kind": "ideal"})

@@ -18,13 +18,14 @@ from flwr.app import ArrayRecord, Message, RecordDict
 
 from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
+from fedsim.cost.cells import Cells
 from fedsim.cost.edges import Edges
 from fedsim.cost.network import Network, ServerLink
 from fedsim.flower import compat, compat_lazy, records
 from fedsim.sim.handover import Handover, Held
 from fedsim.sim.inbox import Inbox
 from fedsim.sim.invariants import Invariants
-from fedsim.sim.links import Lay, Links, Shared, Unshared, laid
+from fedsim.sim.links import Lay, Links, Shared, Unshared, crossing, laid
 from fedsim.sim.mail import NEVER, Delivery, Made, Mail, Parcel, Read
 from fedsim.sim.rows import EdgeRow, Observer, Outcome, RoundRow
 
@@ -280,9 +281,11 @@ def averaged(content: RecordDict, replies: list[RecordDict], weight: str) -> Rec
     return found
 
 
-def behind(edges: Edges) -> Lay:
-    """Return what lays the links between edges and their clients: those of one edge share what *access* carries."""
+def behind(edges: Edges, cells: Cells | None = None) -> Lay:
+    """Return what lays the links between edges and their clients: those of one edge share what *access* carries, *cells* theirs."""
     access = edges.access
+    if cells is not None:
+        return crossing(cells, access, lambda client: int(edges.of[client]), edges.count)
     if access is None:
         return Unshared
     return lambda env, network: _Behind(env, network, edges, access)

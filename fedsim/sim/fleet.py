@@ -17,6 +17,7 @@ from fedsim.core.errors import RunError
 from fedsim.core.keys import Key
 from fedsim.core.types import Seconds
 from fedsim.cost.availability import Availability, Leaving
+from fedsim.cost.cells import Cells
 from fedsim.cost.compute import Compute, step_s
 from fedsim.cost.edges import Edges
 from fedsim.cost.failures import Failures
@@ -40,7 +41,8 @@ class Fleet:
     *forms* are the type and shape of each array that a trained client sends back, by name, before *coding* makes something else of it.
     *transport* says when whose processes look for messages, where they do; *server* what the server's link carries at most,
     and *overhead* what the protocols of all links add. *energy* charges messages for what devices draw, where anything is counted;
-    *edges* stand between the server and them, where there are any.
+    *edges* stand between the server and them, and
+    *cells* say whose clients share a link, where there are any.
     *failures* says what goes wrong, where anything does, and *leaving* what becomes of messages whose client goes away.
     *monitor* says what is watched of training, where anything is; *trained* names the arrays that are parameters, and no buffers.
     """
@@ -69,6 +71,7 @@ class Fleet:
     leaving: Leaving = "finish"
     energy: Meter | None = None
     edges: Edges | None = None
+    cells: Cells | None = None
 
     def took(self, client: int, task: Task, number: int, flops: float, steps: int) -> tuple[Seconds, Seconds]:
         """Return how long *client*'s own *number*-th task takes that needs *flops*, and how much of it its *steps* wait for data.

@@ -22,7 +22,7 @@ from fedsim.flower import compat, records
 from fedsim.sim.crew import Crew
 from fedsim.sim.inbox import Inbox
 from fedsim.sim.invariants import Invariants
-from fedsim.sim.links import laid
+from fedsim.sim.links import crossing, laid
 from fedsim.sim.mail import Delivery, Mail, Read
 from fedsim.sim.metered import Metered
 from fedsim.sim.observed import Observed, Repeating, delay
@@ -63,9 +63,10 @@ class VirtualGrid(Grid):
         observer = observer if self._metered is None else self._metered
         programs = Programs(fleet, engine, invariants)
         desk, mail = Handover(programs, observer, invariants, mods=mods, writable=writable, dry=dry), Mail(fleet)
+        alone = laid(fleet.server) if fleet.cells is None else crossing(fleet.cells, fleet.server)
         crew = Crew(
             fleet.federation.count, fleet.availability, fleet.network, programs, mail, desk, fleet.transport,
-            laid(fleet.server) if fleet.edges is None else behind(fleet.edges), fleet.leaving,
+            alone if fleet.edges is None else behind(fleet.edges, fleet.cells), fleet.leaving,
         )
         if observed is not None:
             crew = dataclasses.replace(crew, availability=Always(), transport=None)

@@ -6,7 +6,7 @@ Knows bytes and clients; knows no message. Whether links share a capacity is dec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol, cast
@@ -15,8 +15,12 @@ import simpy
 from simpy.events import URGENT
 
 from fedsim.core.types import Seconds
+from fedsim.cost.cells import Cells
 from fedsim.cost.network import MBIT_PER_BYTE, Network, Piece, ServerLink, pieces, way_s
+from fedsim.sim.mesh import Mesh
 from fedsim.sim.shares import Line
+
+Direction = Literal["down", "up"]
 
 
 class Links(Protocol):
@@ -68,7 +72,7 @@ class Shared:
     def __init__(self, env: simpy.Environment, network: Network, down: float | None, up: float | None) -> None:
         self._env, self._network = env, network
         self._piece = pieces(network)
-        self._down, self._up = (None if rate is None else _Way(env, rate) for rate in (down, up))
+        self._down, self._up = (None if rate is None else _Way(env, Line(rate)) for rate in (down, up))
 
     def down(self, client: int, size_bytes: int) -> simpy.Event:
         """Return the arrival of *size_bytes* at *client*."""
@@ -97,6 +101,66 @@ class Shared:
         return way.carry(size_bytes, takes_s, latency_s, partial(self._piece[direction], client))
 
 
+class Crossing:
+    """Links of clients whose transfers cross several shared links at once: those of which *capacities* say what they carry each way.
+
+    *routes* (client) says which these are, by their places. As ``Shared``, for more than one.
+    """
+
+    def __init__(
+        self, env: simpy.Environment, network: Network, capacities: Mapping[Direction, Sequence[float]],
+        routes: Callable[[int], Sequence[int]],
+    ) -> None:  # fmt: skip
+        self._env, self._network, self._routes = env, network, routes
+        self._piece = pieces(network)
+        self._ways = {direction: _Way(env, Mesh(carried)) for direction, carried in capacities.items()}
+
+    def down(self, client: int, size_bytes: int) -> simpy.Event:
+        """Return the arrival of *size_bytes* at *client*."""
+        return self._carry("down", client, size_bytes)
+
+    def up(self, client: int, size_bytes: int) -> simpy.Event:
+        """Return the arrival of *size_bytes* from *client*."""
+        return self._carry("up", client, size_bytes)
+
+    def close(self) -> None:
+        """Let go of whatever is still on its way."""
+        for way in self._ways.values():
+            way.close()
+
+    def _carry(self, direction: Direction, client: int, size_bytes: int) -> simpy.Event:
+        network, way = self._network, self._ways[direction]
+        takes_s = way_s(network, direction, client, size_bytes, self._env.now)
+        latency_s = way.latencies_s.get(client)
+        if latency_s is None:
+            latency_s = way.latencies_s[client] = (network.down_s if direction == "down" else network.up_s)(client, 0)
+        piece = None if self._piece is None else partial(self._piece[direction], client)
+        return way.carry(size_bytes, takes_s, latency_s, piece, self._routes(client))
+
+
+def crossing(cells: Cells, beyond: ServerLink | None, beyond_of: Callable[[int], int] = lambda _: 0, beyonds: int = 1) -> Lay:
+    """Return what lays links that cross what the clients of a cell share, and one of *beyonds* links beyond at once, if there are any.
+
+    *beyond_of* (client) says which. None for either way of a link stands for a capacity that never binds.
+    """
+    first = 0 if beyond is None else beyonds
+    ends = ServerLink() if beyond is None else beyond
+    capacities: dict[Direction, list[float]] = {
+        "down": [_rate(ends.egress)] * first + [_rate(cells.down)] * cells.count,
+        "up": [_rate(ends.ingress)] * first + [_rate(cells.up)] * cells.count,
+    }
+
+    def routes(client: int) -> tuple[int, ...]:
+        cell = first + int(cells.of[client])
+        return (beyond_of(client), cell) if first else (cell,)
+
+    return lambda env, network: Crossing(env, network, capacities, routes)
+
+
+def _rate(rate: float | None) -> float:
+    return math.inf if rate is None else rate
+
+
 def laid(server: ServerLink | None) -> Lay:
     """Return what lays links that end at *server*; each client's are its own alone where that is None."""
     if server is None or (server.egress is None and server.ingress is None):
@@ -114,19 +178,21 @@ class _Arrival(simpy.Event):
 
 
 class _Way:
-    """One direction of the server's link: transfers numbered as they begin, and a look at it when the next one ends."""
+    """One direction of links that are shared: transfers numbered as they begin, and a look at it when the next one ends."""
 
-    def __init__(self, env: simpy.Environment, capacity: float) -> None:
-        self._env, self._line = env, Line(capacity)
+    def __init__(self, env: simpy.Environment, line: Line | Mesh) -> None:
+        self._env, self._line = env, line
         self._coming: dict[int, tuple[_Arrival, Seconds]] = {}  # By number: what happens at the end, and the latency.
         self._begun, self._look_s = 0, math.inf
         self.latencies_s: dict[int, Seconds] = {}
         """What no bytes take, by client, of those that were asked."""
 
-    def carry(self, size_bytes: int, takes_s: Seconds, latency_s: Seconds, piece: Piece | None = None) -> simpy.Event:
+    def carry(
+        self, size_bytes: int, takes_s: Seconds, latency_s: Seconds, piece: Piece | None = None, route: Sequence[int] | None = None
+    ) -> simpy.Event:
         """Return the arrival of *size_bytes* that take *takes_s* alone, *latency_s* of it however few they are.
 
-        *piece* says the rate of their own link where that goes with time.
+        *piece* says the rate of their own link where that goes with time; over a mesh they take *route*.
         """
         number, self._begun = self._begun, self._begun + 1
         arrival, alone_s = _Arrival(self._env), takes_s - latency_s
@@ -135,7 +201,10 @@ class _Way:
         if piece is not None:
             cap, until = _bytes(piece(now))
             self._later(number, piece, until)
-        self._line.begin(number, float(size_bytes), cap, now)
+        if isinstance(self._line, Mesh):
+            self._line.begin(number, float(size_bytes), cap, now, route or ())
+        else:
+            self._line.begin(number, float(size_bytes), cap, now)
         if not self._line.slowed(number):
             _then(self._env.timeout(takes_s), partial(self._undisturbed, number))
         self._plan()

@@ -70,6 +70,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "access": {"egress_mbps": 9, "ingress_mbps": 9.5},
     }},
     "listed edges": {"edges": {"count": 2, "assign": [0, 1, 0, 1, 0, 1], "access": {"ingress_mbps": 9}}},
+    "cells": {"clients.cells": {"count": 2, "up_mbps": 9}},
+    "listed cells": {"clients.cells": {"count": 2, "assign": [0, 1, 0, 1, 0, 1], "down_mbps": 9.5}},
     "protocols": {"clients.overhead": {"message_bytes": 5000, "share": 0.03, "loss": 0.01}},
     "protocols of nothing": {"clients.overhead": {}},
     "server": {"server.round_timeout_s": 9, "server.controller": {"kind": "plateau"}},

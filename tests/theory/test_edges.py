@@ -388,7 +388,7 @@ def test_streams_replay_and_another_chunk_move_nothing(go: Go) -> None:
     [
         ({"edges.count": 7}, r"edges\.count = 7: more edges than the 6 clients"),
         ({"edges.assign": [0, 1]}, r"edges\.assign: lists the edges of 2 clients, and clients\.count = 6"),
-        ({"edges.assign": [0, 1, 2, 0, 1, 2]}, r"edges\.assign: client 2 is behind edge 2, and edges\.count = 2"),
+        ({"edges.assign": [0, 1, 2, 0, 1, 2]}, r"edges\.assign: client 2 has edge 2, and edges\.count = 2"),
         ({"edges.network": {"kind": "constant"}}, r"edges\.network\.down_mbps"),
         ({"edges.links": 3}, r"edges\.links"),
         ({"codec": {"up": {"kind": "bfloat16"}}}, r"edges: .*\[codec\]"),
