@@ -61,6 +61,10 @@ OWN: dict[str, dict[str, Meaning]] = {
         "cause": ("", "why its client failed: a kind of clients.failures, or that it left; empty for others"),
         "stopped_s": (SECONDS, "when its client stopped working on it; steps and flops are what was done by then"),
         "up_resent_bytes": (BYTES, "how much of the framing up was sent again, lost on the way before"),
+        "down_away_s": ("s (virtual)", "for how much of the way down its client was away: that paused, or had not begun"),
+        "waiting_away_s": ("s (virtual)", "the same of waiting there"),
+        "work_away_s": ("s (virtual)", "the same of the work"),
+        "up_away_s": ("s (virtual)", "the same of the way up"),
     },
     "rounds": {
         "asked": ("messages", "how many were sent"),

@@ -28,7 +28,9 @@ class TaskRow:
     the strategy was given, *failure* the reason why it was given an error; both are empty otherwise. *waited_s* is how long its steps
     waited for mini-batches to be loaded, *batch_size* what the client's policy chose; both are 0 where there is no loader, and no policy.
     *cause* says why its client failed, and *stopped_s* when it stopped working on it: *steps* and *flops* are then what was done by then,
-    to the share of its time. Bytes of a transfer that broke off count in full, as do those that are on their way when a run ends.
+    to the share of its time. Of the way down, of waiting, of the work and of the way up its client was away for *down_away_s* and so on:
+    what it was at paused, or had not begun. Bytes of a transfer that broke off count in full, as do those that are on their way when a run
+    ends.
     """
 
     message: str
@@ -59,6 +61,10 @@ class TaskRow:
     up_resent_bytes: int = 0
     cause: str = ""
     stopped_s: Seconds = -1.0
+    down_away_s: Seconds = 0.0
+    waiting_away_s: Seconds = 0.0
+    work_away_s: Seconds = 0.0
+    up_away_s: Seconds = 0.0
 
     @property
     def wire_bytes(self) -> int:
