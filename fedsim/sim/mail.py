@@ -107,6 +107,8 @@ class Delivery:
     stopped_s: Seconds = NEVER
     code: int | None = None
     """Flower's code of the error in the place of a reply, where a fault is why."""
+    life: int = 0
+    """How often its client had lost all that it kept when it began."""
     lost: bool = False
     """Whether nothing will ever be heard of it."""
     absent: Callable[[int, Seconds, Seconds], Absences] | None = None
