@@ -78,3 +78,13 @@ class Odd:
 
     def fails(self, client: int, task: int, works_s: float) -> Fault:
         return Fault("odd", works_s + 1.0)
+
+
+class Once:
+    """Failures of a client's first task, after a second of it: its device is away for so long."""
+
+    def __init__(self, away_s: float = 60.0) -> None:
+        self.away_s = away_s
+
+    def fails(self, client: int, task: int, works_s: float) -> Fault | None:
+        return Fault("died once", 1.0, breaks=True, away_s=self.away_s) if task == 0 else None

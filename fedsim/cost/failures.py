@@ -33,8 +33,8 @@ _TASKS = 1 << 32  # Draws per client: with more tasks than that, a client would 
 class Fault:
     """What goes wrong with a task: *cause* in words, *after_s* seconds of its work, of which more are not done.
 
-    *breaks* says that the client then has nothing of the task: what it keeps is as before. Otherwise it has done all of it, and only its
-    reply is wrong. For *away_s* more it takes no other message.
+    *breaks* says that the client then has nothing of the task: what it keeps is as before, or lost where the fault *loses* it. Otherwise it
+    has done all of it, and only its reply is wrong. For *away_s* more it takes no other message.
     """
 
     cause: str
@@ -42,6 +42,7 @@ class Fault:
     answer: Answer = "never"
     breaks: bool = False
     away_s: Seconds = 0.0
+    loses: bool = False
 
 
 class Failures(Protocol):
@@ -66,6 +67,8 @@ def _fault(given: Any, _client: int, _task: int, works_s: Seconds) -> Fault | No
         raise ValueError(f"a Fault after {given.after_s} s of work, expected {works_s} at the most")
     if given.answer not in ANSWERS:
         raise ValueError(f"a Fault answered {given.answer!r}, expected one of {', '.join(ANSWERS)}")
+    if given.loses and not given.breaks:
+        raise ValueError("a Fault that loses what its client keeps and breaks nothing, expected breaks=True with it")
     if not isinstance(given.cause, str) or not given.cause:  # pyright: ignore[reportUnnecessaryIsInstance]  # A stranger's.
         raise ValueError(f"a Fault of cause {given.cause!r}, expected words")
     return given
@@ -78,6 +81,7 @@ failures: Registry[Callable[..., Failures]] = Registry(
 
 Chance = Annotated[float, Range(ge=0, lt=1, why="of a task to fail: were it certain, nobody would ever be heard")]
 What = Literal["device", "app"]
+Keeps = Literal["kept", "lost"]
 
 
 def silent_for_ever(given: Failures | None, count: int) -> bool:
@@ -97,6 +101,7 @@ class Dropout:
     probability: float
     what: What
     away_s: Seconds
+    state: Keeps
     whether: Key
     when: Key
 
@@ -104,7 +109,7 @@ class Dropout:
         """Return a break at a moment drawn evenly in the work, or None."""
         if _drawn(self.whether, client, task) >= self.probability:
             return None
-        return _break("dropped out", self.what, _drawn(self.when, client, task) * works_s, self.away_s)
+        return _break("dropped out", self.what, _drawn(self.when, client, task) * works_s, self.away_s, self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ class Hazard:
     per_s: float
     what: What
     away_s: Seconds
+    state: Keeps
     when: Key
 
     def fails(self, client: int, task: int, works_s: Seconds) -> Fault | None:
@@ -121,7 +127,7 @@ class Hazard:
         if not self.per_s:
             return None
         after_s = -math.log(_drawn(self.when, client, task)) / self.per_s
-        return None if after_s >= works_s else _break("crashed", self.what, after_s, self.away_s)
+        return None if after_s >= works_s else _break("crashed", self.what, after_s, self.away_s, self.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,18 +163,23 @@ class Wrong:
         return Fault(self.cause, works_s, self.answer) if _drawn(self.whether, client, task) < self.probability else None
 
 
-def _break(cause: str, what: What, after_s: Seconds, away_s: Seconds) -> Fault:
+def _break(cause: str, what: What, after_s: Seconds, away_s: Seconds, state: Keeps) -> Fault:
     answer: Answer = "crashed" if what == "app" else "missed" if away_s >= HEARTBEATS_S else "never"
-    return Fault(f"{cause} while working", after_s, answer, breaks=True, away_s=away_s)
+    loses = state == "lost"
+    return Fault(f"{cause} while working{', its state lost' * loses}", after_s, answer, breaks=True, away_s=away_s, loses=loses)
 
 
-def _check_away(what: What, away_s: Seconds) -> None:
+def _check_app(what: What, away_s: Seconds, state: Keeps) -> None:
     if what == "app" and away_s:
         raise ScenarioError(f"clients.failures.away_s = {away_s:g}: goes with what = 'device'; where an app dies its device stays.")
+    if what == "app" and state == "lost":
+        raise ScenarioError("clients.failures.state = 'lost': goes with what = 'device'; what an app keeps is its SuperNode's.")
 
 
 @failures.register("dropout")
-def dropout(key: Key, *, probability: Chance, what: What = "device", away_s: NonNegative = 0.0) -> Dropout:
+def dropout(
+    key: Key, *, probability: Chance, what: What = "device", away_s: NonNegative = 0.0, state: Keeps = "kept"
+) -> Dropout:  # fmt: skip
     """Return tasks that break off with a *probability* each, at a moment drawn evenly in their work.
 
     The client loses the task, keeps what it had before, and takes no message for *away_s*. With the device the reply is lost for good:
@@ -176,28 +187,32 @@ def dropout(key: Key, *, probability: Chance, what: What = "device", away_s: Non
     deadline alone; of one that is away longer it hears after 60 s, by error 5, NODE_UNAVAILABLE. Where only the app dies, its SuperNode
     says so once it misses the app's heartbeats, after 60 s: error 8, CLIENT_APP_CRASHED; until then it takes no other message.
 
+    Flower keeps what an app keeps (``Context.state``) in the SuperNode's process, and an app may put it on the disk. With *state* "lost" a
+    device comes back without it, wiped or with an empty SuperNode: no replay memory, no optimizer's or algorithm's state, no model of its
+    own, no detector's past; it is as a client that was never asked. Where it is in its stream stays: nothing streams by twice.
+
     >>> breaks = dropout(Key(0), probability=0.5)
     >>> [breaks.fails(0, task, 10.0) is None for task in range(4)]
     [False, False, True, False]
     """
-    _check_away(what, away_s)
-    return Dropout(probability, what, away_s, key.fold("whether"), key.fold("when"))
+    _check_app(what, away_s, state)
+    return Dropout(probability, what, away_s, state, key.fold("whether"), key.fold("when"))
 
 
 @failures.register("hazard")
 def hazard(
     key: Key, *, per_s: Annotated[float, Range(ge=0, le=1000, why="crashes per second of work")], what: What = "device",
-    away_s: NonNegative = 0.0,
+    away_s: NonNegative = 0.0, state: Keeps = "kept",
 ) -> Hazard:  # fmt: skip
     """Return tasks that crash at a rate of *per_s* while they are worked on: of works_s seconds a share 1 - exp(-per_s * works_s) does.
 
-    So long tasks, and slow devices, crash more often. What the server hears of it is as with ``dropout``.
+    So long tasks, and slow devices, crash more often. What the server hears of it, and what *state* means, is as with ``dropout``.
 
     >>> round(hazard(Key(0), per_s=0.01).fails(0, 0, 1000.0).after_s, 3)
     20.792
     """
-    _check_away(what, away_s)
-    return Hazard(per_s, what, away_s, key.fold("when"))
+    _check_app(what, away_s, state)
+    return Hazard(per_s, what, away_s, state, key.fold("when"))
 
 
 @failures.register("silent")

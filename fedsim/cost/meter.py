@@ -22,7 +22,8 @@ class Moments:
     """When messages were sent, received, begun, computed and back, in virtual seconds; NaN for what never happened. Shapes: all (n,).
 
     *waited_s* is how much of the work waited for mini-batches. Of those *open* the run's end came first: what had begun goes on to there.
-    *stopped_s* is when a client stopped for good, crashed or gone, NaN where it did not; None: nobody did.
+    *stopped_s* is when a client stopped for good, crashed or gone, NaN where it did not; None: nobody did. *away_s* is for how long of the
+    way down, of waiting, of work and of the way up each client was away; None: nobody was.
     """
 
     sent_s: FloatArray
@@ -33,6 +34,7 @@ class Moments:
     waited_s: FloatArray
     open: BoolArray
     stopped_s: FloatArray | None = None
+    away_s: tuple[FloatArray, FloatArray, FloatArray, FloatArray] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,18 @@ class Spans:
     work: tuple[FloatArray, FloatArray]
     up: tuple[FloatArray, FloatArray]
     loading_s: FloatArray
+    away_s: tuple[FloatArray, ...]
+
+    @property
+    def lasted_s(self) -> tuple[FloatArray, ...]:
+        """Return how long each of the four phases went on while the client was there. Shapes: (n,) each."""
+        phases = (self.down, self.waiting, self.work, self.up)
+        return tuple(np.maximum(0.0, end - begin - away_s) for (begin, end), away_s in zip(phases, self.away_s, strict=True))
 
     @property
     def compute_s(self) -> FloatArray:
-        """Return how long each device computed: its work, less what that waited for mini-batches. Shapes: (n,)."""
-        return np.maximum(0.0, self.work[1] - self.work[0] - self.loading_s)
+        """Return how long each device computed: its work while it was there, less what that waited for mini-batches. Shapes: (n,)."""
+        return np.maximum(0.0, self.lasted_s[2] - self.loading_s)
 
 
 def spans(moments: Moments, end_s: Seconds) -> Spans:
@@ -77,7 +86,8 @@ def spans(moments: Moments, end_s: Seconds) -> Spans:
         start = np.where(np.isnan(begin), 0.0, begin)
         found.append((start, np.where(took, until, start)))
     down, waiting, work, up = found
-    return Spans(down, waiting, work, up, np.minimum(moments.waited_s, work[1] - work[0]))
+    away_s = moments.away_s or (np.zeros(len(moments.sent_s)),) * 4
+    return Spans(down, waiting, work, up, np.minimum(moments.waited_s, np.maximum(0.0, work[1] - work[0] - away_s[2])), away_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +128,10 @@ class Meter:
         time; by its mean rate, where that goes with time.
         """
         went = spans(moments, end_s)
-        down_s, down_share = self._radio(downs_s(self.network, clients, down_bytes), went.down, moments.received_s, moments)
-        up_s, up_share = self._radio(ups_s(self.network, clients, up_bytes), went.up, moments.arrived_s, moments)
-        waits = (went.down[1] - went.down[0] - down_s, went.waiting[1] - went.waiting[0], went.up[1] - went.up[0] - up_s, went.loading_s)
+        lasted = went.lasted_s
+        down_s, down_share = self._radio(downs_s(self.network, clients, down_bytes), lasted[0], moments.received_s, moments)
+        up_s, up_share = self._radio(ups_s(self.network, clients, up_bytes), lasted[3], moments.arrived_s, moments)
+        waits = (lasted[0] - down_s, lasted[1], lasted[3] - up_s, went.loading_s)
         idle_s = waits[0] + waits[1] + waits[2] + waits[3]
         model = self.model
         compute_j = _whole(model.compute_j(clients, went.compute_s), went.compute_s > 0, JOULE)
@@ -138,10 +149,9 @@ class Meter:
         return Charged(compute_j, down_j, up_j, idle_j, went.compute_s, grams)
 
     def _radio(
-        self, own_s: FloatArray, span: tuple[FloatArray, FloatArray], done_s: FloatArray, moments: Moments
+        self, own_s: FloatArray, lasted: FloatArray, done_s: FloatArray, moments: Moments
     ) -> tuple[FloatArray, FloatArray]:
-        """Return how long each radio was on in *span*, and which share of the bytes went over it; *own_s* is what its link alone takes."""
-        lasted = span[1] - span[0]
+        """Return how long each radio was on, and which share of the bytes went over it; *own_s* is what its link alone takes."""
         over = moments.open if moments.stopped_s is None else moments.open | ~np.isnan(moments.stopped_s)
         cut = over & np.isnan(done_s)
         share = np.where(cut, np.where(own_s > 0, np.minimum(1.0, lasted / np.where(own_s > 0, own_s, 1.0)), 1.0), 1.0)

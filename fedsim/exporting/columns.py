@@ -62,6 +62,10 @@ OWN: dict[str, dict[str, Meaning]] = {
         "stopped_s": (SECONDS, "when its client stopped working on it; steps and flops are what was done by then"),
         "up_resent_bytes": (BYTES, "how much of the framing up was sent again, lost on the way before"),
         "edge_round": ("", "which of its edge's own rounds it was, from 0; moments and bytes are then those on its client's link"),
+        "down_away_s": ("s (virtual)", "for how much of the way down its client was away: that paused, or had not begun"),
+        "waiting_away_s": ("s (virtual)", "the same of waiting there"),
+        "work_away_s": ("s (virtual)", "the same of the work"),
+        "up_away_s": ("s (virtual)", "the same of the way up"),
     },
     "edges": {
         "edge": ("", "the edge, from 0"),

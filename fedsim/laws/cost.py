@@ -52,7 +52,7 @@ def _of_failures(failures: Failures, clients: IntArray) -> dict[int, list[float]
         found[client] = [
             number
             for each in faults
-            for number in ((-1.0,) if each is None else (each.after_s, float(ANSWERS.index(each.answer)), each.away_s))
+            for number in ((-1.0,) if each is None else (each.after_s, float(ANSWERS.index(each.answer)), each.away_s, float(each.loses)))
         ]
     return found
 
@@ -256,6 +256,7 @@ def faults_lie_within_the_work(make: Make) -> None:
                     words = f"task {task} of client {client}, of {works_s} s: {fault}"
                     want(0.0 <= fault.after_s <= works_s and 0.0 <= fault.away_s < math.inf, words)
                     want(fault.breaks or fault.after_s == works_s, f"{words}: it breaks nothing, and not all is done")
+                    want(fault.breaks or not fault.loses, f"{words}: it breaks nothing, and what its client keeps is lost")
                     want(bool(fault.cause) and fault.answer in ANSWERS, words)
 
 

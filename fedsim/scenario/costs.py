@@ -98,11 +98,6 @@ def check_leaving(scenario: Scenario, network: Network) -> None:
             f"clients.leaving = {leaving!r}: goes with links and devices of clients' own, and there is {' and '.join(beside)}. Leave"
             f" that out, or take 'finish'."
         )
-    if leaving == "pause" and scenario.clients.energy is not None:
-        raise ScenarioError(
-            "clients.leaving = 'pause': time away counts as time at work in seconds by phase, and would be charged as such by"
-            " clients.energy. Leave that out, or take 'abort' or 'finish'."
-        )
     if leaving == "pause" and pieces(network) is not None:
         raise ScenarioError(
             f"clients.leaving = 'pause': goes with links whose rates stay, and those of clients.network.kind ="

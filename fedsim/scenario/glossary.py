@@ -109,6 +109,7 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "per_s": "crashes per second of a task's work",
         "what": "what dies: the device, of which nothing is heard until it is missed, or the app alone, whose SuperNode says so",
         "away_s": "how long the device takes no other message then",
+        "state": "what becomes of all that a device keeps between messages: it is as before the task, or lost, and it begins anew",
     },
     "loader": {
         "examples_per_s": "how many examples a second a device reads; of those that differ the median",

@@ -236,7 +236,8 @@ class Run:
         """Return how long each message took, phase by phase: a row each, in the order of ``tasks``.
 
         Columns: client, round, kind, outcome; download_s, waiting_s (for the device, or for a client's trigger), training_s (all that the
-        device did), upload_s and total_s, in virtual seconds, NaN for what never happened.
+        device did), upload_s, away_s (of any of these, while its client was away: they have none of it) and total_s, in virtual seconds,
+        NaN for what never happened.
         """
         from fedsim.score import spent
 

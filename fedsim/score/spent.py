@@ -10,6 +10,7 @@ from fedsim.sim.rows import STREAM_ENDED
 
 MOMENTS = ("sent", "received", "started", "computed", "arrived")
 PHASES = ("download", "waiting", "training", "upload")
+AWAY: dict[str, str] = dict(zip(PHASES, ("down_away_s", "waiting_away_s", "work_away_s", "up_away_s"), strict=True))
 ENDED = "stream ended"
 REASONS = {"arrived": "counted", "late": "late", "failed": "failed", "in flight": "cut off"}
 """What became of a message, by its row's outcome, in a word; one whose client's stream had ended is apart (ENDED)."""
@@ -19,14 +20,21 @@ def phases(tasks: Frame) -> Frame:
     """Return how long each message of *tasks* took: a row each, in their order.
 
     Columns: client, round, kind, outcome; download_s, waiting_s (for the device, or for a client's trigger), training_s (or evaluation:
-    all that the device did), upload_s, and total_s, from sending to the reply's arrival. NaN for what never happened. Virtual seconds.
+    all that the device did), upload_s, away_s (of any of these, while which its client was away: they have none of it), and total_s, from
+    sending to the reply's arrival. NaN for what never happened. Virtual seconds.
     """
     found = tasks[["client", "round", "kind", "outcome"]].copy()
     steps = ("sent_s", "received_s", "started_s", "computed_s", "arrived_s")
     for name, begin, end in zip(PHASES, steps, steps[1:], strict=False):
-        found[f"{name}_s"] = tasks[end] - tasks[begin]
+        found[f"{name}_s"] = (tasks[end] - tasks[begin] - _away(tasks, name)).clip(lower=0.0)
+    found["away_s"] = sum(_away(tasks, name) for name in PHASES)
     found["total_s"] = tasks.arrived_s - tasks.sent_s
     return found
+
+
+def _away(tasks: Frame, phase: str) -> FloatArray:
+    """Return for how much of a *phase* the client of each of *tasks* was away; older runs do not say."""
+    return tasks[AWAY[phase]].to_numpy(dtype=np.float64) if AWAY[phase] in tasks else np.zeros(len(tasks))
 
 
 def spread(tasks: Frame) -> Frame:
@@ -37,9 +45,9 @@ def spread(tasks: Frame) -> Frame:
     import pandas as pd
 
     times = phases(tasks[tasks.kind == "train"])
-    whole = float(times[[f"{name}_s" for name in PHASES]].sum().sum())
+    whole = float(times[[f"{name}_s" for name in (*PHASES, "away")]].sum().sum())
     rows: list[tuple[str, float, float, float, float, float]] = []
-    for name in (*PHASES, "total"):
+    for name in (*PHASES, *(("away",) if (times.away_s > 0).any() else ()), "total"):
         values = times[f"{name}_s"].dropna().to_numpy(dtype=np.float64)
         if len(values):
             p50, p90, p99 = np.quantile(values, [0.5, 0.9, 0.99]).tolist()
@@ -54,6 +62,7 @@ def went(tasks: Frame, end_s: Seconds) -> Spans:
     return spans(Moments(
         times["sent"], times["received"], times["started"], times["computed"], times["arrived"], waited_s,
         (tasks.outcome == "in flight").to_numpy(), tasks.stopped_s.to_numpy(dtype=np.float64) if "stopped_s" in tasks else None,
+        (_away(tasks, "download"), _away(tasks, "waiting"), _away(tasks, "training"), _away(tasks, "upload")),
     ), end_s)  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class Handover:
         self._clients, self._observer, self._invariants = clients, observer, invariants
         self._fleet, self._engine = clients.fleet, clients.engine
         self._mods, self._writable, self._dry = list(mods), writable, dry
-        self._contexts: dict[int, Context] = {}
+        self._contexts: dict[int, tuple[int, Context]] = {}  # By client, each with the life whose it is.
         self._checked: tuple[Any, Any, Any] = None, None, ()  # Of which stack, names and parcel the size was checked last.
         self._told_until: dict[int, Seconds] = {}  # By client: up to when its drifts are on record.
         self._late: list[Delivery] = []  # What arrived late, and leaves something behind that has not been told.
@@ -240,7 +240,7 @@ class Handover:
             sent = compat.with_metadata(delivery.parcel.content, delivery.message.metadata)
             names = ", ".join(str(getattr(mod, "__name__", mod)) for mod in mods)
             with door(f"client {delivery.client} in round {delivery.round}", f"a client mod ({names}) raised", wrong=RunError):
-                reply = with_mods(mods, app)(sent, self._context(delivery.client))
+                reply = with_mods(mods, app)(sent, self._context(delivery))
         else:
             reply = app(delivery.message, _NO_CONTEXT)
         if not reply.has_error():
@@ -297,17 +297,19 @@ class Handover:
             f" depends: {what}. A mod may change numbers; what changes sizes is a codec ([codec] up), which states them beforehand."
         )
 
-    def _context(self, client: int) -> Context:
-        if client not in self._contexts:
-            self._contexts[client] = Context(
+    def _context(self, delivery: Delivery) -> Context:
+        client, life = delivery.client, delivery.life
+        if self._contexts.get(client, _NOBODY)[0] != life:
+            self._contexts[client] = life, Context(
                 run_id=1, node_id=records.node_of(client), node_config={"partition-id": client},
                 state=RecordDict(), run_config={},
             )  # fmt: skip
-        return self._contexts[client]
+        return self._contexts[client][1]
 
 
 def _head(delivery: Delivery) -> Head:
     return Head(delivery.number, delivery.client, delivery.planned.number, delivery.round, delivery.parcel.version)
 
 
+_NOBODY = (-1, None)
 _NO_CONTEXT = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={})

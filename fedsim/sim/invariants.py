@@ -13,7 +13,8 @@ class Invariants:
     """Watches the clock, the versions, the bytes and the memories."""
 
     def __init__(self) -> None:
-        self._now: Seconds = 0.0
+        self.now: Seconds = 0.0
+        """When it is, as far as anybody said."""
         self.down_bytes = 0
         self.up_bytes = 0
         self.settled_bytes = 0
@@ -23,9 +24,9 @@ class Invariants:
 
     def at(self, now: Seconds, event: str) -> None:
         """Check that the clock does not go back."""
-        if now < self._now:
-            raise _broken(event, f"the clock went back from {self._now} to {now} s")
-        self._now = now
+        if now < self.now:
+            raise _broken(event, f"the clock went back from {self.now} to {now} s")
+        self.now = now
 
     def sent(self, *, down: int = 0, up: int = 0) -> None:
         """Count bytes put on the wire."""
@@ -61,7 +62,7 @@ class Invariants:
 
         if row.version > version:
             raise _broken(event(), f"an update from the future: version {row.version} while the server is at {version}")
-        last, now = 0.0, self._now
+        last, now = 0.0, self.now
         for moment in (row.sent_s, row.received_s, row.started_s, row.computed_s, row.arrived_s):
             if moment >= 0:
                 if not last <= moment <= now:

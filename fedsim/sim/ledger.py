@@ -35,7 +35,7 @@ class Ledger:
         if delivery.stage == "returning":
             self._invariants.sent(up=delivery.up.total, down=delivery.up.back)  # On the wire, though it never arrives.
         del self._open[delivery.id]
-        row = delivery.settle(outcome, loss, result)
+        row = delivery.settle(outcome, loss, result, self._invariants.now)
         self.arrived += outcome == "arrived"
         self._invariants.settled(row, self._newest)
         self._observer.task(row)

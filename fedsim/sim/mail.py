@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ from fedsim.cost.failures import Fault
 from fedsim.flower import compat, compat_lazy, records
 from fedsim.flower.records import Size
 from fedsim.learn.work import Task
+from fedsim.sim.leaving import Absences, away_s
 from fedsim.sim.rows import Outcome, TaskRow
 
 if TYPE_CHECKING:
@@ -108,8 +110,12 @@ class Delivery:
     stopped_s: Seconds = NEVER
     code: int | None = None
     """Flower's code of the error in the place of a reply, where a fault is why."""
+    life: int = 0
+    """How often its client had lost all that it kept when it began."""
     lost: bool = False
     """Whether nothing will ever be heard of it."""
+    absent: Callable[[int, Seconds, Seconds], Absences] | None = None
+    """Says when a client was away between two moments; None where nobody ever is while it has a message."""
     number: int = 0
     """Which message it is, in the order of sending, from 1."""
 
@@ -220,8 +226,8 @@ class Delivery:
         """Take that nobody waits for the reply any more."""
         self.abandoned = True
 
-    def settle(self, outcome: Outcome, loss: float | None = None, result: str = "") -> TaskRow:
-        """Seal its fate, and return the row that tells it."""
+    def settle(self, outcome: Outcome, loss: float | None = None, result: str = "", now: Seconds = math.inf) -> TaskRow:
+        """Seal its fate, *now*, and return the row that tells it."""
         must(self.stage != "settled", f"message {self.id} to client {self.client} has its fate already")
         self.stage = "settled"
         down = self.parcel.down if self.reached else _NOTHING
@@ -231,8 +237,20 @@ class Delivery:
             self.id, self.client, self.nth, parcel.kind, parcel.round, parcel.version, outcome,
             self.sent_s, self.received_s, self.started_s, self.computed_s, self.arrived_s, self.examples, self.steps, self.flops,
             down.payload, down.framing + up.back, up.payload, up.framing, loss, result, self.failure, self.waited_s, self.batch_size,
-            down.resent + up.back_resent, up.resent, self.cause, self.stopped_s, parcel.edge_round,
+            down.resent + up.back_resent, up.resent, self.cause, self.stopped_s, parcel.edge_round, *self._away(now),
         )  # fmt: skip
+
+    def _away(self, now: Seconds) -> tuple[Seconds, ...]:
+        """Return for how long of the way down, of waiting, of its work and of the way up its client was away; *now* it is all over."""
+        last = self.stopped_s if self.stopped_s >= 0 else self.arrived_s if self.arrived_s >= 0 else now
+        absences = () if self.absent is None else self.absent(self.client, self.sent_s, last)
+        if not absences:
+            return ()
+        begins = (self.sent_s, self.received_s, self.started_s, self.computed_s)
+        ends = (self.received_s, self.started_s, self.computed_s, self.arrived_s)
+        return tuple(
+            away_s(absences, begin, end if end >= 0 else last) if begin >= 0 else 0.0 for begin, end in zip(begins, ends, strict=True)
+        )
 
     def _go(self, stage: Stage) -> None:
         if stage not in AFTER[self.stage]:

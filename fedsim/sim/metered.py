@@ -127,7 +127,13 @@ def _moments(rows: Sequence[TaskRow]) -> Moments:
         started_s=_times([row.started_s for row in rows]), computed_s=_times([row.computed_s for row in rows]),
         arrived_s=_times([row.arrived_s for row in rows]), waited_s=np.array([row.waited_s for row in rows], dtype=np.float64),
         open=np.array([row.outcome == "in flight" for row in rows], dtype=np.bool_), stopped_s=_times([row.stopped_s for row in rows]),
+        away_s=_away(rows),
     )  # fmt: skip
+
+
+def _away(rows: Sequence[TaskRow]) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    each = np.array([(row.down_away_s, row.waiting_away_s, row.work_away_s, row.up_away_s) for row in rows], dtype=np.float64)
+    return each[:, 0], each[:, 1], each[:, 2], each[:, 3]
 
 
 def _ints(values: list[int]) -> Any:

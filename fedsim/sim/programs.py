@@ -50,6 +50,7 @@ class Programs:
         self.fleet, self.engine, self._invariants = fleet, engine, invariants
         self._kept: dict[int, Kept] = {}
         self._ahead: dict[int, _Planned] = {}  # By message: what was foreseen last.
+        self._lives: dict[int, int] = {}  # By client: how often it has lost all that it kept.
         self._unread: dict[int, Delivery] = {}  # By client: its last training task, until its numbers are known.
 
     def sent(self, delivery: Delivery) -> None:
@@ -156,7 +157,7 @@ class Programs:
         """Let the clients begin what ``took_s`` was asked of last."""
         for delivery in deliveries:
             plan = self._ahead[delivery.number]
-            delivery.program = plan.program
+            delivery.program, delivery.life = plan.program, self._lives.get(delivery.client, 0)
             self._begun(delivery, plan.program, plan.task, plan.kept)
             delivery.ticket = self.engine.submit(plan.task)
             self._keep(delivery, plan.program, plan.kept)
@@ -196,6 +197,7 @@ class Programs:
 
     def _begin(self, delivery: Delivery, order: Order, now: Seconds) -> Seconds:
         fleet, client = self.fleet, delivery.client
+        delivery.life = self._lives.get(client, 0)
         training = order.job.kind == "train"
         program = fleet.client(client)
         if program.chained and (training or order.job.own_statistics):
@@ -213,6 +215,8 @@ class Programs:
         delivery.fault = self._fault(delivery, number, now, took_s)
         if delivery.fault is not None and delivery.fault.breaks:  # All that it leaves is that it was begun: the next is another.
             kept = dataclasses.replace(self.kept(client), trained=kept.trained, evaluated=kept.evaluated)
+            if delivery.fault.loses:
+                kept = self._lost(client, kept)
         else:
             self._begun(delivery, program, task, kept)
         self._keep(delivery, program, kept)
@@ -222,6 +226,15 @@ class Programs:
             self.engine.discard(delivery.ticket)
             delivery.ticket = None
         return took_s
+
+    def _lost(self, client: int, kept: Kept) -> Kept:
+        """Let *client* lose all that it keeps, and return what is left of *kept*: how often it began, and where its stream is.
+
+        What it did before leaves nothing, though its numbers come later.
+        """
+        self._lives[client] = self._lives.get(client, 0) + 1
+        self._unread.pop(client, None)
+        return Kept(kept.trained, kept.evaluated, kept.until_s, kept.until_s)
 
     def _fault(self, delivery: Delivery, number: int, now: Seconds, works_s: Seconds) -> Fault | None:
         """Return what goes wrong with a task of *works_s*, begun *now*: by the failures, or since its client leaves before."""

@@ -28,9 +28,10 @@ class TaskRow:
     the strategy was given, *failure* the reason why it was given an error; both are empty otherwise. *waited_s* is how long its steps
     waited for mini-batches to be loaded, *batch_size* what the client's policy chose; both are 0 where there is no loader, and no policy.
     *cause* says why its client failed, and *stopped_s* when it stopped working on it: *steps* and *flops* are then what was done by then,
-    to the share of its time. Bytes of a transfer that broke off count in full, as do those that are on their way when a run ends.
-    Behind an edge all moments are those between edge and client, *version* is the server's that the edge was sent, and *edge_round* says
-    which of the edge's own rounds it was, from 0.
+    to the share of its time. Of the way down, of waiting, of the work and of the way up its client was away for *down_away_s* and so on:
+    what it was at paused, or had not begun. Bytes of a transfer that broke off count in full, as do those that are on their way when a run
+    ends. Behind an edge all moments are those between edge and client, *version* is the server's that the edge was sent, and *edge_round*
+    says which of the edge's own rounds it was, from 0.
     """
 
     message: str
@@ -62,6 +63,10 @@ class TaskRow:
     cause: str = ""
     stopped_s: Seconds = -1.0
     edge_round: int = 0
+    down_away_s: Seconds = 0.0
+    waiting_away_s: Seconds = 0.0
+    work_away_s: Seconds = 0.0
+    up_away_s: Seconds = 0.0
 
     @property
     def wire_bytes(self) -> int:

@@ -21,7 +21,7 @@ from fedsim.cost.transport import Transport, look_s
 from fedsim.sim import bulk
 from fedsim.sim.crew import Clients
 from fedsim.sim.host import Alone, Host, Shared
-from fedsim.sim.leaving import There
+from fedsim.sim.leaving import Absences, Gone, There
 from fedsim.sim.links import Lay, Unshared
 from fedsim.sim.mail import Delivery
 from fedsim.sim.rows import STREAM_ENDED
@@ -47,7 +47,7 @@ class World:
             self._host = Shared(self.env, transport.cores, transport.crowd_from, transport.crowd_factor)
         self._transport = transport
         still = isinstance(self._links, Unshared) and pieces(network) is None
-        self._there = None if leaving is None else There(self.env, leaving[0], pauses=leaving[1])
+        self._there, self._gone = None if leaving is None else There(self.env, leaving[0], pauses=leaving[1]), Gone()
         self._unshared = transport is None and still and isinstance(self._host, Alone) and leaving is None
         self._clients, self._arrive, self._lost = clients, arrive, lost
         self._busy: dict[int, deque[simpy.Event]] = {}
@@ -57,6 +57,7 @@ class World:
     def send(self, delivery: Delivery) -> None:
         """Put *delivery* on its way."""
         self._clients.sent(delivery)
+        delivery.absent = self._absent
         self._under_way[delivery.number] = carried = (
             self._carry(delivery) if self._there is None else self._carry_while(delivery, self._there)
         )
@@ -90,7 +91,12 @@ class World:
     def _carry(self, delivery: Delivery) -> Generator[simpy.Event, None, None]:
         env, client, transport, fetched_s = self.env, delivery.client, self._transport, 0.0
         if transport is None:
+            if client in self._gone:  # It takes nothing before it is back: the message waits for it at the server.
+                yield self._until(self._gone.back_s(client))
+            since_s = env.now
             yield self._links.down(client, delivery.parcel.down.total)
+            if client in self._gone:
+                yield from self._stood(client, since_s, None)
             delivery.receive(env.now)
             yield from self._turn(client)
         else:
@@ -124,8 +130,16 @@ class World:
 
     def _carry_while(self, delivery: Delivery, there: There) -> Generator[simpy.Event, None, None]:
         """Carry *delivery* while its client is *there*: as ``_carry`` without a transport, but that it may leave."""
-        env, client = self.env, delivery.client
-        if (yield from there.spend(client, way_s(self._network, "down", client, delivery.parcel.down.total, env.now))):
+        env, client, left = self.env, delivery.client, False
+        if client in self._gone:
+            back_s = self._gone.back_s(client)
+            yield self._until(back_s if there.pauses else min(back_s, there.leaves_s(client)))
+        since_s, leaves_s = env.now, math.inf if there.pauses else there.leaves_s(client)
+        left = yield from there.spend(client, way_s(self._network, "down", client, delivery.parcel.down.total, env.now))
+        if not left and client in self._gone:
+            yield from self._stood(client, since_s, there if there.pauses else None)
+            left = env.now > leaves_s
+        if left:
             self._drop(delivery, "left while downloading", its_turn=False)
             return
         delivery.receive(env.now)
@@ -178,17 +192,26 @@ class World:
 
     def _failed(self, delivery: Delivery, fault: Fault, took: Seconds) -> Generator[simpy.Event, None, None]:
         """Let the server hear of a *fault* what it does, and its client be away as long as it is."""
-        began_s = self.env.now
+        began_s, client = self.env.now, delivery.client
         delivery.stop(began_s, took)
+        if fault.away_s:
+            self._gone.goes(client, began_s, began_s + fault.away_s)
         if fault.answer == "never":
             delivery.drop(began_s)
             self._lost(delivery)
         else:
-            if fault.answer != "raised":
+            told = True
+            if fault.answer == "crashed" and self._there is not None:
+                told = yield from self._there.tells(client, HEARTBEATS_S)
+            elif fault.answer != "raised":
                 yield self.env.timeout(HEARTBEATS_S)
-            delivery.hear()
-            delivery.arrive(self.env.now)
-            self._arrive(delivery)
+            if told:
+                delivery.hear()
+                delivery.arrive(self.env.now)
+                self._arrive(delivery)
+            else:
+                delivery.drop(self.env.now)
+                self._lost(delivery)
         if fault.away_s:
             yield self._until(began_s + fault.away_s)
         self._over(delivery)
@@ -210,6 +233,21 @@ class World:
             waiting.popleft().succeed()
         else:
             del self._busy[client]
+
+    def _stood(self, client: int, since_s: Seconds, there: There | None) -> Generator[simpy.Event, None, None]:
+        """Let pass what a transfer, begun at *since_s* and over by now, stood still while the device of *client* was away."""
+        while gone := self._gone.between(client, since_s, self.env.now):
+            left, since_s = self.env.now - gone[0][0], gone[0][1]
+            if there is None:
+                yield self._until(since_s + left)
+            else:
+                yield self._until(since_s)
+                yield from there.spend(client, left)
+
+    def _absent(self, client: int, begin_s: Seconds, end_s: Seconds) -> Absences:
+        """Return when *client* was away between two moments: for what befell it, or by its availability, where that matters."""
+        gone = self._gone.between(client, begin_s, end_s) if client in self._gone else ()
+        return gone if self._there is None or not self._there.pauses else [*gone, *self._there.between(client, begin_s, end_s)]
 
     def _turn(self, client: int) -> Generator[simpy.Event, None, None]:
         """Wait for *client*: it works on one message at a time, as on a real SuperNode."""
