@@ -64,6 +64,12 @@ def _assigned(at: str, assign: Assign | list[int], clients: int, count: int, key
 
 def _check(scenario: Scenario) -> None:
     """Refuse what is elsewhere in *scenario* that edges do not go with."""
+    for name in ("pacing", "aggregation"):  # What a server has that counts single replies.
+        if getattr(scenario.server, name, None) is not None:
+            raise ScenarioError(
+                f"server.{name}: goes by the replies that a server gets, and with [edges] these are edges'; edges.timeout_s says how long an"
+                f" edge waits. Leave one of them out."
+            )
     if scenario.codec is not None:
         raise ScenarioError(
             "edges: average models as they are, and [codec] has something else travel in their place. Leave one of them out."
