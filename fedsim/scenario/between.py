@@ -67,8 +67,8 @@ def _check(scenario: Scenario) -> None:
     for name in ("pacing", "aggregation"):  # What a server has that counts single replies.
         if getattr(scenario.server, name, None) is not None:
             raise ScenarioError(
-                f"server.{name}: goes by the replies that a server gets, and with [edges] these are edges'; edges.timeout_s says how long an"
-                f" edge waits. Leave one of them out."
+                f"server.{name}: goes by the replies that a server gets, and with [edges] these are edges'; edges.timeout_s says how long"
+                f" an edge waits. Leave one of them out."
             )
     if scenario.codec is not None:
         raise ScenarioError(

@@ -46,7 +46,7 @@ class Invariants:
 
     def edge(self, row: EdgeRow) -> None:
         """Check what passed between the server and an edge, once its fate is sealed."""
-        last, now = 0.0, self._now
+        last, now = 0.0, self.now
         for moment in (row.sent_s, row.received_s, row.answered_s, row.arrived_s):
             if moment >= 0:
                 if not last <= moment <= now:
