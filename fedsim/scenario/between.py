@@ -13,8 +13,8 @@ from fedsim.flower.rounds import starts_itself
 from fedsim.learn.job import Job
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
-from fedsim.scenario.schema import Cells as CellsSection
 from fedsim.scenario.schema import Scenario
+from fedsim.scenario.tiers import Cells as CellsSection
 from fedsim.strategy.stock import AT, MEANS, Built, family_of
 
 REAL = "edges: real clients are a SuperLink's, and nothing of ours stands between them. Leave [edges] out, or simulate with fedsim run."

@@ -195,6 +195,7 @@ class Relay:
             yield from self._play(leg, read)
         if leg.over.triggered:
             self._late(leg)
+            del self._going[id(leg)]
             return
         leg.answered_s = float(self._env.now)
         if leg.answers:
