@@ -13,8 +13,8 @@ from fedsim.flower.rounds import starts_itself
 from fedsim.learn.job import Job
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
-from fedsim.scenario.schema import Cells as CellsSection
 from fedsim.scenario.schema import Scenario
+from fedsim.scenario.tiers import Cells as CellsSection
 from fedsim.strategy.stock import AT, MEANS, Built, family_of
 
 REAL = "edges: real clients are a SuperLink's, and nothing of ours stands between them. Leave [edges] out, or simulate with fedsim run."
@@ -64,6 +64,12 @@ def _assigned(at: str, assign: Assign | list[int], clients: int, count: int, key
 
 def _check(scenario: Scenario) -> None:
     """Refuse what is elsewhere in *scenario* that edges do not go with."""
+    for name in ("pacing", "aggregation"):  # What a server has that counts single replies.
+        if getattr(scenario.server, name, None) is not None:
+            raise ScenarioError(
+                f"server.{name}: goes by the replies that a server gets, and with [edges] these are edges'; edges.timeout_s says how long"
+                f" an edge waits. Leave one of them out."
+            )
     if scenario.codec is not None:
         raise ScenarioError(
             "edges: average models as they are, and [codec] has something else travel in their place. Leave one of them out."

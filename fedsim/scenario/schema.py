@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validator, model_validator
 
 from fedsim.cost.availability import Leaving
-from fedsim.cost.edges import Assign
 from fedsim.learn.pace import Clock
 from fedsim.scenario.section import FleetClients, Section, ServerLink, Table, Transport
 from fedsim.scenario.stop import Stop
+from fedsim.scenario.tiers import Cells, Edges
 
 Moment = Annotated[float, Field(ge=0)]
 """Virtual seconds since the start of the run."""
@@ -100,22 +100,6 @@ class Energy(BaseModel):
 
 
 _CELLS = "Households, offices or radio cells whose clients share a link, and cross it and whatever lies beyond at once; none unless given."
-_CELL = "which clients are in which cell: 'blocks' of their numbers, dealt out 'in_turn', 'drawn', or a list with the cell of each, from 0"
-
-
-class Cells(Section):
-    """Cells whose clients share a link, max-min fairly, each no faster than its own; server.link and edges.access are crossed at once."""
-
-    count: Annotated[int, Field(ge=1, le=1_000_000, description="how many cells there are")]
-    assign: Annotated[Assign | list[Annotated[int, Field(ge=0)]], Field(description=_CELL)] = "blocks"
-    down_mbps: Annotated[float | None, Field(gt=0, description="what a cell's link carries to its clients; never full unless given")] = None
-    up_mbps: Annotated[float | None, Field(gt=0, description="what a cell's link carries from its clients; never full unless given")] = None
-
-    @model_validator(mode="after")
-    def _some_way(self) -> Cells:
-        if self.down_mbps is None and self.up_mbps is None:
-            raise ValueError("give down_mbps, up_mbps, or both, like up_mbps = 10.0")
-        return self
 
 
 class Clients(FleetClients):
@@ -270,6 +254,7 @@ _CALIBRATION = (
 )
 
 
+_EDGES = "Edges between the clients and the server, which average for their clients; clients send to the server unless given."
 _SERVER_LINK = "What the server's own link carries, shared by all transfers in progress; more than is ever asked unless given."
 
 
@@ -283,28 +268,6 @@ class Server(Section):
     statistics: Annotated[Literal["aggregate", "keep_local", "recalibrate"], LATER, Field(description=_STATISTICS)] = "aggregate"
     calibration_examples: Annotated[Annotated[int, Field(ge=2, le=10_000)] | None, Field(description=_CALIBRATION)] = None
     link: Annotated[ServerLink | None, Field(description=_SERVER_LINK)] = None
-
-
-_EDGES = "Edges between the clients and the server, which average for their clients; clients send to the server unless given."
-_ASSIGN = (
-    "which clients are behind which edge: in 'blocks' of their numbers, as even as can be; dealt out 'in_turn'; 'drawn', each by itself;"
-    " or a list with the edge of each client, from 0"
-)
-_EDGE_ROUNDS = "how many rounds an edge plays among its clients before it sends its model up: kappa2 of HierFAVG"
-_EDGE_NETWORK = "How fast the link of each edge with the server is: up is to the server."
-_EDGE_TIMEOUT = "how many seconds an edge waits for its clients in each of its rounds; until all have answered unless given"
-_ACCESS = "What each edge's own link towards its clients carries, shared by their transfers; more than is ever asked unless given."
-
-
-class Edges(Section):
-    """Edges between the clients and the server: each hands one copy of the model on, averages, and sends one model up."""
-
-    count: Annotated[int, Field(ge=1, le=1_000_000, description="how many edges there are")]
-    assign: Annotated[Assign | list[Annotated[int, Field(ge=0)]], Field(description=_ASSIGN)] = "blocks"
-    rounds: Annotated[int, Field(ge=1, le=1_000_000, description=_EDGE_ROUNDS)] = 1
-    timeout_s: Annotated[float | None, Field(gt=0, description=_EDGE_TIMEOUT)] = None
-    network: Annotated[Table, Field(description=_EDGE_NETWORK)] = Field(default_factory=lambda: {"kind": "ideal"})
-    access: Annotated[ServerLink | None, Field(description=_ACCESS)] = None
 
 
 class Codec(Section):

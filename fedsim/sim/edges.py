@@ -48,8 +48,8 @@ class Leg:
     answered_s: Seconds = NEVER
     arrived_s: Seconds = NEVER
     played: int = 0
-    sent: list[Delivery] = field(default_factory=list[Delivery])
-    """All that it sent to its clients."""
+    sent: list[int] = field(default_factory=list[int])
+    """Numbers of all that it sent to its clients."""
     flying: list[Delivery] = field(default_factory=list[Delivery])
     """Of those what is not answered."""
     ready: list[Delivery] = field(default_factory=list[Delivery])
@@ -79,7 +79,7 @@ class Leg:
         """Return the row that tells what became of it."""
         down, up = self.parcel.down, self.parcel.up
         sent = self.answered_s != NEVER and self.answers
-        numbers = np.array([delivery.number for delivery in self.sent], dtype=np.int64)
+        numbers = np.array(self.sent, dtype=np.int64)
         return EdgeRow(
             self.parcel.round, self.parcel.kind, self.edge, self.parcel.version, outcome, self.sent_s, self.received_s, self.answered_s,
             self.arrived_s, self.played, len(self.messages), down.payload, down.framing + (up.back if sent else 0),
@@ -195,6 +195,7 @@ class Relay:
             yield from self._play(leg, read)
         if leg.over.triggered:
             self._late(leg)
+            del self._going[id(leg)]
             return
         leg.answered_s = float(self._env.now)
         if leg.answers:
@@ -210,7 +211,7 @@ class Relay:
         """Let an edge send its clients what it has, and wait for them."""
         sent = self._push(leg.messages, read)
         ids = [delivery.id for delivery in sent]
-        leg.sent += sent
+        leg.sent += [delivery.number for delivery in sent]
         leg.flying = sent
         limit = [] if self._edges.timeout_s is None else [self._inbox.deadline(self._edges.timeout_s)]
         yield self._env.any_of([self._inbox.whole(ids), leg.over, *limit])

@@ -73,7 +73,10 @@ class Handover:
 
         ``merged`` or ``dropped`` is to be told of that then; an error has its fate at once.
         """
-        return self._filled(ready, flying, now, merge=False)
+        replies, held = self._filled(ready, flying, now, merge=False)
+        for each in held:
+            each.delivery.finished = None  # Its parameters go with the reply, and not with what is held.
+        return replies, held
 
     def merged(self, held: Sequence[Held], now: Seconds) -> None:
         """Take that what was made of the replies *held* has come to the server."""

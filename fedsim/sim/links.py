@@ -102,18 +102,25 @@ class Shared:
 
 
 class Crossing:
-    """Links of clients whose transfers cross several shared links at once: those of which *capacities* say what they carry each way.
+    """Links of clients whose transfers cross two shared ones at once: their cell's, and one of the *beyonds* beyond.
 
-    *routes* (client) says which these are, by their places. As ``Shared``, for more than one.
+    *shared* says what each of either carries, in bytes per second, None for more than is ever asked. As ``Shared``, for more than one.
     """
 
     def __init__(
-        self, env: simpy.Environment, network: Network, capacities: Mapping[Direction, Sequence[float]],
-        routes: Callable[[int], Sequence[int]],
+        self, env: simpy.Environment, network: Network, shared: Mapping[Direction, tuple[float | None, float | None]], beyonds: int,
+        cells: Cells, beyond_of: Callable[[int], int],
     ) -> None:  # fmt: skip
-        self._env, self._network, self._routes = env, network, routes
-        self._piece = pieces(network)
-        self._ways = {direction: _Way(env, Mesh(carried)) for direction, carried in capacities.items()}
+        self._env, self._network, self._cells, self._beyond_of = env, network, cells, beyond_of
+        self._piece, self._beyonds = pieces(network), beyonds
+        self._ways: dict[Direction, list[_Way]] = {}
+        for direction, (beyond, cell) in shared.items():
+            if beyond is not None and cell is not None:
+                self._ways[direction] = [_Way(env, Mesh([beyond] * beyonds + [cell] * cells.count))]
+            else:  # One at most is ever full: each is a link by itself.
+                many, rate = (beyonds, beyond) if cell is None else (cells.count, cell)
+                self._ways[direction] = [] if rate is None else [_Way(env, Line(rate)) for _ in range(many)]
+        self._by_cell = {direction: cell is not None for direction, (_, cell) in shared.items()}
 
     def down(self, client: int, size_bytes: int) -> simpy.Event:
         """Return the arrival of *size_bytes* at *client*."""
@@ -125,17 +132,22 @@ class Crossing:
 
     def close(self) -> None:
         """Let go of whatever is still on its way."""
-        for way in self._ways.values():
-            way.close()
+        for ways in self._ways.values():
+            for way in ways:
+                way.close()
 
     def _carry(self, direction: Direction, client: int, size_bytes: int) -> simpy.Event:
-        network, way = self._network, self._ways[direction]
+        network, ways = self._network, self._ways[direction]
         takes_s = way_s(network, direction, client, size_bytes, self._env.now)
+        if not ways:
+            return self._env.timeout(takes_s)
+        beyond, cell = self._beyond_of(client), int(self._cells.of[client])
+        way = ways[0] if len(ways) == 1 else ways[cell if self._by_cell[direction] else beyond]
         latency_s = way.latencies_s.get(client)
         if latency_s is None:
             latency_s = way.latencies_s[client] = (network.down_s if direction == "down" else network.up_s)(client, 0)
         piece = None if self._piece is None else partial(self._piece[direction], client)
-        return way.carry(size_bytes, takes_s, latency_s, piece, self._routes(client))
+        return way.carry(size_bytes, takes_s, latency_s, piece, (beyond, self._beyonds + cell))
 
 
 def crossing(cells: Cells, beyond: ServerLink | None, beyond_of: Callable[[int], int] = lambda _: 0, beyonds: int = 1) -> Lay:
@@ -143,22 +155,9 @@ def crossing(cells: Cells, beyond: ServerLink | None, beyond_of: Callable[[int],
 
     *beyond_of* (client) says which. None for either way of a link stands for a capacity that never binds.
     """
-    first = 0 if beyond is None else beyonds
     ends = ServerLink() if beyond is None else beyond
-    capacities: dict[Direction, list[float]] = {
-        "down": [_rate(ends.egress)] * first + [_rate(cells.down)] * cells.count,
-        "up": [_rate(ends.ingress)] * first + [_rate(cells.up)] * cells.count,
-    }
-
-    def routes(client: int) -> tuple[int, ...]:
-        cell = first + int(cells.of[client])
-        return (beyond_of(client), cell) if first else (cell,)
-
-    return lambda env, network: Crossing(env, network, capacities, routes)
-
-
-def _rate(rate: float | None) -> float:
-    return math.inf if rate is None else rate
+    shared: dict[Direction, tuple[float | None, float | None]] = {"down": (ends.egress, cells.down), "up": (ends.ingress, cells.up)}
+    return lambda env, network: Crossing(env, network, shared, beyonds, cells, beyond_of)
 
 
 def laid(server: ServerLink | None) -> Lay:

@@ -18,6 +18,8 @@ from fedsim.core.types import Array, FloatArray, IntArray, Seconds
 
 SLACK = 1e-12
 """The last bits of a sum, as a share of it: they slow nobody down, fill no link, and keep no transfer from its end."""
+_MOST = 1e300
+"""Of a rate without a bound what is added up: so many of them are no infinity yet."""
 _FIRST = 16
 
 
@@ -52,12 +54,12 @@ class Mesh:
         """Let transfer *number*, of *size* bytes, begin *now* over the links of *route*, no faster than *cap*, which may be infinite."""
         must(number not in self._places, f"transfer {number} began twice")
         self._go_to(now)
-        place = len(self._places)
-        self._fit(place + 1, len(route))
+        place, once = len(self._places), [*dict.fromkeys(route)]
+        self._fit(place + 1, len(once))
         self._places[number], self._numbers[place] = place, number
         self._left[place], self._caps[place], self._rates[place], self._slowed[place] = size, cap, 0.0, False
         self._routes[place] = len(self._capacities) - 1
-        self._routes[place, : len(route)] = route
+        self._routes[place, : len(once)] = once
         self._fill()
 
     def change(self, number: int, cap: float, now: Seconds) -> None:
@@ -124,9 +126,8 @@ class Mesh:
         """Work out all rates, and who ends next."""
         there = len(self._places)
         caps, routes = self._caps[:there], self._routes[:there]
-        rates = max_min(self._capacities, caps, routes)
-        hops, again = _once(routes)
-        used = np.bincount(hops[~again], weights=np.where(again, 0.0, rates[:, None])[~again], minlength=len(self._capacities))
+        rates = _filled(self._capacities, caps, routes)
+        used = np.bincount(routes.ravel(), weights=np.repeat(np.minimum(rates, _MOST), routes.shape[1]), minlength=len(self._capacities))
         must(bool((used <= self._capacities * (1 + 1e-9)).all()), "the shares of a link exceed it")
         self._slowed[:there] |= rates < caps
         self._rates[:there] = rates
@@ -137,38 +138,41 @@ class Mesh:
 
 
 def max_min(capacities: FloatArray, caps: FloatArray, routes: IntArray) -> FloatArray:
-    """Return max-min fair rates of transfers with rates of their own, *caps*, over the links of *routes*.
+    """Return max-min fair rates of transfers with rates of their own, *caps*, over the links of *routes*; one named twice is crossed once.
 
     Shapes: capacities (links,), caps (n,), routes (n, hops) -> (n,). A transfer that nothing holds back has the rate infinity.
 
     >>> max_min(np.array([10.0, 4.0]), np.array([np.inf, np.inf, 1.0]), np.array([[0, 0], [0, 1], [1, 1]])).tolist()
     [7.0, 3.0, 1.0]
     """
-    rates, left = np.zeros(len(caps)), np.arange(len(caps))
-    room = capacities.copy()
-    links = len(capacities)
-    once, again = _once(routes)
+    once = np.sort(routes, axis=1)
+    once[:, 1:] = np.where(once[:, 1:] == once[:, :-1], len(capacities), once[:, 1:])
+    return _filled(np.append(capacities, math.inf), caps, once)
+
+
+def _filled(capacities: FloatArray, caps: FloatArray, routes: IntArray) -> FloatArray:
+    """Return the same where the last link is none, which a route may name as often as it likes, and others once."""
+    rates, left, links, hops = np.zeros(len(caps)), np.arange(len(caps)), len(capacities), routes.shape[1]
+    used = np.zeros(links)
     while len(left):
-        hops, single = once[left], ~again[left]
-        on = np.bincount(hops[single], minlength=links)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            levels = np.where(on > 0, np.maximum(room, 0.0) / on, np.inf)
-        mine = levels[hops].min(axis=1)
-        level = float(mine.min())
-        own = caps[left] <= level * (1 + SLACK)
-        stays = own if own.any() else mine <= level * (1 + SLACK)
-        rates[left[stays]] = caps[left[stays]] if own.any() else level
-        taken = np.where(single[stays], rates[left[stays]][:, None], 0.0)
-        with np.errstate(invalid="ignore"):
-            np.subtract.at(room, hops[stays], taken)
-        room[np.isnan(room)] = np.inf  # Of a link that carries anything.
+        mine_on = routes[left]
+        on = np.bincount(mine_on.ravel(), minlength=links)
+        on[-1] = 0
+        levels = np.maximum(capacities - used, 0.0) / np.maximum(on, 1)
+        levels[-1] = math.inf
+        each = levels[mine_on]
+        mine = each.min(axis=1)
+        # Levels only rise as others stay: who is slower than its route is so for good, and so is a link that is the fullest of all its own.
+        stays = caps[left] <= mine * (1 + SLACK)
+        if stays.any():
+            now = caps[left[stays]]
+        else:
+            bound = mine_on[each <= mine[:, None] * (1 + SLACK)]
+            full = np.bincount(bound, minlength=links) == on
+            full[-1] = False
+            stays = full[mine_on].any(axis=1)
+            now = mine[stays]
+        rates[left[stays]] = now
+        used += np.bincount(mine_on[stays].ravel(), weights=np.repeat(np.minimum(now, _MOST), hops), minlength=links)
         left = left[~stays]
     return rates
-
-
-def _once(routes: IntArray) -> tuple[IntArray, Array]:
-    """Return *routes* in the order of their links, and where one names a link again: it is crossed once. Shapes: (n, hops) twice."""
-    hops = np.sort(routes, axis=1)
-    again = np.zeros_like(hops, dtype=np.bool_)
-    again[:, 1:] = hops[:, 1:] == hops[:, :-1]
-    return hops, again

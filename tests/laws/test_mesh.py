@@ -155,7 +155,7 @@ def test_a_route_of_one_link_is_the_line_that_it_was(seed: int) -> None:
 
 def test_shares_that_exceed_a_link_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mesh in which everybody goes at its own rate breaks an invariant."""
-    monkeypatch.setattr(mesh, "max_min", lambda capacities, caps, routes: caps.copy())
+    monkeypatch.setattr(mesh, "_filled", lambda capacities, caps, routes: caps.copy())
 
     with pytest.raises(RunError, match="the shares of a link exceed it"):
         carried(Mesh([5.0]), [(0.0, 10.0, 4.0, (0,)), (0.0, 10.0, 4.0, (0,))])
