@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedsim.core.types import BoolArray, FloatArray, IntArray, Seconds
+from fedsim.cost import radio
 from fedsim.cost.carbon import J_PER_KWH, Intensity
 from fedsim.cost.energy import Energy
-from fedsim.cost.network import Network, downs_s, ups_s
+from fedsim.cost.network import Network, downs_s, pieces, ups_s
+from fedsim.cost.radio import Way
 
 JOULE = 2.0**-20
 """What joules are whole multiples of, some millionth: then float64 sums them exactly, in whatever order, up to 2**33 J (2.4 MWh)."""
@@ -125,12 +127,13 @@ class Meter:
         """Return what messages to *clients* cost, each by itself: whoever else is charged with it moves no bit. Shapes: all (n,).
 
         Of a transfer that the run's end cut off, or its client when it left, so much was sent as the client's own link carries in that
-        time; by its mean rate, where that goes with time.
+        time, piece by piece where its rate goes with time.
         """
         went = spans(moments, end_s)
         lasted = went.lasted_s
-        down_s, down_share = self._radio(downs_s(self.network, clients, down_bytes), lasted[0], moments.received_s, moments)
-        up_s, up_share = self._radio(ups_s(self.network, clients, up_bytes), lasted[3], moments.arrived_s, moments)
+        over = moments.open if moments.stopped_s is None else moments.open | ~np.isnan(moments.stopped_s)
+        down_s, down_share = self._radio("down", clients, down_bytes, went, over & np.isnan(moments.received_s))
+        up_s, up_share = self._radio("up", clients, up_bytes, went, over & np.isnan(moments.arrived_s))
         waits = (lasted[0] - down_s, lasted[1], lasted[3] - up_s, went.loading_s)
         idle_s = waits[0] + waits[1] + waits[2] + waits[3]
         model = self.model
@@ -148,13 +151,22 @@ class Meter:
             grams = _whole(grams, grams > 0, GRAM)
         return Charged(compute_j, down_j, up_j, idle_j, went.compute_s, grams)
 
-    def _radio(
-        self, own_s: FloatArray, lasted: FloatArray, done_s: FloatArray, moments: Moments
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return how long each radio was on, and which share of the bytes went over it; *own_s* is what its link alone takes."""
-        over = moments.open if moments.stopped_s is None else moments.open | ~np.isnan(moments.stopped_s)
-        cut = over & np.isnan(done_s)
-        share = np.where(cut, np.where(own_s > 0, np.minimum(1.0, lasted / np.where(own_s > 0, own_s, 1.0)), 1.0), 1.0)
+    def _radio(self, way: Way, clients: IntArray, sizes: IntArray, went: Spans, cut: BoolArray) -> tuple[FloatArray, FloatArray]:
+        """Return how long each radio was on for *sizes* bytes one *way*, and which share of them went over it; *cut* were cut off."""
+        at = 0 if way == "down" else 3
+        (begin, end), lasted, away_s = (went.down, went.up)[way == "up"], went.lasted_s[at], went.away_s[at]
+        varies = pieces(self.network) is not None
+        own_s = lasted if varies else downs_s(self.network, clients, sizes) if way == "down" else ups_s(self.network, clients, sizes)
+        share = np.where(cut & (own_s > 0), np.minimum(1.0, lasted / np.where(own_s > 0, own_s, 1.0)), 1.0)
+        if varies:
+            own_s = own_s.copy()
+            for i in np.flatnonzero((lasted > 0) & (cut | (not self.brought))).tolist():
+                # It had not begun while its client was away: that comes first.
+                which = self.network, way, int(clients[i]), int(sizes[i]), float(begin[i] + away_s[i]), float(end[i])
+                if cut[i]:
+                    own_s[i], share[i] = radio.went(*which)
+                else:
+                    own_s[i] = radio.took_s(*which)
         return (lasted if self.brought else np.minimum(lasted, own_s)), share
 
 

@@ -29,6 +29,20 @@ class Pieces:
         last = float(times[-1] - times[-2]) if len(times) > 1 else 1.0
         return Pieces(times - times[0], values, float(times[-1] - times[0]) + last)
 
+    def later(self, by_s: Seconds) -> Pieces:
+        """Return the same, its first turn beginning *by_s* later, what comes before being the end of the turn before.
+
+        >>> night = Pieces(np.array([0.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0]), 10.0).later(13.0)
+        >>> night.starts.tolist(), night.values.tolist()
+        ([0.0, 3.0, 7.0, 9.0], [3.0, 1.0, 2.0, 3.0])
+        """
+        starts = (self.starts + by_s) % self.length_s
+        order = np.argsort(starts, kind="stable")
+        starts, values = starts[order], self.values[order]
+        if starts[0] > 0.0:
+            starts, values = np.concatenate([[0.0], starts]), np.concatenate([values[-1:], values])
+        return Pieces(starts, values, self.length_s)
+
     @property
     def mean(self) -> float:
         """Return the mean over time.

@@ -24,6 +24,7 @@ from fedsim.cost.sheet import Sheet, read
 from fedsim.data.source import Find
 
 Assign = Literal["drawn", "in_turn"]
+Begins = Literal["first", "zero"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def trace(
     speed: Positive = 1.0,
     assign: Assign = "drawn",
     shifted: bool = True,
+    begins: Begins = "first",
 ) -> TraceNetwork:
     """Return links whose rates were recorded: in each of the file's traces, from ``time_s`` on ``down_mbps`` down and ``up_mbps`` up.
 
@@ -110,15 +112,19 @@ def trace(
     a trace's). A rate is that of its row until the next row's time, the last one's as long as the one before; then the trace begins
     anew. *only* takes those traces whose ``kind`` it is. Where a file has no ``up_mbps``, *up_share* of the rate down is the rate up.
     All rates are multiplied by *speed*. A client has a trace of its own draw, or they are dealt out *in_turn*; and, if *shifted*, is at
-    a moment of it at 0 s that is its own draw, so that two clients of one trace do not slow down together.
+    a moment of it at 0 s that is its own draw, so that two clients of one trace do not slow down together. A run begins at the *first*
+    time of each trace, whatever it is; or at *zero* of the file's clock, as with seconds since midnight: before its first time a trace is
+    then as at its end, a turn earlier. That goes with ``shifted = false``.
     Raises ScenarioError for times that run backwards, for NaN, for rates below 0 and for a trace that is never above it.
     """
     at = "clients.network.path"
+    if begins == "zero" and shifted:
+        raise ScenarioError("clients.network.begins = 'zero': clients keep the file's clock; give shifted = false, or take 'first'.")
     sheet = read(path, find, at)
     traces = _only(sheet, sheet.traces(), only, "clients.network.only")
-    down = [_rates(sheet, rows, "down_mbps", speed) for rows in traces]
+    down = [_rates(sheet, rows, "down_mbps", speed, begins) for rows in traces]
     if "up_mbps" in sheet and up_share is None:
-        up = [_rates(sheet, rows, "up_mbps", speed) for rows in traces]
+        up = [_rates(sheet, rows, "up_mbps", speed, begins) for rows in traces]
     elif up_share is None:
         raise ScenarioError(f"{at} = {path!r}: has no column 'up_mbps'. Give clients.network.up_share, the rate up over that down.")
     else:
@@ -140,11 +146,17 @@ def _only(sheet: Sheet, traces: list[IntArray], only: str | None, at: str) -> li
     return found
 
 
-def _rates(sheet: Sheet, rows: IntArray, name: str, speed: float) -> Pieces:
+def _rates(sheet: Sheet, rows: IntArray, name: str, speed: float, begins: Begins) -> Pieces:
     rates = sheet.numbers(name, least=0.0, rows=rows) * speed
     if not rates.any():
         raise ScenarioError(f"{sheet.at} = {sheet.path!r}: a trace has {name} = 0 at all times: nothing would ever arrive. Leave it out.")
-    return Pieces.of(sheet.times("time_s", rows), rates)
+    return _begun(sheet.times("time_s", rows), rates, begins)
+
+
+def _begun(times: FloatArray, values: FloatArray, begins: Begins) -> Pieces:
+    """Return what was recorded at *times*, from the first of them on, or from 0 s of their clock."""
+    found = Pieces.of(times, values)
+    return found.later(float(times[0])) if begins == "zero" else found
 
 
 @computes.register("trace")
@@ -209,14 +221,15 @@ _UNKNOWN = -1
 @availabilities.register("trace")
 def recorded(
     key: Key, find: Find, *, path: str, slot_s: Positive | None = None, unknown: Literal["last", "off", "on"] = "last",
-    phase_spread_s: NonNegative = 0.0, assign: Assign = "drawn",
+    phase_spread_s: NonNegative = 0.0, assign: Assign = "drawn", begins: Begins = "first",
 ) -> TraceAvailability:  # fmt: skip
     """Return clients that come and go as it was recorded: ``available`` is 1 (there), 0 (not), or -1 (nobody knows).
 
     A numpy archive holds (n, slots) of them, of *slot_s* seconds each (1800 unless given); or, as CSV does, in rows of ``time_s``, each
     until the next, ``trace`` telling several apart. At its end a trace begins anew. What is *unknown* is as it was known last (or,
     before that, first), or off, or on; who is never known is off. Each client is up to *phase_spread_s* ahead of the clock, evenly
-    drawn: time zones.
+    drawn: time zones. A run begins at the *first* time of each trace; or at *zero* of the file's clock, as with seconds since midnight:
+    before its first time a trace is then as at its end, a turn earlier. Slots begin at 0 s in any case.
     Raises ScenarioError for other values, for times that run backwards, and where nobody is ever there.
     Reference: Yang et al. 2021, arXiv:2006.06983 (FLASH), whose phones may train while idle, charging and on Wi-Fi.
     """
@@ -232,7 +245,7 @@ def recorded(
             raise ScenarioError(f"clients.availability.slot_s = {slot_s:g}: the file has times of its own, in 'time_s'. Leave it out.")
         found = []
         for rows in sheet.traces():
-            pieces = Pieces.of(sheet.times("time_s", rows), sheet.numbers("available", rows=rows))
+            pieces = _begun(sheet.times("time_s", rows), sheet.numbers("available", rows=rows), begins)
             found.append((pieces.starts, pieces.values, pieces.length_s))
     turns = [Pieces(starts, _known(sheet, values, unknown), length_s).merged for starts, values, length_s in found]
     if not any(each.values.any() for each in turns):

@@ -88,6 +88,7 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "speed": "what the rates in the file are multiplied by",
         "assign": "whether each client draws its trace, or they are dealt out in turn",
         "shifted": "whether each client is at a moment of its trace at 0 s that is its own draw",
+        "begins": "what moment of a file a run begins at: the first time of each trace, or zero of the file's clock",
     },
     "energy": {
         "compute_w": "watts at work on a task",
@@ -124,6 +125,7 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "period_s": "length of the cycle",
         "peak_s": "when in the cycle most are there",
         "slot_s": "how long it stays before each client is drawn anew",
+        "begins": "what moment of a file a run begins at: the first time of each trace, or zero of the file's clock",
         "phase_spread_s": "how far clients' own peaks lie apart: time zones",
         "path": "a CSV file or numpy archive of who is available: 1, 0, or -1 where nobody knows",
         "unknown": "what a client is where nobody knows: as it was known last, off, or on",

@@ -8,19 +8,23 @@ from fedsim.core.errors import RunError
 from fedsim.core.types import Seconds
 from fedsim.sim.rows import EdgeRow, TaskRow
 
+ROUNDING = 1e-9
+"""By what share seconds away, a sum, may be more than the phase in which they lie."""
+
 
 class Invariants:
-    """Watches the clock, the versions, the bytes and the memories."""
+    """Watches the clock, the versions, the bytes, each way, what clients were away, and the memories."""
 
     def __init__(self) -> None:
         self.now: Seconds = 0.0
         """When it is, as far as anybody said."""
         self.down_bytes = 0
         self.up_bytes = 0
-        self.settled_bytes = 0
         self.edge_down_bytes = 0
         self.edge_up_bytes = 0
         self.edge_settled_bytes = 0
+        self.settled_down_bytes = 0
+        self.settled_up_bytes = 0
 
     def at(self, now: Seconds, event: str) -> None:
         """Check that the clock does not go back."""
@@ -68,15 +72,34 @@ class Invariants:
                 if not last <= moment <= now:
                     raise _broken(event(), f"its times are out of order: {_times(row)} at {now} s")
                 last = moment
-        if row.stopped_s >= 0 and not last <= row.stopped_s <= now and row.arrived_s < 0:
-            raise _broken(event(), f"it was stopped at {row.stopped_s}, its times being {_times(row)} at {now} s")
-        self.settled_bytes += row.wire_bytes
+        if row.stopped_s >= 0:
+            since = max(row.sent_s, row.received_s, row.started_s, row.computed_s)
+            if not since <= row.stopped_s <= (row.arrived_s if row.arrived_s >= 0 else now):
+                raise _broken(event(), f"it was stopped at {row.stopped_s}, its times being {_times(row)} at {now} s")
+        if row.down_resent_bytes or row.up_resent_bytes:
+            if not (0 <= row.down_resent_bytes <= row.down_framing_bytes and 0 <= row.up_resent_bytes <= row.up_framing_bytes):
+                raise _broken(event(), f"of its framing, {_framing(row)} bytes, more was sent again: {_resent(row)}")
+        if row.down_away_s or row.waiting_away_s or row.work_away_s or row.up_away_s:
+            self._away(row, event())
+        self.settled_down_bytes += row.down_bytes + row.down_framing_bytes
+        self.settled_up_bytes += row.up_bytes + row.up_framing_bytes
 
     def finished(self) -> None:
-        """Check that every byte sent was received, lost, or still in flight at the end."""
-        sent = self.down_bytes + self.up_bytes
-        if sent != self.settled_bytes:
-            raise _broken("the end of the run", f"{sent} bytes were sent, {self.settled_bytes} accounted for")
+        """Check that every byte sent, down and up, was received, lost, or still in flight at the end."""
+        ways = (("down", self.down_bytes, self.settled_down_bytes), ("up", self.up_bytes, self.settled_up_bytes))
+        for way, sent, settled in ways:
+            if sent != settled:
+                raise _broken("the end of the run", f"{sent} bytes were sent {way}, {settled} accounted for")
+
+    def _away(self, row: TaskRow, event: str) -> None:
+        """Check that its client was away for no longer than each phase took."""
+        last = row.stopped_s if row.stopped_s >= 0 else row.arrived_s if row.arrived_s >= 0 else self.now
+        moments = (row.sent_s, row.received_s, row.started_s, row.computed_s, row.arrived_s)
+        away = (row.down_away_s, row.waiting_away_s, row.work_away_s, row.up_away_s)
+        for begin, end, away_s in zip(moments, moments[1:], away, strict=False):
+            lasted = max(0.0, (end if end >= 0 else last) - begin) if begin >= 0 else 0.0
+            if not 0.0 <= away_s <= lasted * (1.0 + ROUNDING):
+                raise _broken(event, f"its client was away for {away_s} s of a phase that took {lasted} s: {_times(row)} at {self.now} s")
 
     @staticmethod
     def remembered(event: str, held: int, capacity: int) -> None:
@@ -90,6 +113,14 @@ class Invariants:
         listed = list(weights)
         if listed and (min(listed) < 0 or sum(listed) <= 0):
             raise _broken(f"round {round_number}", f"weights {listed[:5]} cannot be made to sum to one")
+
+
+def _framing(row: TaskRow) -> tuple[int, int]:
+    return row.down_framing_bytes, row.up_framing_bytes
+
+
+def _resent(row: TaskRow) -> tuple[int, int]:
+    return row.down_resent_bytes, row.up_resent_bytes
 
 
 def _times(row: TaskRow) -> list[Seconds]:

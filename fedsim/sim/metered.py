@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.core.errors import must
 from fedsim.core.types import FloatArray, Seconds
 from fedsim.cost.meter import Meter, Moments
 from fedsim.sim.rows import (
@@ -39,12 +40,14 @@ class Metered:
         self._observer, self._meter = observer, meter
         self._settled: list[TaskRow] = []
         self._open: list[TaskRow] = []  # The run ended first: what was done of them follows from when.
-        self._joules, self._wasted_j = dict.fromkeys(PARTS, 0.0), 0.0
+        self._joules, self._counted_j, self._wasted_j = dict.fromkeys(PARTS, 0.0), 0.0, 0.0
+        self._heard = self._charged = 0  # Messages.
         self._grams = self._wasted_grams = 0.0
 
     def task(self, row: TaskRow) -> None:
         """Hear that a task's fate is sealed."""
         self._observer.task(row)
+        self._heard += 1
         if row.outcome == "in flight":
             self._open.append(row)
             return
@@ -56,6 +59,10 @@ class Metered:
         """Charge what was not yet, in a run that ended at *end_s*."""
         self._charge(self._settled, end_s)
         self._charge(self._open, end_s)
+        must(self._heard == self._charged, f"{self._heard} messages had their fate, and {self._charged} were charged")
+        total = sum(self._joules.values())  # Exact up to 2**33 J, in whatever order: all are whole multiples of one small unit.
+        add_up = math.isclose(total, self._counted_j + self._wasted_j, rel_tol=1e-12)
+        must(add_up, f"{total} J were drawn, {self._counted_j} counted and {self._wasted_j} wasted")
 
     def described(self) -> Mapping[str, Any]:
         """Return what a manifest says: every constant, joules by what drew them, how many of them were wasted, and grams."""
@@ -72,9 +79,13 @@ class Metered:
         )  # fmt: skip
         parts = (found.compute_j, found.down_j, found.up_j, found.idle_j)
         self._observer.energy(EnergyRow(_ints([int(row.message[1:]) for row in rows]), *parts, found.grams))
+        for name, joules in zip(PARTS, parts, strict=True):
+            must(bool((joules >= 0.0).all()), f"a message was charged less than no joules ({name})")
+        self._charged += len(rows)
         wasted = np.array([row.outcome != "arrived" for row in rows], dtype=np.bool_)
         for name, joules in zip(PARTS, parts, strict=True):
             self._joules[name] += float(joules.sum())
+            self._counted_j += float(joules[~wasted].sum())
             self._wasted_j += float(joules[wasted].sum())
         if self._meter.intensity is not None:
             self._grams += float(found.grams.sum())

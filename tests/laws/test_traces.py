@@ -219,3 +219,25 @@ def test_rows_of_several_kinds_are_no_trace_of_one(tmp_path: Path) -> None:
     (tmp_path / "mixed.csv").write_text("time_s,down_mbps,up_mbps,kind\n0,1,1,bus\n1,9,9,tram\n", encoding="utf-8")
     with pytest.raises(ScenarioError, match="one trace in 'mixed.csv' is of several kinds"):
         trace(Key(0), lambda path: tmp_path / path, path="mixed.csv", only="bus")
+
+
+def test_a_file_keeps_its_clock_where_it_is_asked_to(tmp_path: Path) -> None:
+    """Seconds since midnight, from 8 h on, of a whole day: a run begins at midnight, or with the first row; who is there goes with it."""
+    rows = "time_s,down_mbps,up_mbps,available\n28800,1,1,1\n64800,2,1,0\n79200,4,1,1\n"  # 8 h, 18 h, 22 h; the last is as long as 4 h.
+    (tmp_path / "day.csv").write_text(rows)
+
+    def find(path: str) -> Path:
+        return tmp_path / path
+
+    one, length_s = np.array([0]), 18 * 3600.0
+    first = trace(Key(0), find, path="day.csv", shifted=False)
+    zero = trace(Key(0), find, path="day.csv", shifted=False, begins="zero")
+    there = recorded(Key(0), find, path="day.csv", begins="zero")
+
+    assert first.down_piece(0, 0.0) == (1.0, 36000.0)
+    for hour, mbps, on in ((8.0, 1.0, True), (17.9, 1.0, True), (18.0, 2.0, False), (21.9, 2.0, False), (22.0, 4.0, True)):
+        assert zero.down_piece(0, hour * 3600)[0] == mbps and there.available(one, hour * 3600)[0] == on
+    assert zero.down_piece(0, 0.0) == (2.0, 4 * 3600.0)  # As at the end of the turn before: 18 h of it, at 18 h.
+    assert zero.down_mbps(one)[0] == pytest.approx(first.down_mbps(one)[0]) and zero.down[0].length_s == length_s
+    with pytest.raises(ScenarioError, match=r"clients\.network\.begins = 'zero': .* shifted = false"):
+        trace(Key(0), find, path="day.csv", begins="zero")

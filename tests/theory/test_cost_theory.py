@@ -180,3 +180,18 @@ def test_slots_are_drawn_independently(seed: int) -> None:
     one, two = clients.available(MANY, 0.0), clients.available(MANY, 1800.0)
 
     assert abs(z_of_share(float((one & two).mean()), 0.09, len(MANY))) < 4
+
+
+@pytest.mark.parametrize(("mean_on_s", "mean_off_s"), [(600.0, 1800.0), (1800.0, 600.0)])
+def test_in_the_long_run_a_client_is_there_for_its_share_of_the_time(mean_on_s: float, mean_off_s: float) -> None:
+    """Over n cycles of on and off, exponential both, the share of time is m / (m + k), its variance 2 m^2 k^2 / (n (m + k)^4)."""
+    there, client, now, on_s = onoff(Key(5), mean_on_s=mean_on_s, mean_off_s=mean_off_s), np.array([3]), 0.0, 0.0
+    share, cycles = mean_on_s / (mean_on_s + mean_off_s), 3000
+    for _ in range(2 * cycles):
+        then = there.next_change(client, now)
+        on_s += (then - now) * bool(there.available(client, now)[0])
+        now = then
+    sd = mean_on_s * mean_off_s / (mean_on_s + mean_off_s) ** 2 * np.sqrt(2 / cycles)
+
+    assert abs(on_s / now - share) < 4 * sd
+    assert abs(on_s / now - mean_on_s / mean_off_s) > 4 * sd

@@ -12,6 +12,7 @@ import pytest
 import fedsim
 from fedsim.core.errors import ScenarioError
 from fedsim.core.keys import Key
+from fedsim.cost import radio
 from fedsim.cost.carbon import Traced
 from fedsim.cost.energy import constant, phone
 from fedsim.cost.meter import GRAM, JOULE, Meter, Moments
@@ -301,3 +302,52 @@ def test_a_transfer_that_its_client_broke_off_is_charged_as_far_as_it_came() -> 
     found = meter.charge(np.array([0]), gone, np.array([0]), np.array([1_000_000]), end_s=99.0)
 
     assert found.up_j[0] == pytest.approx(0.43839 + 1.28804, rel=1e-5)
+
+
+class Stairs:
+    """Links of 8 Mbit/s in the first half of each 10 s, and of 1 in the second; half a second besides. Means would be 4.5."""
+
+    def down_mbps(self, clients: np.ndarray) -> np.ndarray:
+        return np.full(len(clients), 4.5)
+
+    up_mbps = down_mbps
+
+    def down_s(self, client: int, size_bytes: int) -> float:
+        return 0.5 + size_bytes * 8e-6 / 4.5
+
+    up_s = down_s
+
+    def down_piece(self, client: int, now: float) -> tuple[float, float]:
+        half = int(now // 5.0)
+        return (8.0, 1.0)[half % 2], (half + 1) * 5.0
+
+    up_piece = down_piece
+
+
+def test_radios_over_links_that_go_with_time_are_on_as_long_as_the_transfer_took() -> None:
+    """By hand: 1 MB, 8 Mbit, at 1 Mbit/s and 8: where clients look, where a run ends, and where a client leaves; and against a fine sum."""
+    nan, stairs = np.nan, Stairs()
+
+    def of(*values: float) -> np.ndarray:
+        return np.array(values)
+
+    # Received at 11.5 s: half a second of latency, 1 s at 8 Mbit/s, all of it since 10 s. Up at 14.25: 6 Mbit till 15 s, 2 s for the rest.
+    watts = constant(compute_w=0.0, down_w=1.0, up_w=1.0, idle_w=100.0)
+    looked = Meter("constant", watts, stairs, brought=False)
+    seen = Moments(of(0.0), of(11.5), of(11.5), of(12.0), of(17.5), of(0.0), np.array([False]))
+    found = looked.charge(np.array([0]), seen, np.array([1_000_000]), np.array([1_000_000]), end_s=99.0)
+    assert (found.down_j[0], found.up_j[0]) == pytest.approx((1.5, 3.25), abs=1e-5)
+    assert found.idle_j[0] == pytest.approx(100.0 * (10.0 + 2.25), abs=1e-4)
+
+    phones = Meter("phone", phone(Key(0), radio="lte"), stairs)
+    for begun, cut, mbit in ((4.5, 6.0, 5.0), (6.0, 8.0, 2.0), (0.0, 0.75, 6.0)):
+        gone = Moments(of(0.0), of(0.0), of(0.0), of(begun), of(nan), of(0.0), np.array([True]))
+        assert phones.charge(np.array([0]), gone, np.array([0]), np.array([1_000_000]), end_s=cut).up_j[0] == pytest.approx(
+            1.28804 * (cut - begun) + 0.43839 * mbit, rel=1e-5)  # fmt: skip
+
+    steps = 20_000
+    for begin, end, size in ((0.0, 23.0, 3_000_000), (3.0, 17.0, 1_500_000), (7.0, 12.0, 400_000)):
+        grid = np.linspace(begin, end - 0.5, steps + 1)[:-1] + (end - 0.5 - begin) / steps / 2
+        rates = np.array([stairs.up_piece(0, now)[0] for now in grid.tolist()]) * (end - 0.5 - begin) / steps
+        back = int(np.searchsorted(np.cumsum(rates[::-1]), size * 8e-6))
+        assert radio.took_s(stairs, "up", 0, size, begin, end) == pytest.approx(0.5 + back * (end - 0.5 - begin) / steps, abs=2e-3)
