@@ -41,6 +41,18 @@ def edges(loaded: Loaded, key: Key) -> Edges:
     return Edges(asked.count, of, network, asked.rounds, asked.timeout_s, access)
 
 
+def remark(scenario: Scenario) -> str:
+    """Return what a reader must know of edges that wait for clients who may never answer; empty where there is no such thing."""
+    clients = scenario.clients
+    if scenario.edges is None or scenario.edges.timeout_s is not None or (clients.failures is None and clients.leaving != "abort"):
+        return ""
+    who = "clients.failures" if clients.failures is not None else f"clients.leaving = {clients.leaving!r}"
+    return (
+        f"edges.timeout_s: not given, so that an edge waits for all of its clients. Where one never answers, by {who}, all that its edge"
+        f" did in the round is late at server.round_timeout_s = {scenario.server.round_timeout_s:g}."
+    )
+
+
 def cells(asked: CellsSection, clients: int, key: Key) -> Cells:
     """Return the cells that *clients* clients are in. Raises ScenarioError."""
     of = _assigned("clients.cells", asked.assign, clients, asked.count, key)

@@ -100,6 +100,7 @@ class Parts:
             note
             for note in (
                 self.placed, self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
+                between.remark(self.scenario),
                 judge.unfitting(self.fleet.fitting, self.job, self.federation), batches.loading_bound(self.fleet),
                 floor_remark(self.scenario, own_start=starts_itself(self.strategy.strategy)),
                 *self.warned.lines("while the scenario was built"),

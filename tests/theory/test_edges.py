@@ -89,6 +89,19 @@ class Nth:
         return np.zeros(len(clients), dtype=np.bool_)
 
 
+class Mute:
+    """Client 5 never answers."""
+
+    def fails(self, client: int, task: int, works_s: float) -> Fault | None:
+        """Return the fault of the task."""
+        return Fault("mute", works_s, answer="never") if client == 5 else None
+
+
+def mute() -> Mute:
+    """Return failures of client 5."""
+    return Mute()
+
+
 def nth(nth: int) -> Nth:
     """Return failures of every client's task *nth*."""
     return Nth(nth)
@@ -340,6 +353,17 @@ def test_an_edge_that_waits_no_longer_goes_on_without_the_slow(go: Go) -> None:
     assert {"late", "in flight"} >= {*run.tasks[run.tasks.client == 5].outcome}
     assert float(last["answered_s"]) - float(last["received_s"]) == pytest.approx(6.0)
     assert [1] == run.rounds.missed.tolist()
+
+
+def test_an_edge_waits_for_who_never_answers_and_a_note_says_so(go: Go) -> None:
+    """Without timeout_s one silent client makes all of its edge's round late; the run's notes say what would help, and it does."""
+    silent = {**edges(2), "clients.failures": {"kind": f"{__name__}:mute"}, "server.round_timeout_s": 20.0, "server.rounds": 1}
+    run, helped = go(silent), go({**silent, "edges.timeout_s": 9.0})
+
+    assert ["arrived"] * 3 + ["late"] * 3 == run.tasks.sort_values("client").outcome.tolist()
+    assert ["arrived"] * 5 + ["late"] == helped.tasks.sort_values("client").outcome.tolist()
+    assert any(note.startswith("edges.timeout_s: not given") for note in run.manifest["notes"])
+    assert not any(note.startswith("edges.timeout_s") for note in helped.manifest["notes"])
 
 
 @pytest.mark.parametrize("seed", range(8))
