@@ -34,6 +34,8 @@ WAYS = ("seconds_per_example", "flops_per_example", "seconds", "function")
 """The ways to say what a message costs, of which one is given."""
 KINDS = r"(train|evaluate|query)(\.[A-Za-z_]\w*)?"
 """The kinds of messages that cost something, as a regular expression: those of Flower, each with an action or without."""
+SCENARIOS_ONLY = ("failures", "leaving", "energy", "cells")
+"""What clients of a scenario may have, and those of a Flower app have not: what an app's code is at breaks off nowhere."""
 _PER_EXAMPLE = "Seconds that an example takes on a device of on_gflops; a message's examples are the num-examples of its reply."
 _FLOPS = "Floating-point operations that an example takes."
 _SECONDS = "Seconds that a message takes on a device of on_gflops, however many examples."
@@ -149,6 +151,8 @@ def load_fleet(
             f"engine.reproducible = {asked!r}: a Flower app computes with what it brings, by kernels that nobody chose. Leave it out of a"
             f" fleet; scenarios take it."
         )
+    if isinstance(clients := table.get("clients"), Mapping) and (asked := [name for name in SCENARIOS_ONLY if name in clients]):
+        raise ScenarioError(f"clients.{asked[0]}: a fleet has no {', '.join(SCENARIOS_ONLY)}. Leave it out; scenarios take it.")
     try:
         fleet = Fleet.model_validate(table)
     except ValidationError as error:

@@ -95,6 +95,8 @@ def drawn(number: int) -> Table:
         world["transport"] = one("looks", [{}, {"node_poll_s": 1.0, "reply_poll_s": 0.0, "server_s": 0.7}, {"cores": 2.0}])
     if one("link", [False, True]):
         world["server.link"] = {"egress_mbps": 0.05, "ingress_mbps": 0.02}
+    if one("cells", [False, False, True]):
+        world["clients.cells"] = {"count": 4, "down_mbps": 0.03, "up_mbps": 0.015}
     return world
 
 
@@ -237,7 +239,8 @@ def time_adds_up(seen: Played) -> bool:
 def all_takes_its_time(seen: Played) -> bool:
     """What was done took, while its client was there, what its device takes, and its own link where nothing is shared or looked for."""
     fleet, world = seen.fleet, seen.world
-    steady = "server.link" not in world and "transport" not in world and world["clients.network"]["kind"] != "trace"
+    others = ("server.link", "clients.cells", "transport")
+    steady = world["clients.network"]["kind"] != "trace" and not any(name in world for name in others)
     for row in seen.rows:
         took: list[tuple[float, float]] = []
         if row.computed_s >= 0 and "cores" not in world.get("transport", {}):
@@ -418,8 +421,8 @@ def test_a_second_run_and_settings_of_nothing_have_the_digest(number: int) -> No
 def test_the_order_of_what_happens_at_once_moves_no_total(number: int) -> None:
     """Messages of a push sent the other way round: where nobody shares a link or a computer, every row is the same but for its name."""
     world = drawn(number)
-    if "server.link" in world or "cores" in world.get("transport", {}):
-        world = {name: value for name, value in world.items() if name not in ("server.link", "transport")}
+    shared = ("server.link", "clients.cells", *(("transport",) if "cores" in world.get("transport", {}) else ()))
+    world = {name: value for name, value in world.items() if name not in shared}
     seen, turned = play(world), play(world, turned=True)
 
     assert told(turned.rows) == told(seen.rows)
@@ -436,7 +439,7 @@ def test_all_kinds_are_drawn() -> None:
     for name, registry in registries.items():
         kinds = {world[f"clients.{name}"]["kind"] for world in worlds if f"clients.{name}" in world}
         assert {kind for kind in registry.names() if ":" not in kind} <= kinds, name
-    for name in ("clients.overhead", "clients.leaving", "transport", "server.link"):
+    for name in ("clients.overhead", "clients.leaving", "clients.cells", "transport", "server.link"):
         assert 5 < sum(name in world for world in worlds) < WORLDS - 5, name
 
 

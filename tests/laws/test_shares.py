@@ -205,3 +205,6 @@ def test_a_fleet_s_server_has_a_link_too(tmp_path: Any) -> None:
     assert 625_000.0 == devices(load_fleet(table)).server.egress  # pyright: ignore[reportOptionalMemberAccess]
     with pytest.raises(ScenarioError, match=r"server.link: give egress_mbps, ingress_mbps, or both"):
         load_fleet(table, {"server.link": {}})
+    for name, given in (("failures", {"kind": "empty", "probability": 0.1}), ("leaving", "abort"), ("energy", {"kind": "phone"})):
+        with pytest.raises(ScenarioError, match=rf"clients\.{name}: a fleet has no failures, leaving, energy, cells\. .*scenarios take it"):
+            load_fleet(table, {f"clients.{name}": given})
