@@ -138,6 +138,23 @@ def _nouns() -> dict[str, str]:
 def overview(width: int) -> list[str]:
     """Return every noun with the names of its kinds, in lines of at most *width* columns; not more than a screen has."""
     names = {noun: slot.registry.names() for noun, slot in slots().items()} | {STRATEGY: _shortened(stock.names())}
+    lines = _overview(names, width)
+    while len(lines) > LINES and (names := _narrower(names, width)):
+        lines = _overview(names, width)
+    return lines
+
+
+def _narrower(names: dict[str, list[str]], width: int) -> dict[str, list[str]]:
+    """Return *names* with a list of few cut so that it stands in a line with another that stands alone; nothing where there are no two."""
+    pairs = _paired(names, width)
+    alone = sorted((noun for noun in names if not any(noun in pair for pair in pairs)), key=lambda noun: len(_cell(noun, names)))
+    if len(alone) < 2:
+        return {}
+    few = min(alone[1:], key=lambda noun: len(names[noun]))
+    return {**names, few: _cut(names[few], width - COLUMN - 2 - len(_cell(alone[0], names)), 1)}
+
+
+def _overview(names: dict[str, list[str]], width: int) -> list[str]:
     paired = _paired(names, width)
     pairs = [f"{_cell(a, names):<{left}}  {_cell(b, names)}" for left, a, b in paired]
     rest = [noun for noun in names if not any(noun in pair for pair in paired)]

@@ -100,10 +100,10 @@ def overlaid(
 def message_times(run: Run | str | Path) -> Figure:
     """Return which share of training messages was through download, waiting, training and upload within so long. Frame: ``run.times()``."""
     from fedsim.report.times import figure
+    from fedsim.score.outcomes import deadline_of
 
     seen = _seen(run)
-    deadline_s = float(seen.about["scenario"]["server"].get("round_timeout_s", float("inf")))
-    return _plain(figure(seen.tasks, deadline_s))
+    return _plain(figure(seen.tasks, deadline_of(seen.about)))
 
 
 def round_times(run: Run | str | Path) -> Figure:

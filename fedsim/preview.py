@@ -75,7 +75,8 @@ class Preview:
         stop, told = self.parts.scenario.stop, [early] if self.parts.job.stopping else []
         if stop and stop.bounds and not self.foretold.stopped:
             told.append(f"[stop]: the run is over before it comes to {' or '.join(stop.bounds)}.")
-        return [*self.parts.notes, *told, *([orders] if sizes else []), *([noisy] if sizing and sizing.policy.needs else [])]
+        told += [*([orders] if sizes else []), *([noisy] if sizing and sizing.policy.needs else [])]
+        return [*self.parts.notes, *self.foretold.paced, *told]
 
     @property
     def keeps(self) -> Keeps:

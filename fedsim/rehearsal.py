@@ -74,6 +74,8 @@ class Foretold:
     stopped: str = ""
     edges: tuple[float, float] | None = None
     """Bytes of a round between the server and its edges, down and up, where there are any."""
+    paced: tuple[str, ...] = ()
+    """What is to be said of rounds that were abandoned, or in which nobody was in time."""
 
     @property
     def whole(self) -> bool:
@@ -193,6 +195,7 @@ def rehearse(parts: Parts, *, wall_s: float, rounds: int | None = None, watch: W
     stage = _Stage(parts)
     try:
         told, sent = _rehearsed(stage, wall_s, rounds, watch), stage.grid.invariants
+        told = replace(told, paced=tuple(stage.grid.paced.notes))
         if parts.fleet.edges is None:
             return told
         return replace(told, edges=(sent.edge_down_bytes / told.rehearsed, sent.edge_up_bytes / told.rehearsed))

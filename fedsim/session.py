@@ -68,7 +68,10 @@ TOLD = 100_000
 """Of so many clients at most the journal tells what each of them is: larger fleets cost nothing until they are touched."""
 
 
-UNKNOWN = "clients are real, and what goes wrong with them, and what their links carry, is their own; a run on virtual time goes by it."
+UNKNOWN = (
+    "clients are real, and what goes wrong with them, what their links carry, and what a server takes, is their own; a run on virtual time"
+    " goes by it."
+)
 UNMETERED = "clients.energy: nothing was counted, because the clients are real; a run on virtual time, or a retraced one, counts."
 
 
@@ -335,13 +338,14 @@ class _Session:
             return [f"{went} {strangers[0]}: nodes are {nodes} (grid.get_node_ids())."]
         if self.ground.arrived:
             return [] if self.stopped else floor_unseen(self.loaded.scenario, len(self.going.journal.signals))
-        deadline_s = self.loaded.scenario.server.round_timeout_s
+        server = self.loaded.scenario.server
+        by = f"server.round_timeout_s = {server.round_timeout_s:g} is" if server.pacing is None else "what server.pacing waits is"
         if self.ground.exhausted and self.ground.asked:
             return ["Every stream had ended before one reply came, so nothing was learned: no example came with its label (stream.labels)."]
         if not self.ground.asked:
             return ["Not one client was ever asked, so nothing was learned: server.strategy's configure_train returned no messages."]
         return [
-            f"Not one reply arrived in time, so nothing was learned: server.round_timeout_s = {deadline_s:g} is too short"
+            f"Not one reply arrived in time, so nothing was learned: {by} too short"
             f" for what clients do, or wait for (fedsim check tells how long a round takes)."
         ]
 
@@ -351,7 +355,8 @@ class _Session:
         if self.lay is virtual or ground is None:
             return []
         asked = {"clients.failures": fleet.failures, "clients.overhead": fleet.overhead, "server.link": fleet.server,
-                 "clients.cells": fleet.cells, "clients.leaving": fleet.leaving != "finish" or None}  # fmt: skip
+                 "clients.cells": fleet.cells, "server.aggregation": fleet.aggregation,
+                 "clients.leaving": fleet.leaving != "finish" or None}  # fmt: skip
         ignored = [name for name, table in asked.items() if table is not None]
         metered = fleet.energy is None or "energy" in ground.described()
         return [*([] if metered else [UNMETERED]), *([f"{', '.join(ignored)}: {UNKNOWN}"] if ignored else [])]

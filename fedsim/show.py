@@ -291,11 +291,12 @@ def preview(foretold: Preview, wall: Wall) -> None:
     if figures["kept_bytes_per_client"] or figures["kept_unknown"]:
         shown.append(("clients keep", _kept(figures)))
     shown.append(("a round takes", f"{duration(figures['round_s'])} of virtual time (slowest {duration(figures['slowest_round_s'])});"
-                  f" deadline {duration(scenario.server.round_timeout_s)}"))  # fmt: skip
+                  f" {_waits(scenario)}"))  # fmt: skip
     if figures["missed_per_round"] and figures["missed_per_round"] == figures["clients_per_round"]:
-        shown.append(("warning", "not one client answers in time: nothing would be learned. Raise server.round_timeout_s."))
+        shown.append(("warning", f"not one client answers in time: nothing would be learned. {_longer(scenario)}"))
     elif figures["missed_per_round"]:
-        shown.append(("of it late", f"{figures['missed_per_round']:.3g} clients a round miss the deadline"))
+        how = "miss the deadline" if scenario.server.pacing is None else "are not waited for"
+        shown.append(("of it late", f"{figures['missed_per_round']:.3g} clients a round {how}"))
     if told := figures.get("edges"):
         between = f"{megabytes(told['bytes_down_per_round'])} down, {megabytes(told['bytes_up_per_round'])} up"
         shown.append(("to edges", f"{between} between them and the server; what follows is between them and clients"))
@@ -316,6 +317,16 @@ def preview(foretold: Preview, wall: Wall) -> None:
     for note in foretold.notes:
         shown.append(("note", note))
     rows(f"{scenario.name}: ready to run", shown)
+
+
+def _waits(scenario: Scenario) -> str:
+    """Return how long a round waits, in words."""
+    pacing, longest = scenario.server.pacing, duration(scenario.server.round_timeout_s)
+    return f"deadline {longest}" if pacing is None else f"paced by {pacing['kind']}, no longer than {longest}"
+
+
+def _longer(scenario: Scenario) -> str:
+    return "Raise server.round_timeout_s." if scenario.server.pacing is None else "Let server.pacing wait longer."
 
 
 def _work(figures: dict[str, Any]) -> str:

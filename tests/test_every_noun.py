@@ -76,6 +76,9 @@ CASES: dict[str, tuple[Table, Table, Table]] = {
     "failure": (
         {"server.round_timeout_s": 100.0}, {"kind": "dropout", "probability": 0.4}, {"probability": 0.6},
     ),
+    "pacing": (
+        {**SOME, "clients.compute": {"kind": "exponential", "gflops": 0.001}}, {"kind": "over_selection", "take": 1}, {"take": 2},
+    ),
     "executor": ({}, {"kind": "local"}, {"kind": "hasty"}),
     "arrivals": (STREAM, {"kind": "constant", "per_s": 1.0}, {"per_s": 1.5}),
     "order": (STREAM, {"kind": "shuffled"}, {"kind": "as_is"}),

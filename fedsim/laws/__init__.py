@@ -14,13 +14,28 @@ from itertools import chain
 from typing import Any
 
 from fedsim.core.errors import ScenarioError, choices, reason
-from fedsim.laws import algorithm, arriving, codec, cost, noticing, optimizer, pacing, partition, replay, run, source, stream, training
+from fedsim.laws import (
+    algorithm,
+    arriving,
+    codec,
+    cost,
+    noticing,
+    optimizer,
+    pacing,
+    partition,
+    replay,
+    run,
+    source,
+    stream,
+    training,
+    waiting,
+)
 from fedsim.laws.broken import Broken, Law
 from fedsim.laws.kind import Kind
 
 __all__ = ["LAWS", "Broken", "Kind", "Law", "ask", "hold"]
 
-_ROOMS = (source, partition, replay, cost, arriving, stream, noticing, codec, optimizer, algorithm, training, pacing, run)
+_ROOMS = (source, partition, replay, cost, arriving, stream, noticing, codec, optimizer, algorithm, training, pacing, waiting, run)
 LAWS: Mapping[str, Mapping[str, Law]] = {
     noun: {law.__name__: law for law in chain.from_iterable(room.LAWS.get(noun, ()) for room in _ROOMS)}
     for noun in sorted({noun for room in _ROOMS for noun in room.LAWS})

@@ -47,6 +47,7 @@ class Letter:
     up: Size = _NOTHING
     failure: str = ""
     abandoned: bool = False
+    discarded: str = ""
     outcome: Outcome = "in flight"
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     digest: str = ""
@@ -172,6 +173,7 @@ def row_of(letter: Letter, entry: Entry | None, clock: RunClock, ahead_s: float,
         flops=entry.flops if entry else 0.0, down_bytes=letter.down.payload, down_framing_bytes=letter.down.framing + letter.up.back,
         up_bytes=letter.up.payload, up_framing_bytes=letter.up.framing, loss=loss if arrived else None,
         result=letter.digest if arrived else "", failure=letter.failure, batch_size=entry.batch_size if entry else 0,
+        discarded=letter.discarded if letter.outcome == "late" else "",
     )  # fmt: skip
 
 

@@ -26,9 +26,11 @@ from fedsim.real.wire import Wire
 from fedsim.sim.heard import Said, heard_of
 from fedsim.sim.invariants import Invariants
 from fedsim.sim.mail import UNAVAILABLE
+from fedsim.sim.paced import Paced
 from fedsim.sim.rows import STREAM_ENDED, Overseer, RoundRow, WorkRow
 from fedsim.sim.versions import Versions
 from fedsim.sim.watched import Head, Made, examined_of, noise_of, steps_of
+from fedsim.strategy.pacing import Pacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Terms:
     """What a grid holds to: how many clients there are, the digest of their scenario, and how long their nodes are waited for.
 
     *streams* are the clients', where there are any: what they predict is told with what they do not know. *trained* names the arrays
-    that are parameters, where noise between clients is watched.
+    that are parameters, where noise between clients is watched. *pacing* says how long, and for how many, rounds wait.
     """
 
     clients: int
@@ -44,6 +46,7 @@ class Terms:
     wait_s: float
     streams: Streams | None = None
     trained: Sequence[str] = ()
+    pacing: Pacing | None = None
 
 
 UNTOLD = (
@@ -64,7 +67,7 @@ class WallGrid(Grid):
     def __init__(self, inner: Grid, terms: Terms, observer: Overseer, clock: RunClock, post: Post) -> None:
         self._wire, self._terms, self._observer, self._clock, self._post = Wire(inner), terms, observer, clock, post
         self._roll = Roll(self._wire, clock, terms.clients, terms.scenario_digest)
-        self.invariants, self._versions = Invariants(), Versions(observer)
+        self.invariants, self._versions, self._paced = Invariants(), Versions(observer), Paced(terms.pacing)
         self._open: dict[str, Letter] = {}  # By the SuperLink's id: what was sent, and did not come back yet.
         self._ready: dict[str, Letter] = {}  # What came back, and nobody took yet.
         self._fates: list[Letter] = []  # In the order in which they were sealed.
@@ -101,7 +104,7 @@ class WallGrid(Grid):
     @property
     def notes(self) -> Sequence[str]:
         """Return what a reader must know of how it went."""
-        return (*self._roll.notes, *([UNTOLD] if self._roll.mates and not self._heard else ()))
+        return (*self._roll.notes, *self._paced.notes, *([UNTOLD] if self._roll.mates and not self._heard else ()))
 
     def described(self) -> Mapping[str, Any]:
         """Return what a manifest says of the ground: who was there."""
@@ -185,16 +188,24 @@ class WallGrid(Grid):
         sent = self._push(messages)
         if not sent:
             return []
-        started, ready = sent[0].sent_s, self._gathered([letter.wire_id for letter in sent], timeout)
+        started, wait = sent[0].sent_s, self._paced.wait(sent[0].kind, len(sent))
+        limit = wait.until_s if timeout is None else min(timeout, wait.until_s)
+        limit = None if math.isinf(limit) else limit
+        ready = self._gathered([letter.wire_id for letter in sent], limit, usable=wait.enough)
+        ended = self.now
+        counted = self._paced.over(wait, limit, sent, ready, ended)
         missed = [letter for letter in sent if letter.arrived_s < 0]
         for letter in missed:
-            letter.abandoned = True
-        ended = self.now
-        replies = self._answered(ready)
-        failed = sum(reply.has_error() for reply in replies)
-        self._observer.round(
-            RoundRow(sent[0].round, sent[0].kind, started, ended, len(sent), len(ready) - failed, failed, len(missed))
-        )
+            letter.abandoned, letter.discarded = True, counted.why
+        for letter in counted.beyond:
+            letter.discarded = counted.why
+            letter.settle("late")
+        self._sealed(counted.beyond)
+        replies = self._answered(counted.taken)
+        failed, lost = sum(reply.has_error() for reply in replies), len(missed) + len(counted.beyond)
+        self._observer.round(RoundRow(
+            sent[0].round, sent[0].kind, started, ended, len(sent), len(counted.taken) - failed, failed, lost, counted.abandoned,
+        ))  # fmt: skip
         self._observer.settled(())  # The next row may be minutes away.
         return replies
 
@@ -234,15 +245,18 @@ class WallGrid(Grid):
             self.invariants.sent(down=letter.down.total)
         return letters
 
-    def _gathered(self, ids: list[str], timeout: Seconds | None, enough: int | None = None) -> list[Letter]:
-        """Wait for replies to *ids*, and take those that are there."""
+    def _gathered(
+        self, ids: list[str], timeout: Seconds | None, enough: int | None = None, *, usable: int | None = None
+    ) -> list[Letter]:  # fmt: skip
+        """Wait for replies to *ids*, *enough* of them, or *usable* that are no errors, and take those that are there."""
         until_s = math.inf if timeout is None else time.monotonic() + self._clock.real(timeout)
         wanted = [each for each in dict.fromkeys(ids) if each in self._ready or each in self._open]
         while True:
             self._look()
             there = [each for each in wanted if each in self._ready]
             left_s = until_s - time.monotonic()
-            if len(there) >= min(len(wanted), len(wanted) if enough is None else enough) or left_s <= 0:
+            full = usable is not None and sum(not self._ready[each].failure for each in there) >= usable
+            if full or len(there) >= min(len(wanted), len(wanted) if enough is None else enough) or left_s <= 0:
                 return [self._ready.pop(each) for each in there]
             time.sleep(min(self._wire.poll_s, left_s))
 

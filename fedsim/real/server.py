@@ -33,7 +33,9 @@ def served(grid: Grid, context: Context, folder: Path) -> Run:
 
     def lay(parts: Parts, queue: Queue, journal: Journal) -> Ground:
         watched = parts.fleet.trained if parts.fleet.monitor is not None else ()
-        terms = Terms(loaded.scenario.clients.count, loaded.scenario.digest, words.wait_s, parts.federation.streams, watched)
+        terms = Terms(
+            loaded.scenario.clients.count, loaded.scenario.digest, words.wait_s, parts.federation.streams, watched, parts.fleet.pacing
+        )
         return WallGrid(grid, terms, journal, RunClock(words.time_scale), Post(parts.fleet.coding))
 
     try:

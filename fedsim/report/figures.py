@@ -14,7 +14,7 @@ import numpy as np
 from fedsim.core.types import Frame
 from fedsim.report.drawing import ALARM, INK, MARGIN, Drawing, ladder
 from fedsim.report.units import axis_of, clock, duration, megabytes
-from fedsim.score.outcomes import uncounted
+from fedsim.score.outcomes import named, uncounted
 from fedsim.score.run import Run
 from fedsim.sim.rows import STREAM_ENDED
 
@@ -28,8 +28,13 @@ PHASES = (
 )  # fmt: skip
 """Name, colour, height. Waiting comes last and is thin: meanwhile the client's device works on an earlier task."""
 ENDED = "came after a stream's end"
+DISCARDED_WORDS = {
+    "not needed": "came when the round had as many replies as it wanted", "in an abandoned round": "came in a round that was abandoned",
+}  # fmt: skip
 MARKS = {
     "late": ("late: discarded", "x", "came after the deadline"), "failed": ("failed", "diamond", "failed"),
+    "not needed": ("not needed: discarded", "x-thin-open", DISCARDED_WORDS["not needed"]),
+    "in an abandoned round": ("round abandoned", "cross-open", DISCARDED_WORDS["in an abandoned round"]),
     ENDED: ("after its stream's end", "square-open", ENDED),
     "in flight": ("cut off by the end", "triangle-right-open", "were cut off by the end of the run"),
 }  # fmt: skip
@@ -190,8 +195,9 @@ def timeline_figure(seen: Seen) -> tuple[Any, int]:
                     "pattern": {"shape": hatch, "size": 5, "solidity": 0.4}},
             hovertext=[segment.text for segment in found], hovertemplate="%{hovertext}<extra></extra>",
         )  # fmt: skip
+    fate = named(tasks)
     for outcome, (name, symbol, _) in MARKS.items():
-        lost = tasks[tasks.outcome.where(tasks.failure != STREAM_ENDED, ENDED) == outcome]
+        lost = tasks[fate == outcome]
         if len(lost):
             ends = [_end_s(row, seen.now_s) / unit for row in lost.itertuples()]
             figure.add_scatter(

@@ -13,6 +13,7 @@ from fedsim.report.drawing import Drawing
 from fedsim.report.figures import Seen
 from fedsim.report.units import duration, megabytes
 from fedsim.score import spent
+from fedsim.score.outcomes import deadline_of
 from fedsim.score.target import Target, upwards
 
 MANY_LATE = 0.02
@@ -107,14 +108,15 @@ def _swings(seen: Seen) -> str:
 
 def _late(seen: Seen) -> str:
     tasks = seen.tasks[seen.tasks.kind == "train"]
-    late = float(((tasks.outcome == "late") & (tasks.cause == "")).mean()) if len(tasks) else 0.0  # Others never came at all.
+    late = float(((spent.fates(tasks) == "late") & (tasks.cause == "")).mean()) if len(tasks) else 0.0  # Others never came at all.
     if late < MANY_LATE:
         return ""
-    deadline_s = float(seen.about["scenario"]["server"]["round_timeout_s"])
+    deadline_s = deadline_of(seen.about)
     total = (tasks.arrived_s - tasks.sent_s).dropna().to_numpy(dtype=np.float64)
     within = float((total <= deadline_s).mean()) if len(total) else math.nan
     point = f"{100 * within:.0f} %"
-    where = f" the deadline ({duration(deadline_s)}) is at the {point} point of how long replies take" if math.isfinite(within) else ""
+    known = math.isfinite(within) and math.isfinite(deadline_s)
+    where = f" the deadline ({duration(deadline_s)}) is at the {point} point of how long replies take" if known else ""
     return f"{100 * late:.0f} % of replies were late:{where}." if where else f"{100 * late:.0f} % of replies were late."
 
 

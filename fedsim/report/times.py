@@ -9,16 +9,18 @@ import numpy as np
 
 from fedsim.core.types import FloatArray, Frame
 from fedsim.report.drawing import ALARM, INK, Drawing
+from fedsim.report.figures import DISCARDED_WORDS, Seen
 from fedsim.report.figures import PHASES as COLOURED
-from fedsim.report.figures import Seen
 from fedsim.report.units import clock, duration, megabytes
 from fedsim.score import spent
+from fedsim.score.outcomes import deadline_of
 
 POINTS = 200
 """Places at which a curve of shares is drawn."""
 COLOUR = {name: colour for name, colour, _ in COLOURED} | {"total": INK}
 FATES = {
-    "counted": "handed to the strategy", "late": "came after the round's deadline", "failed": "an error in the place of a result",
+    "counted": "handed to the strategy", "late": "came after the round's deadline", **DISCARDED_WORDS,
+    "failed": "an error in the place of a result",
     spent.ENDED: "the client had nothing left to learn from", "cut off": "under way when the run ended",
 }  # fmt: skip
 
@@ -59,15 +61,16 @@ def figure(tasks: Frame, deadline_s: float) -> Any:
 def times(seen: Seen, draw: Drawing) -> str:
     """Return how long download, waiting, training and upload take: p50, p90, p99, and the whole distribution."""
     table = spent.spread(seen.tasks)
-    deadline_s = float(seen.about["scenario"]["server"].get("round_timeout_s", np.inf))
+    deadline_s = deadline_of(seen.about)
     rows = "".join(
         f"<tr><th>{'all of it' if row.phase == 'total' else row.phase}</th>"
         + "".join(f"<td>{duration(float(value))}</td>" for value in (row.p50_s, row.p90_s, row.p99_s, row.mean_s))
         + f"<td>{'' if row.phase == 'total' else f'{100 * row.share:.0f} %'}</td></tr>"
         for row in table.itertuples()
     )
-    late = float((seen.tasks[seen.tasks.kind == "train"].outcome == "late").mean())
-    missed = f" {100 * late:.1f} % of them missed the deadline of {duration(deadline_s)}." if late else ""
+    late = float((spent.fates(seen.tasks[seen.tasks.kind == "train"]) == "late").mean())
+    by = f" of {duration(deadline_s)}" if np.isfinite(deadline_s) else ""
+    missed = f" {100 * late:.1f} % of them missed the deadline{by}." if late else ""
     drawn, count = draw.html(figure(seen.tasks, deadline_s), 320), int((seen.tasks.kind == "train").sum())
     return (
         f"<div class=pair><table class=numbers><thead><tr><th></th><th>half within</th><th>90 %</th><th>99 %</th><th>mean</th>"

@@ -55,7 +55,7 @@ from fedsim.learn.pace import Pace, Scaling
 from fedsim.learn.rehearsal import Rehearsal
 from fedsim.learn.schedules import Schedule
 from fedsim.learn.store import Store
-from fedsim.scenario import around, batches, between, composing, costs, everywhere, judge, placing
+from fedsim.scenario import around, batches, between, composing, costs, everywhere, judge, placing, waiting
 from fedsim.scenario.floor import check_floor, floor_remark
 from fedsim.scenario.kinds import chosen, slots
 from fedsim.scenario.load import Loaded
@@ -102,7 +102,7 @@ class Parts:
                 self.placed, self.fleet.flops.note, *self.strategy.notes, judge.remark(self.job), *self._unfilled,
                 between.remark(self.scenario),
                 judge.unfitting(self.fleet.fitting, self.job, self.federation), batches.loading_bound(self.fleet),
-                floor_remark(self.scenario, own_start=starts_itself(self.strategy.strategy)),
+                floor_remark(self.scenario, own_start=starts_itself(self.strategy.strategy)), *self._waiting,
                 *self.warned.lines("while the scenario was built"),
                 *(self.statistics.notes if self.statistics else ()), *around.notes(self.job, self.calibration),
             )
@@ -112,6 +112,12 @@ class Parts:
     def scored(self, params: Params) -> Params:
         """Return the model of *params* as the server scores and saves it: with statistics of its own, where clients keep theirs."""
         return self.calibration.measured(params) if self.calibration and self.job.own_statistics else params
+
+    @property
+    def _waiting(self) -> list[str]:
+        """Return what is to be said of how the server waits."""
+        own_start = starts_itself(self.strategy.strategy)
+        return waiting.pacing_notes(self.scenario, self.fleet.pacing, self.strategy.asked, own_start=own_start)
 
     @property
     def _unfilled(self) -> tuple[str, ...]:
@@ -223,6 +229,7 @@ def _built(loaded: Loaded) -> Parts:
         monitor=None if scenario.monitor is None else Monitor(**scenario.monitor.model_dump()),
         **costs.of(loaded, key, federation),
     )  # fmt: skip
+    waiting.check_pacing(scenario, fleet.pacing, strategy.asked)
     if scenario.clients.ram is not None:
         ram: Ram = made("ram", scenario.clients.ram, key=key.fold("ram"))
         fitting = Fitting(ram, footprint.count(model, objective, store.sample, arithmetic), scenario.training.too_large or "cannot_train")

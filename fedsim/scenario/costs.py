@@ -22,6 +22,7 @@ from fedsim.cost.failures import Failures, silent_for_ever
 from fedsim.cost.loading import Loader
 from fedsim.cost.meter import Meter
 from fedsim.cost.network import Network, Overhead, ServerLink, pieces
+from fedsim.cost.serving import Aggregation
 from fedsim.cost.transport import Transport
 from fedsim.data.federation import Federation
 from fedsim.data.source import finder
@@ -29,9 +30,11 @@ from fedsim.scenario import between
 from fedsim.scenario.load import Loaded
 from fedsim.scenario.making import made
 from fedsim.scenario.schema import Energy, Scenario
+from fedsim.scenario.section import Aggregation as AggregationSection
 from fedsim.scenario.section import Overhead as OverheadSection
 from fedsim.scenario.section import ServerLink as LinkSection
 from fedsim.scenario.section import Table
+from fedsim.strategy.pacing import Pacing
 
 
 class Costs(TypedDict):
@@ -49,6 +52,8 @@ class Costs(TypedDict):
     energy: Meter | None
     edges: Edges | None
     cells: Cells | None
+    pacing: Pacing | None
+    aggregation: Aggregation | None
 
 
 def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
@@ -70,6 +75,8 @@ def of(loaded: Loaded, key: Key, federation: Federation) -> Costs:
         "loader": None if clients.loading is None else made("loader", clients.loading, key=key.fold("loading")),
         "cells": None if clients.cells is None else between.cells(clients.cells, clients.count, key.fold("cells")),
         "edges": None if scenario.edges is None else between.edges(loaded, key.fold("edges")),
+        "pacing": None if scenario.server.pacing is None else made("pacing", scenario.server.pacing),
+        "aggregation": aggregation(scenario.server.aggregation),
         "energy": meter(loaded, clients.energy, key, network, brought=scenario.transport is None),
     }
 
@@ -148,6 +155,11 @@ def files_of(costs: Iterable[object]) -> dict[str, str]:
 def server_link(section: LinkSection | None) -> ServerLink | None:
     """Return what a table says of the server's own link; None where there is none."""
     return None if section is None else ServerLink(section.egress_mbps, section.ingress_mbps)
+
+
+def aggregation(section: AggregationSection | None) -> Aggregation | None:
+    """Return what a table says that aggregating takes; None where there is none."""
+    return None if section is None else Aggregation(section.seconds, section.per_reply_s, section.per_mb_s)
 
 
 def overhead(section: OverheadSection | None) -> Overhead | None:

@@ -280,6 +280,18 @@ GLOSSARY: dict[str, dict[str, str]] = {
         "end": "the share of the rate at which it ends",
         "anneal": "whether it rises and falls as half a cosine, or in a straight line",
     },
+    "pacing": {
+        "seconds": "after how many virtual seconds a round waits no more",
+        "take": "how many replies a round goes on with; a number below 1 is a share of those asked, rounded up",
+        "fraction": "share of those asked without which a round is abandoned",
+        "early": "whether a round goes on as soon as so many are there, and not at the deadline only",
+        "quantile": "the share of the replies to the last rounds that was there within the deadline",
+        "first_s": "the deadline of the first round; server.round_timeout_s unless given",
+        "slack": "by what that quantile is multiplied",
+        "last": "how many of the last rounds are looked at",
+        "growth": "by what the deadline is multiplied where that quantile was not there",
+        "least_s": "the shortest deadline",
+    },
     "batch_policy": {
         "every": "after how much of its clock's time the size grows, each time",
         "factor": "by what the size is multiplied then",

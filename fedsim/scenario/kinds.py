@@ -83,11 +83,13 @@ def slots() -> dict[str, Slot]:
     from fedsim.learn.rehearsal import a_gem, der, er, ewc, lwf, rehearsals, union  # pyright: ignore[reportUnusedImport]  # noqa: F401
     from fedsim.learn.schedules import lr_schedules
     from fedsim.learn.stopping import stoppings
+    from fedsim.strategy.pacing import pacings
 
     found: list[Registry[Any]] = [
         sources, partitions, computes, networks, availabilities, rams, replays, detectors, reactions, triggers, arrivals, orders,
         labellings, changes, schedules, onsets, models, optimizers, clippings, objectives, rehearsals, algorithms, codecs, stoppings,
         executors, lr_schedules, controllers, batch_policies, loaders, energies, failures,
+        pacings,
     ]  # fmt: skip
     common: dict[str, type[BaseModel]] = {lr_schedules.noun: Schedule, energies.noun: Energy}
     return {registry.noun: Slot(registry.key, registry.noun, registry, common.get(registry.noun)) for registry in found}

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, field_validat
 
 from fedsim.cost.availability import Leaving
 from fedsim.learn.pace import Clock
-from fedsim.scenario.section import FleetClients, Section, ServerLink, Table, Transport
+from fedsim.scenario.section import Aggregation, FleetClients, Section, ServerLink, Table, Transport
 from fedsim.scenario.stop import Stop
 from fedsim.scenario.tiers import Cells, Edges
 
@@ -257,6 +257,12 @@ _CALIBRATION = (
 _EDGES = "Edges between the clients and the server, which average for their clients; clients send to the server unless given."
 _SERVER_LINK = "What the server's own link carries, shared by all transfers in progress; more than is ever asked unless given."
 
+_PACING = (
+    "Whom a round waits for and how long, within round_timeout_s, which no round exceeds; for all unless given. Of training only: messages"
+    " of evaluation are waited for as without it."
+)
+_AGGREGATION = "What aggregating takes the server; no virtual time unless given."
+
 
 class Server(Section):
     """Which Flower strategy aggregates, for how long, and what becomes of running statistics."""
@@ -268,6 +274,8 @@ class Server(Section):
     statistics: Annotated[Literal["aggregate", "keep_local", "recalibrate"], LATER, Field(description=_STATISTICS)] = "aggregate"
     calibration_examples: Annotated[Annotated[int, Field(ge=2, le=10_000)] | None, Field(description=_CALIBRATION)] = None
     link: Annotated[ServerLink | None, Field(description=_SERVER_LINK)] = None
+    pacing: Annotated[Table | None, Field(description=_PACING)] = None
+    aggregation: Annotated[Aggregation | None, Field(description=_AGGREGATION)] = None
 
 
 class Codec(Section):

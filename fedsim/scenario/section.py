@@ -56,6 +56,17 @@ class ServerLink(Section):
         return self
 
 
+class Aggregation(Section):
+    """What aggregating takes the server, in virtual time: it does one thing at a time, so that the next version is later by as much.
+
+    Counted each time that replies of training are handed over, errors apart.
+    """
+
+    seconds: Annotated[float, Field(ge=0, description="seconds each time, however many replies there are")] = 0.0
+    per_reply_s: Annotated[float, Field(ge=0, description="seconds for each reply besides")] = 0.0
+    per_mb_s: Annotated[float, Field(ge=0, description="seconds for each megabyte of replies besides, framing apart")] = 0.0
+
+
 class Transport(Section):
     """What Flower's own processes add to links and devices: when they look for messages, and whose cores they share.
 

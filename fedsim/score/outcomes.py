@@ -11,6 +11,10 @@ from fedsim.sim.rows import STREAM_ENDED
 if TYPE_CHECKING:
     import pandas as pd
 
+STREAMS_END = "came after a stream's end"
+DISCARDED = {"enough": "not needed", "abandoned": "in an abandoned round"}
+"""What became of replies that are late by no deadline, by the row's word for why, in a reader's."""
+
 
 def streams_ended(about: Mapping[str, Any]) -> bool:
     """Return whether the run that *about* tells of was done before all its rounds because every stream had ended."""
@@ -28,10 +32,23 @@ def waiting(tasks: pd.DataFrame) -> float:
     return float(done.waited_s.sum()) / worked if worked else 0.0
 
 
+def named(tasks: pd.DataFrame) -> pd.Series[str]:
+    """Return what became of each of *tasks*, as ``uncounted`` has it: its outcome, or a word for one that is of another kind."""
+    found = tasks.outcome.where(tasks.failure != STREAM_ENDED, STREAMS_END)
+    return found.where(tasks.discarded == "", tasks.discarded.map(DISCARDED)) if "discarded" in tasks else found  # Older runs have none.
+
+
+def deadline_of(about: Mapping[str, Any]) -> float:
+    """Return after how many seconds rounds of the run that *about* tells of ended at the latest; infinity where that is not one number."""
+    server = about["scenario"]["server"]
+    pacing = server.get("pacing") or {}
+    if pacing.get("kind") == "adaptive":
+        return math.inf
+    return min(float(server.get("round_timeout_s", math.inf)), float(pacing.get("seconds", math.inf)))
+
+
 def uncounted(tasks: pd.DataFrame) -> dict[str, int]:
     """Return how many client tasks did not count, by why: words of a summary; a stream's end is no failure."""
-    outcomes = tasks.outcome.value_counts()
-    ended = int((tasks.failure == STREAM_ENDED).sum())
-    counts = {name: int(outcomes.get(name, 0)) for name in ("late", "failed", "in flight")}
-    found = {**counts, "failed": counts["failed"] - ended, "came after a stream's end": ended}
+    counts = named(tasks).value_counts()
+    found = {name: int(counts.get(name, 0)) for name in ("late", *DISCARDED.values(), "failed", "in flight", STREAMS_END)}
     return {name: count for name, count in found.items() if count}

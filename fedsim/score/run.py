@@ -87,8 +87,9 @@ class Run:
         (why that was an error), waited_s (seconds that its steps waited for mini-batches), batch_size (examples, as chosen by
         ``training.batch_policy``; NaN where none did: batches are then of ``training.batch_size``), cause (why its client failed, by
         ``clients.failures`` or ``clients.leaving``; such a task is late where it was never answered), stopped_s (when the client stopped
-        working on it; steps and flops are what was done by then), edge_round (which of its edge's own rounds it was, from 0; behind an
-        edge moments and bytes are those between edge and client).
+        working on it; steps and flops are what was done by then), discarded (why a late reply that missed no deadline does not count: by
+        ``server.pacing`` there were ``enough``, or the round was ``abandoned``), edge_round (which of its edge's own rounds it was, from
+        0; behind an edge moments and bytes are those between edge and client).
 
         On real clients NaN is also what their nodes did not tell; of a run that was killed there is what its server knew: number is -1
         there, steps and flops are 0.

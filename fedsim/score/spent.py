@@ -6,6 +6,7 @@ import numpy as np
 
 from fedsim.core.types import FloatArray, Frame, Seconds
 from fedsim.cost.meter import Moments, Spans, spans
+from fedsim.score.outcomes import DISCARDED
 from fedsim.sim.rows import STREAM_ENDED
 
 MOMENTS = ("sent", "received", "started", "computed", "arrived")
@@ -67,22 +68,25 @@ def went(tasks: Frame, end_s: Seconds) -> Spans:
 
 
 def fates(tasks: Frame) -> Frame:
-    """Return what became of each of *tasks*, in a word of REASONS or ENDED: a column, in their order."""
-    return tasks.outcome.map(REASONS).where(tasks.failure != STREAM_ENDED, ENDED)
+    """Return what became of each of *tasks*, in a word of REASONS, DISCARDED or ENDED: a column, in their order."""
+    found = tasks.outcome.map(REASONS).where(tasks.failure != STREAM_ENDED, ENDED)
+    if "discarded" not in tasks:  # Older runs have none.
+        return found
+    return found.where(tasks.discarded == "", tasks.discarded.map(DISCARDED))
 
 
 def in_order(found: Frame) -> Frame:
     """Return the rows of *found*, which go by kind and fate, in the order in which they are told."""
-    order = {word: i for i, word in enumerate(("train", "evaluate", *REASONS.values(), ENDED))}
+    order = {word: i for i, word in enumerate(("train", "evaluate", *REASONS.values(), *DISCARDED.values(), ENDED))}
     return found.reset_index().sort_values(["kind", "fate"], key=lambda column: column.map(order)).reset_index(drop=True)
 
 
 def ledger(tasks: Frame, end_s: Seconds) -> Frame:
     """Return where the bytes of *tasks* went, in a run that ended at *end_s*: a row for each kind of message and each fate that there was.
 
-    Columns: kind (train, evaluate), fate (counted, late, failed, stream ended, cut off), messages, and bytes: down and up (payload),
-    down_framing and up_framing, resent (of the framing, both ways), total, share (of all); compute_s (seconds that clients' devices
-    computed, what was cut off as far as it came) and compute_share. What did not count is wasted.
+    Columns: kind (train, evaluate), fate (counted, late, not needed, in an abandoned round, failed, stream ended, cut off), messages, and
+    bytes: down and up (payload), down_framing and up_framing, resent (of the framing, both ways), total, share (of all); compute_s
+    (seconds that clients' devices computed, what was cut off as far as it came) and compute_share. What did not count is wasted.
     """
     fate = fates(tasks)
     resent = tasks.down_resent_bytes + tasks.up_resent_bytes if "up_resent_bytes" in tasks else 0  # Older runs have none.

@@ -41,11 +41,12 @@ class Foresight(Protocol):
 
 
 def went(
-    deliveries: Sequence[Delivery], network: Network, foresight: Foresight, now: Seconds, until_s: Seconds
+    deliveries: Sequence[Delivery], network: Network, foresight: Foresight, now: Seconds, until_s: Seconds, first: int | None = None
 ) -> list[Delivery]:
     """Let those of *deliveries* arrive that do by *until_s*, all but the last, and return them; the others are untouched.
 
-    All were sent *now*; none is of a client that another is of.
+    All were sent *now*; none is of a client that another is of. Only the *first* so many do, where that is said: of one instant those that
+    were sent first.
     """
     clients = np.array([delivery.client for delivery in deliveries], dtype=np.int64)
     sizes = np.array([delivery.parcel.down.total for delivery in deliveries], dtype=np.int64)
@@ -54,6 +55,8 @@ def went(
     up = np.array([delivery.up.total for delivery in deliveries], dtype=np.int64)
     arrived_s = computed_s + ups_s(network, clients, up)
     there = np.flatnonzero(arrived_s <= until_s)  # Not NaN.
+    if first is not None and len(there) > first:
+        there = np.sort(there[np.argsort(arrived_s[there], kind="stable")[:first]])
     if not len(there):
         return []
     order = np.lexsort((there, received_s[there], computed_s[there], arrived_s[there]))

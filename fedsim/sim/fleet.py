@@ -24,6 +24,7 @@ from fedsim.cost.failures import Failures
 from fedsim.cost.loading import Loader, waited
 from fedsim.cost.meter import Meter
 from fedsim.cost.network import Network, Overhead, ServerLink
+from fedsim.cost.serving import Aggregation
 from fedsim.cost.transport import Transport
 from fedsim.data.federation import Federation
 from fedsim.data.stream import Stream
@@ -31,6 +32,7 @@ from fedsim.learn.flops import Flops
 from fedsim.learn.job import Job
 from fedsim.learn.monitor import Monitor
 from fedsim.learn.work import Task
+from fedsim.strategy.pacing import Pacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Fleet:
     *cells* say whose clients share a link, where there are any.
     *failures* says what goes wrong, where anything does, and *leaving* what becomes of messages whose client goes away.
     *monitor* says what is watched of training, where anything is; *trained* names the arrays that are parameters, and no buffers.
+    *pacing* says how long the server waits for a round's replies, where it is not for all, and *aggregation* what it takes over them.
     """
 
     federation: Federation
@@ -63,6 +66,8 @@ class Fleet:
     sizing: Sizing | None = None
     loader: Loader | None = None
     monitor: Monitor | None = None
+    pacing: Pacing | None = None
+    aggregation: Aggregation | None = None
     trained: tuple[str, ...] = ()
     transport: Transport | None = None
     server: ServerLink | None = None

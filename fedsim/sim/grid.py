@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from fedsim.core.errors import RunError, must
 from fedsim.core.types import Seconds
 from fedsim.cost.availability import Always
+from fedsim.cost.serving import Aggregation
 from fedsim.cost.transport import look_s
 from fedsim.flower import compat, records
 from fedsim.sim.crew import Crew
@@ -26,9 +27,11 @@ from fedsim.sim.links import crossing, laid
 from fedsim.sim.mail import Delivery, Mail, Read
 from fedsim.sim.metered import Metered
 from fedsim.sim.observed import Observed, Repeating, delay
+from fedsim.sim.paced import Counted, Paced
 from fedsim.sim.patience import Patience
 from fedsim.sim.rows import STREAM_ENDED, Observer, RoundRow
 from fedsim.sim.world import World
+from fedsim.strategy.pacing import Pacing
 
 if TYPE_CHECKING:
     from fedsim.flower.apps import Mod
@@ -58,7 +61,7 @@ class VirtualGrid(Grid):
 
         invariants = Invariants()
         if observed is not None:  # Whatever went wrong, it did so there.
-            fleet = dataclasses.replace(fleet, failures=None, leaving="finish", overhead=None)
+            fleet = dataclasses.replace(fleet, failures=None, leaving="finish", overhead=None, pacing=None, aggregation=None)
         self._metered = None if fleet.energy is None or dry else Metered(observer, fleet.energy)
         observer = observer if self._metered is None else self._metered
         programs = Programs(fleet, engine, invariants)
@@ -70,7 +73,7 @@ class VirtualGrid(Grid):
         )
         if observed is not None:
             crew = dataclasses.replace(crew, availability=Always(), transport=None)
-        self._put(crew, observer, invariants, observed)
+        self._put(crew, observer, invariants, observed, fleet.pacing, fleet.aggregation)
         if fleet.edges is not None:
             self._relay = Relay(
                 fleet.edges, self._world.env, fleet.server, self._inbox, invariants, observer, mail, desk, self._push_on, self._drop
@@ -84,7 +87,10 @@ class VirtualGrid(Grid):
         grid._put(crew, observer, invariants)
         return grid
 
-    def _put(self, crew: Crew, observer: Observer, invariants: Invariants, observed: Observed | None = None) -> None:
+    def _put(
+        self, crew: Crew, observer: Observer, invariants: Invariants, observed: Observed | None = None, pacing: Pacing | None = None,
+        aggregation: Aggregation | None = None,
+    ) -> None:  # fmt: skip
         compat.set_identity()
         self._crew, self._observer, self.invariants, self._observed = crew, observer, invariants, observed
         self._relay: Relay | None = None  # What is between the server and its clients, where anything is.
@@ -96,6 +102,7 @@ class VirtualGrid(Grid):
         else:
             self._world = Repeating(crew.clients, observed, self._arrived)
         self._inbox = Inbox(self._world.env, self.invariants)
+        self.paced, self._aggregation = Paced(pacing), aggregation
         self._clients = np.arange(crew.count)
         self._nodes: tuple[Seconds, list[int]] | None = None
         self._available = np.ones(0, dtype=np.bool_)
@@ -152,7 +159,11 @@ class VirtualGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send *messages*, each as it is now, and return their ids."""
-        return [delivery.id for delivery in self._push(messages)[0]]
+        sent = self._posted(messages)
+        for delivery in sent:
+            if delivery.reached:
+                self._world.send(delivery)
+        return [delivery.id for delivery in sent]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies among *message_ids* that are there; with none there, those of the next arrival.
@@ -198,7 +209,9 @@ class VirtualGrid(Grid):
             _check(timeout, "a pull's timeout")
         wanted = list(message_ids)
         self._inbox.wait(wanted, timeout, enough=enough)
-        return self._answered(self._inbox.take(wanted))
+        ready = self._inbox.take(wanted)
+        self._aggregate(ready)
+        return self._answered(ready)
 
     def sleep(self, duration_s: Seconds) -> None:
         """Let *duration_s* of virtual time pass; what arrives in it is there to be pulled."""
@@ -225,6 +238,7 @@ class VirtualGrid(Grid):
         self._crew.desk.finish(broken=broken)
         if self._relay is not None:
             self._relay.finish(broken=broken)
+        self.notes += self.paced.notes
         if self._metered is not None:
             self._metered.finish(self.now)
         if not broken:
@@ -241,30 +255,53 @@ class VirtualGrid(Grid):
 
     def _exchange(self, messages: Iterable[Message], timeout: float | None) -> tuple[list[Delivery], RoundRow | None]:
         """Send *messages*, wait, abandon what has not arrived; return what has, and the row of this round so far."""
-        started = self.now
-        sent, gone = self._push(messages, math.inf if timeout is None else started + timeout)
+        started, sent = self.now, self._posted(messages)
         if not sent:
             return [], None
         first, ids = sent[0], [delivery.id for delivery in sent]
+        wait = self.paced.wait(first.kind, len(sent))
+        limit = wait.until_s if timeout is None else min(timeout, wait.until_s)
+        gone = self._world.send_all([each for each in sent if each.reached], started + limit, wait.enough)
+        limit = None if math.isinf(limit) else limit
         if self._observed is None:
-            apart = {delivery.id for delivery in gone}
-            self._inbox.wait([each for each in ids if each not in apart], timeout)
+            apart, enough = {delivery.id for delivery in gone}, wait.enough
+            others = [each for each in ids if each not in apart] if apart else ids
+            self._inbox.wait(others, limit, usable=None if enough is None else enough - len(gone))
             self._there(gone)
-            self._looked(started, timeout)
+            self._looked(started, limit)
+            if enough is not None:
+                self._inbox.sleep(0.0)  # Of replies of one instant those count that were sent for first, whichever event came first.
+            counted = self.paced.over(wait, limit, sent, self._inbox.take(ids), self.now, self._due_s)
         else:
             started = first.sent_s
             self._sleep_until(self._observed.end_s(first))
-        ready = self._inbox.take(ids)
-        self._look_who_ended(ready, len(ids))
+            for delivery in sent:
+                delivery.discarded = self._observed.of(delivery).discarded
+            ready = self._inbox.take(ids)
+            counted = Counted([each for each in ready if not each.discarded], [each for each in ready if each.discarded])
+        self._look_who_ended(counted.taken, len(ids))
         missed = [delivery for delivery in sent if delivery.stage != "arrived"]
-        for delivery in missed:
+        for delivery in (*missed, *counted.beyond):
+            delivery.discarded = delivery.discarded or counted.why
             self._crew.clients.abandon(delivery)
             if delivery.lost:
                 self._lost(delivery)
-        row = RoundRow(first.round, first.kind, started, self.now, len(ids), len(ready), 0, len(missed))
+        for delivery in counted.beyond:
+            self._crew.desk.late(delivery)
+        lost = len(missed) + len(counted.beyond)
+        row = RoundRow(first.round, first.kind, started, self.now, len(ids), len(counted.taken), 0, lost, counted.abandoned)
         if self._crew.transport is not None and self._crew.transport.server_s:
             self._inbox.sleep(self._crew.transport.server_s)
-        return ready, row
+        self._aggregate(counted.taken)
+        return counted.taken, row
+
+    def _aggregate(self, ready: Sequence[Delivery]) -> None:
+        """Let pass what the server takes to aggregate what is *ready* of training: it does nothing else meanwhile."""
+        if self._aggregation is None:
+            return
+        sizes = [delivery.up.payload for delivery in ready if delivery.kind == "train" and not delivery.failure]
+        if took_s := self._aggregation.took_s(len(sizes), sum(sizes)):
+            self._inbox.sleep(took_s)
 
     def _sleep_until(self, moment_s: Seconds) -> None:
         while self.now < moment_s:
@@ -288,21 +325,15 @@ class VirtualGrid(Grid):
             look = look_s(since, self._crew.transport.server_poll_s, self.now)
             self._inbox.sleep(max(0.0, (look if timeout is None else min(look, since + timeout)) - self.now))
 
-    def _push(self, messages: Iterable[Message], until_s: Seconds | None = None) -> tuple[list[Delivery], list[Delivery]]:
-        """Send *messages*; return all, and those of them that have arrived without an event once it is *until_s*, or all are there.
-
-        None of them is without *until_s*: then who sent them may send more before.
-        """
+    def _posted(self, messages: Iterable[Message]) -> list[Delivery]:
+        """Return *messages* as deliveries that are about to be sent, and those to nobody that is there as lost."""
         read = Read(still=isinstance(messages, list))
         if self._observed is not None and (messages := list(messages)):
             self._sleep_until(self._observed.sent_s(self.asked + 1, self.now))
-        sent = [self._opened(self._crew.post.delivery(message, self.now, read)) for message in messages]
-        there = [delivery for delivery in sent if delivery.reached]
-        if until_s is not None:
-            return sent, self._world.send_all(there, until_s)
-        for delivery in there:
-            self._world.send(delivery)
-        return sent, []
+        return [self._opened(self._crew.post.delivery(message, self.now, read)) for message in messages]
+
+    def _due_s(self, delivery: Delivery) -> Seconds:
+        return self._world.due_s(delivery) if isinstance(self._world, World) else math.inf
 
     def _push_on(self, messages: Sequence[Message], read: Read) -> list[Delivery]:
         """Send *messages* now, for somebody on the way; *read* holds what was read of what they carry."""
@@ -346,6 +377,8 @@ class VirtualGrid(Grid):
             self.invariants.sent(up=delivery.up.total, down=delivery.up.back)
         del self._inbox.flying[delivery.id]
         if delivery.abandoned:
+            if delivery.kind == "train" and delivery.answered and not delivery.failure:
+                self.paced.late(self._due_s(delivery))
             self._crew.desk.late(delivery)
         else:
             self._inbox.put(delivery)

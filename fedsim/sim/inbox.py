@@ -30,22 +30,31 @@ class Inbox:
         """Take that *delivery* is there."""
         self._there[delivery.id] = delivery
         if waiter := self._waiters.pop(delivery.id, None):
-            waiter.arrived()
+            waiter.arrived(usable=not delivery.failure)
 
     def take(self, message_ids: Iterable[str]) -> list[Delivery]:
         """Return those of *message_ids* that are there, which then are not."""
         return [self._there.pop(message_id) for message_id in message_ids if message_id in self._there]
 
-    def wait(self, message_ids: Sequence[str], timeout: Seconds | None = None, *, enough: int | None = None) -> None:
+    def usable(self, message_ids: Iterable[str]) -> int:
+        """Return how many of *message_ids* are there, errors apart."""
+        return sum(message_id in self._there and not self._there[message_id].failure for message_id in message_ids)
+
+    def wait(
+        self, message_ids: Sequence[str], timeout: Seconds | None = None, *, enough: int | None = None, usable: int | None = None
+    ) -> None:  # fmt: skip
         """Let time pass until all of *message_ids* are there that were sent, or *enough* of them, or *timeout* is over.
+
+        Or until *usable* of them are there that are no errors.
 
         Raises RunError where there is no *timeout*, and what is missing will never come.
         """
         ids = [message_id for message_id in message_ids if message_id in self.flying]
         left = len(ids) if enough is None else min(len(ids), enough - sum(map(self._there.__contains__, message_ids)))
-        if left <= 0:
+        wanted = math.inf if usable is None else usable - self.usable(message_ids)
+        if left <= 0 or wanted <= 0:
             return
-        waiter = _Waiter(self._env, left)
+        waiter = _Waiter(self._env, left, wanted)
         self._waiters = dict.fromkeys(ids, waiter)
         self._run(waiter.done, timeout, ids)
         self._waiters = {}
@@ -97,14 +106,14 @@ class Inbox:
 
 
 class _Waiter:
-    """Counts arrivals down to the one that ends a wait."""
+    """Counts arrivals down to the one that ends a wait: so many in all, or so many that are no errors."""
 
-    def __init__(self, env: simpy.Environment, left: int) -> None:
-        self.done, self._left = env.event(), left
+    def __init__(self, env: simpy.Environment, left: int, wanted: float = math.inf) -> None:
+        self.done, self._left, self._wanted = env.event(), left, wanted
 
-    def arrived(self) -> None:
-        self._left -= 1
-        if self._left == 0:
+    def arrived(self, *, usable: bool) -> None:
+        self._left, self._wanted = self._left - 1, self._wanted - usable
+        if not self.done.triggered and (self._left == 0 or self._wanted == 0):
             self.done.succeed()
 
 

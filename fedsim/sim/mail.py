@@ -108,6 +108,8 @@ class Delivery:
     cause: str = ""
     """Why its client failed."""
     stopped_s: Seconds = NEVER
+    works_s: Seconds = NEVER
+    """How long its client works on it, known once it has begun."""
     code: int | None = None
     """Flower's code of the error in the place of a reply, where a fault is why."""
     life: int = 0
@@ -116,6 +118,8 @@ class Delivery:
     """Whether nothing will ever be heard of it."""
     absent: Callable[[int, Seconds, Seconds], Absences] | None = None
     """Says when a client was away between two moments; None where nobody ever is while it has a message."""
+    discarded: str = ""
+    """Why its reply does not count though no deadline was missed: ``paced.ENOUGH`` or ``paced.ABANDONED``."""
     number: int = 0
     """Which message it is, in the order of sending, from 1."""
 
@@ -237,7 +241,8 @@ class Delivery:
             self.id, self.client, self.nth, parcel.kind, parcel.round, parcel.version, outcome,
             self.sent_s, self.received_s, self.started_s, self.computed_s, self.arrived_s, self.examples, self.steps, self.flops,
             down.payload, down.framing + up.back, up.payload, up.framing, loss, result, self.failure, self.waited_s, self.batch_size,
-            down.resent + up.back_resent, up.resent, self.cause, self.stopped_s, parcel.edge_round, *self._away(now),
+            down.resent + up.back_resent, up.resent, self.cause, self.stopped_s, self.discarded if outcome == "late" else "",
+            parcel.edge_round, *self._away(now),
         )  # fmt: skip
 
     def _away(self, now: Seconds) -> tuple[Seconds, ...]:

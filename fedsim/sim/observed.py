@@ -75,7 +75,7 @@ class Repeating:
         self._under_way[delivery.number] = carried = self._carry(delivery, seen)
         self.env.process(carried)
 
-    def send_all(self, deliveries: Sequence[Delivery], until_s: Seconds) -> list[Delivery]:
+    def send_all(self, deliveries: Sequence[Delivery], until_s: Seconds, first: int | None = None) -> list[Delivery]:
         """Put *deliveries* on their way, one by one; return those that need no event: none."""
         for delivery in deliveries:
             self.send(delivery)

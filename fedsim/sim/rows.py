@@ -29,7 +29,8 @@ class TaskRow:
     waited for mini-batches to be loaded, *batch_size* what the client's policy chose; both are 0 where there is no loader, and no policy.
     *cause* says why its client failed, and *stopped_s* when it stopped working on it: *steps* and *flops* are then what was done by then,
     to the share of its time. Of the way down, of waiting, of the work and of the way up its client was away for *down_away_s* and so on:
-    what it was at paused, or had not begun. Bytes of a transfer that broke off count in full, as do those that are on their way when a run
+    what it was at paused, or had not begun. *discarded* says why a late reply does not count where no deadline was missed: its server had
+    'enough', or 'abandoned' the round. Bytes of a transfer that broke off count in full, as do those that are on their way when a run
     ends. Behind an edge all moments are those between edge and client, *version* is the server's that the edge was sent, and *edge_round*
     says which of the edge's own rounds it was, from 0.
     """
@@ -62,6 +63,7 @@ class TaskRow:
     up_resent_bytes: int = 0
     cause: str = ""
     stopped_s: Seconds = -1.0
+    discarded: str = ""
     edge_round: int = 0
     down_away_s: Seconds = 0.0
     waiting_away_s: Seconds = 0.0
@@ -76,7 +78,10 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class RoundRow:
-    """One batch of messages that a strategy waited for: who was asked, who answered in time, and when."""
+    """One batch of messages that a strategy waited for: who was asked, who answered in time, and when.
+
+    *abandoned* says why nothing of it counts, where a pacing says so; empty otherwise.
+    """
 
     round: int
     kind: str
@@ -86,6 +91,7 @@ class RoundRow:
     arrived: int
     failed: int
     missed: int
+    abandoned: str = ""
 
 
 @dataclass(frozen=True, slots=True)

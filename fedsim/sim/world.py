@@ -63,21 +63,32 @@ class World:
         )
         self.env.process(carried)
 
-    def send_all(self, deliveries: Sequence[Delivery], until_s: Seconds) -> list[Delivery]:
+    def send_all(self, deliveries: Sequence[Delivery], until_s: Seconds, first: int | None = None) -> list[Delivery]:
         """Put *deliveries* on their way, all now; return those that have arrived as if they had, by *until_s*, without any event.
 
-        Nobody may send anything before *until_s*, or before all have arrived.
+        Nobody may send anything before *until_s*, or before all have arrived, or the *first* so many that are no errors.
         """
         foresight, gone = self._clients.foresight, list[Delivery]()
         if foresight is not None and self._unshared and len(deliveries) >= bulk.LEAST:
             free = [each for each in bulk.alone(deliveries) if each.client not in self._busy and foresight.sees(each)]
-            if len(free) >= bulk.LEAST:
-                gone = bulk.went(free, self._network, foresight, float(self.env.now), until_s)
+            if len(free) >= bulk.LEAST and (first is None or len(free) == len(deliveries)):  # One that is not foreseen may be a first one.
+                which = () if first is None else (first,)
+                gone = bulk.went(free, self._network, foresight, float(self.env.now), until_s, *which)
         apart = {id(delivery) for delivery in gone}
         for delivery in deliveries:
             if id(delivery) not in apart:
                 self.send(delivery)
         return gone
+
+    def due_s(self, delivery: Delivery) -> Seconds:
+        """Return how long *delivery* takes from its sending to its reply, waits for its client apart; infinity where nobody knows yet.
+
+        Where transfers share a link it may take longer.
+        """
+        if delivery.works_s < 0 or delivery.fault is not None:
+            return math.inf
+        up_s = way_s(self._network, "up", delivery.client, delivery.up.total, float(self.env.now))
+        return delivery.received_s - delivery.sent_s + delivery.works_s + up_s
 
     def close(self) -> None:
         """Let go of deliveries that are still under way, and of who hears of arrivals: nothing more is going to happen."""
@@ -185,10 +196,11 @@ class World:
         if delivery.failure:
             return None
         try:
-            return self._clients.begin(delivery, self.env.now)
+            delivery.works_s = took = self._clients.begin(delivery, self.env.now)
         except Unable as error:
             delivery.fail(str(error))
             return None
+        return took
 
     def _failed(self, delivery: Delivery, fault: Fault, took: Seconds) -> Generator[simpy.Event, None, None]:
         """Let the server hear of a *fault* what it does, and its client be away as long as it is."""

@@ -127,3 +127,30 @@ def test_a_plain_run_has_the_digest_of_the_deployed_one(scenario_file: Any, tmp_
             retraced(real.path, tmp_path / f"wrong-{number}", wrong)
     with pytest.raises(RunError, match="is a simulated run"):
         retraced(fedsim.run(path, out=tmp_path / "plain").path, tmp_path / "never")
+
+
+def test_a_paced_run_counts_the_same_replies(scenario_file: Any, tmp_path: Path) -> None:
+    """Real nodes are paced as simulated ones: the first two of three count, an abandoned round does not; a retracing repeats it."""
+
+    def fault(grid: NodesHere, node: int, count: int, message: Message, reply: Message) -> Message | None:
+        return None if node == IDS[0] and count == 3 and grid.run_config["scenario"].endswith("all.toml") else reply  # Of the second round.
+
+    for name, pacing in (
+        ("first", {"kind": "over_selection", "take": 2}),
+        ("all", {"kind": "minimum_fraction", "fraction": 1.0, "seconds": 1.0, "early": False}),
+    ):
+        path = scenario_file({"clients.count": 3, "server.rounds": 3, "server.pacing": pacing, "server.aggregation": {"seconds": 9.0}})
+        path = path.rename(path.with_name(f"{name}.toml"))
+        real = served(path, tmp_path / name, fault)
+        again = retraced(real.path, tmp_path / f"{name}-again")
+
+        assert content(again) == content(real)
+        assert again.tasks[["message", "outcome", "discarded"]].equals(real.tasks[["message", "outcome", "discarded"]])
+        assert any("server.aggregation: clients are real" in note for note in real.manifest["notes"])
+        if name == "first":
+            assert again.digest == real.digest
+            assert [2, 2, 2] == real.rounds.arrived.tolist() and ["enough"] * 3 == [each for each in real.tasks.discarded if each]
+        else:
+            assert [3, 0, 3] == real.rounds.arrived.tolist() and (real.tasks.discarded == "abandoned").sum() >= 2
+            assert real.rounds.abandoned[1].startswith("2 of 3 replies after 1") and real.rounds.abandoned[1].endswith("and 3 are wanted")
+            assert "server.pacing: 1 round was abandoned (round 2): 2 of 3 replies" in " ".join(real.manifest["notes"])

@@ -36,6 +36,15 @@ WORLDS: dict[str, dict[str, Any]] = {
         "clients.failures": {"kind": "dropout", "probability": 0.3, "away_s": 30.0}, "evaluate.federated_fraction": 0.5},
     "tasks that crash, and their clients keep something": {"clients.network": FAR, "clients.compute": SLOW, "server.round_timeout_s": 90.0,
         "clients.failures": {"kind": "hazard", "per_s": 0.3, "what": "app"}, "training.algorithm": {"kind": "scaffold"}},
+    "the first of many": {"clients.network": FAR, "clients.compute": SLOW, "server.pacing": {"kind": "over_selection", "take": 15}},
+    "the first of one instant": {"clients.network": {"kind": "ideal"}, "server.pacing": {"kind": "over_selection", "take": 0.5},
+        "clients.compute": {"kind": "constant", "gflops": 5.0, "overhead_s": 1.0}},
+    "the first of some that fail": {"clients.network": FAR, "clients.compute": SLOW, "server.round_timeout_s": 90.0,
+        "clients.failures": {"kind": "dropout", "probability": 0.3, "away_s": 30.0}, "server.pacing": {
+            "kind": "over_selection", "take": 17}},
+    "a minimum by a deadline": {"clients.network": FAR, "clients.compute": SLOW,
+        "server.pacing": {"kind": "minimum_fraction", "fraction": 0.7, "seconds": 2.6}},
+    "a deadline that follows": {"clients.network": FAR, "clients.compute": SLOW, "server.pacing": {"kind": "adaptive", "first_s": 2.6}},
     "clients that keep something": {"training.algorithm": {"kind": "scaffold"}, "clients.network": FAR, "clients.compute": SLOW,
         "server.round_timeout_s": 5.0},
 }  # fmt: skip

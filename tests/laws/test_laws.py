@@ -30,6 +30,7 @@ from fedsim.learn.clipping import Norm
 from fedsim.learn.stopping import Patience
 from fedsim.learn.terms import Momentum
 from fedsim.scenario.kinds import slots
+from fedsim.strategy.pacing import Wait
 
 FILES = {"idx", "npz", "csv", "csv_stream", "windows", "river", "openml"}
 """Sources that read: what they give is in test_sources and its like."""
@@ -68,6 +69,10 @@ NEEDED: dict[str, dict[str, dict[str, Any]]] = {
         "step": {"size": 10.0}, "multistep": {"milestones": [3, 10, 100]}, "exponential": {"rate": 0.96, "per": 10.0},
         "cosine": {"over": 100}, "cosine_restarts": {"first": 10.0, "times": 2, "floor": 0.1}, "polynomial": {"over": 100.0, "power": 0.9},
         "one_cycle": {"over": 100},
+    },
+    "pacing": {
+        "deadline": {"seconds": 9.0}, "over_selection": {"take": 0.77}, "minimum_fraction": {"fraction": 0.8, "seconds": 9.0},
+        "adaptive": {"first_s": 20.0},
     },
     "controller": {"plateau": {"patience": 2}}, "batch_policy": {"growing": {"every": 2, "clock": "version"}},
 }  # fmt: skip
@@ -365,6 +370,42 @@ class Sizes:
         return self.keeps(kept, size)
 
 
+@dataclass
+class Hasty:
+    """A pacing whose waits, and what it keeps, are *bent*."""
+
+    bent: Callable[[State, int], Any] = lambda state, asked: Wait(10.0)
+    keeps: Callable[[State, Any], Any] = lambda state, lasted: state
+
+    def first(self) -> State:
+        return {"at_s": np.array(10.0)}
+
+    def wait(self, state: State, asked: int) -> Any:
+        return self.bent(state, asked)
+
+    def learned(self, state: State, lasted: Any) -> Any:
+        return self.keeps(state, lasted)
+
+
+class Wearying(Hasty):
+    """A pacing that goes by how often it was asked."""
+
+    asked = 0
+
+    def wait(self, state: State, asked: int) -> Any:
+        self.asked += 1
+        return Wait(float(self.asked))
+
+
+def creeping(state: State, lasted: Any) -> State:
+    """Go by those alone that were in time, which are ever fewer."""
+    return {"at_s": np.array(0.1 + float(np.median(lasted.took_s)) if len(lasted.took_s) else 0.1)}
+
+
+def until(state: State, asked: int) -> Wait:
+    return Wait(float(state["at_s"]))
+
+
 class Restless(Sizes):
     """A policy that keeps its state in itself."""
 
@@ -424,6 +465,15 @@ WRONG: dict[tuple[str, str], list[Callable[..., Any]]] = {
         lambda: Sizes(lambda ordered, situation: ordered + situation.when.version),
         lambda: Sizes(lambda ordered, situation: ordered + int(situation.when.now_s), clocks=("version", "round")),
     ],
+    ("pacing", "how_it_waits_follows_from_its_state"): [
+        Wearying, lambda: Hasty(keeps=lambda state, lasted: state.update(n=np.ones(1)) or {}),
+        lambda: Hasty(keeps=lambda state, lasted: {"at": lasted.asked}), lambda: Hasty(lambda *_: Wait(1.0 + np.random.random())),
+    ],
+    ("pacing", "a_wait_can_be_over"): [
+        lambda: Hasty(lambda *_: Wait(0.0)), lambda: Hasty(lambda *_: Wait(enough=0)), lambda: Hasty(lambda *_: 30.0),
+        lambda: Hasty(lambda *_: Wait(enough=2, least=3)), lambda: Hasty(lambda *_: Wait(float("nan"))),
+    ],
+    ("pacing", "slower_replies_do_not_shorten_the_wait"): [lambda: Hasty(until, creeping)],
     ("reaction", "a_step_has_one_rate"): [lambda at: ByTheBatch()],
     ("source", "a_source_is_a_function_of_its_key"): [dice],
 }  # fmt: skip
