@@ -32,7 +32,7 @@ def waiting(tasks: pd.DataFrame) -> float:
     return float(done.waited_s.sum()) / worked if worked else 0.0
 
 
-def named(tasks: pd.DataFrame) -> pd.Series[str]:
+def named(tasks: pd.DataFrame) -> pd.Series:
     """Return what became of each of *tasks*, as ``uncounted`` has it: its outcome, or a word for one that is of another kind."""
     found = tasks.outcome.where(tasks.failure != STREAM_ENDED, STREAMS_END)
     return found.where(tasks.discarded == "", tasks.discarded.map(DISCARDED)) if "discarded" in tasks else found  # Older runs have none.
@@ -49,6 +49,6 @@ def deadline_of(about: Mapping[str, Any]) -> float:
 
 def uncounted(tasks: pd.DataFrame) -> dict[str, int]:
     """Return how many client tasks did not count, by why: words of a summary; a stream's end is no failure."""
-    counts = named(tasks).value_counts()
+    counts: Any = named(tasks).value_counts()
     found = {name: int(counts.get(name, 0)) for name in ("late", *DISCARDED.values(), "failed", "in flight", STREAMS_END)}
     return {name: count for name, count in found.items() if count}
