@@ -89,7 +89,8 @@ class Run:
         ``clients.failures`` or ``clients.leaving``; such a task is late where it was never answered), stopped_s (when the client stopped
         working on it; steps and flops are what was done by then), discarded (why a late reply that missed no deadline does not count: by
         ``server.pacing`` there were ``enough``, or the round was ``abandoned``), edge_round (which of its edge's own rounds it was, from
-        0; behind an edge moments and bytes are those between edge and client).
+        0; behind an edge moments and bytes are those between edge and client), down_away_s, waiting_away_s, work_away_s and up_away_s (for
+        how much of the way down, of waiting, of the work and of the way up its client was away).
 
         On real clients NaN is also what their nodes did not tell; of a run that was killed there is what its server knew: number is -1
         there, steps and flops are 0.
@@ -121,7 +122,8 @@ class Run:
 
         Columns: round (from 1), kind (train, evaluate, ...), started_s and ended_s (virtual seconds since the run began), asked, arrived,
         failed and missed (messages: sent, answered in time, answered by an error, not answered in time), down_bytes and up_bytes (of these
-        messages, framing included), wasted_bytes (both ways, of those that did not count).
+        messages, framing included), wasted_bytes (both ways, of those that did not count), abandoned (why by ``server.pacing`` none of
+        its replies counts; empty where they do).
         """
         return self._frames.rounds
 
